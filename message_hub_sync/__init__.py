@@ -1,0 +1,1 @@
+"""The synchronous, threaded client of the Message Hub."""

@@ -1,0 +1,259 @@
+"""What a client is told once: addresses, deadlines, limits. Values only; nothing here connects."""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from message_hub_sync.errors import MessageHubConfigurationError
+from message_hub_sync.naming import validate_service_name
+
+__all__ = [
+    "BrokerAddress",
+    "CircuitBreakerConfig",
+    "ClientConfig",
+    "MemoryAddress",
+    "QueueType",
+    "parse_addresses",
+    "positive_seconds",
+]
+
+QueueType = Literal["classic", "quorum"]
+
+_URL_HELP = (
+    "allowed are amqp://user:password@host:port/vhost, amqps://…, a list of them, "
+    "several hosts separated by commas, or memory://name"
+)
+_QUERY_HELP = "cacertfile, certfile, keyfile, server_name_indication, verify (verify_peer or verify_none)"
+
+
+@dataclass(frozen=True)
+class CircuitBreakerConfig:
+    """When a destination's circuit opens, and how it closes again.
+
+    :param failure_threshold: consecutive failures (deadlines, nacks, lost connections) that open it.
+    :param reset_timeout: seconds until an open circuit admits one trial call.
+    :param half_open_timeout: seconds the trial call may take (never more than the delivery timeout).
+    """
+
+    failure_threshold: int = 5
+    reset_timeout: float = 60
+    half_open_timeout: float = 30
+
+    def __post_init__(self) -> None:
+        threshold: Any = self.failure_threshold
+        if not isinstance(threshold, int) or isinstance(threshold, bool) or threshold < 1:
+            raise MessageHubConfigurationError(
+                f"failure_threshold {threshold!r} is not usable: a whole number of at least 1 is"
+            )
+        positive_seconds(self.reset_timeout, "reset_timeout")
+        positive_seconds(self.half_open_timeout, "half_open_timeout")
+
+
+@dataclass(frozen=True)
+class MemoryAddress:
+    """An embedded hub of this process, by its name."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"memory://{self.name}"
+
+
+@dataclass(frozen=True)
+class BrokerAddress:
+    """One RabbitMQ host. Its ``str`` and ``repr`` hold no password."""
+
+    host: str
+    port: int
+    virtual_host: str = "/"
+    username: str = "guest"
+    password: str = field(default="guest", repr=False)
+    tls: bool = False
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
+    server_hostname: str | None = None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'amqps' if self.tls else 'amqp'}://{host}:{self.port}"
+
+
+def parse_addresses(
+    rabbitmq_url: str | Iterable[str], *, ssl_context: ssl.SSLContext | None = None
+) -> MemoryAddress | tuple[BrokerAddress, ...]:
+    """Understand a ``rabbitmq_url``: one URL, several, or one with several hosts separated by commas.
+
+    :param ssl_context: used for ``amqps://`` instead of the system's trust store.
+    :raises MessageHubConfigurationError: a URL cannot be used; the text says which part, without the password.
+    """
+    urls = [rabbitmq_url] if isinstance(rabbitmq_url, str) else list(_strings(rabbitmq_url))
+    if not urls:
+        raise MessageHubConfigurationError(f"rabbitmq_url is an empty list: {_URL_HELP}")
+    addresses: list[BrokerAddress] = []
+    for url in urls:
+        if url.startswith("memory:"):
+            if len(urls) > 1:
+                raise MessageHubConfigurationError("memory:// cannot be combined with other URLs: give it alone")
+            return _memory_address(url)
+        addresses.extend(_broker_addresses(url, ssl_context))
+    return tuple(addresses)
+
+
+def _strings(values: Any) -> Iterable[str]:
+    try:
+        items = list(values)
+    except TypeError:
+        raise MessageHubConfigurationError(
+            f"rabbitmq_url of type {type(values).__name__} is not usable: {_URL_HELP}"
+        ) from None
+    for item in items:
+        if not isinstance(item, str):
+            raise MessageHubConfigurationError(
+                f"rabbitmq_url holds a {type(item).__name__}, which is not usable: {_URL_HELP}"
+            )
+        yield item
+
+
+def _memory_address(url: str) -> MemoryAddress:
+    name = url.removeprefix("memory:").removeprefix("//").strip("/")
+    if not url.startswith("memory://") or not all(c.isalnum() or c in "-_." for c in name):
+        raise MessageHubConfigurationError(f"rabbitmq_url {url!r} is not usable: memory://name is, the name optional")
+    return MemoryAddress(name or "default")
+
+
+def _broker_addresses(url: str, ssl_context: ssl.SSLContext | None) -> list[BrokerAddress]:
+    # No text here quotes the URL: it may hold a password, and an ill-formed one may hold it anywhere.
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in ("amqp", "amqps"):
+        raise MessageHubConfigurationError(f"rabbitmq_url does not start with amqp:// or amqps://: {_URL_HELP}")
+    authority, slash, tail = rest.partition("/")
+    if not slash and "?" in authority:
+        authority, _, query = authority.partition("?")
+        path = ""
+    else:
+        path, _, query = tail.partition("?")
+    userinfo, at, hosts = authority.rpartition("@")
+    username, colon, password = userinfo.partition(":")
+    if "/" in path or not hosts:
+        raise MessageHubConfigurationError(
+            "rabbitmq_url has no host, or its vhost holds a '/' (write it as %2F; "
+            f"so too any '@', ':' or '/' in a password, percent-encoded): {_URL_HELP}"
+        )
+    tls = scheme == "amqps"
+    context, server_name = _tls_options(query, ssl_context) if tls else _no_options(query)
+    found = []
+    for host_port in hosts.split(","):
+        host, port = _host_and_port(scheme, host_port.strip())
+        found.append(
+            BrokerAddress(
+                host=host,
+                port=port,
+                virtual_host=unquote(path) if path else "/",
+                username=unquote(username) if at else "guest",
+                password=unquote(password) if colon else "guest",
+                tls=tls,
+                ssl_context=context,
+                server_hostname=(server_name or host) if tls else None,
+            )
+        )
+    return found
+
+
+def _host_and_port(scheme: str, text: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or any(c.isspace() for c in host) or port == 0 or text.endswith(":"):
+        raise MessageHubConfigurationError(
+            f"rabbitmq_url: a host is missing or its port is not a number from 1 to 65535: {_URL_HELP}"
+        )
+    return host, port or (5671 if scheme == "amqps" else 5672)
+
+
+def _no_options(query: str) -> tuple[None, None]:
+    if query:
+        raise MessageHubConfigurationError(
+            f"rabbitmq_url: amqp:// takes no options after '?'; amqps:// takes {_QUERY_HELP}"
+        )
+    return None, None
+
+
+def _tls_options(query: str, given: ssl.SSLContext | None) -> tuple[ssl.SSLContext, str | None]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = set(options) - {"cacertfile", "certfile", "keyfile", "server_name_indication", "verify"}
+    if unknown or options.get("verify", "verify_peer") not in ("verify_peer", "verify_none"):
+        raise MessageHubConfigurationError(
+            f"rabbitmq_url: an option after '?' is not known ({', '.join(sorted(unknown)) or 'verify'}): {_QUERY_HELP}"
+        )
+    if given is not None:
+        return given, options.get("server_name_indication")
+    try:
+        context = ssl.create_default_context(cafile=options.get("cacertfile"))
+        if options.get("verify") == "verify_none":
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if "certfile" in options:
+            context.load_cert_chain(options["certfile"], options.get("keyfile"))
+    except OSError as error:
+        raise MessageHubConfigurationError(
+            f"rabbitmq_url: a TLS file cannot be used ({type(error).__name__}): "
+            "cacertfile, certfile and keyfile name readable PEM files"
+        ) from None
+    return context, options.get("server_name_indication")
+
+
+def positive_seconds(value: Any, name: str) -> float:
+    """Return a duration in seconds, or raise :class:`MessageHubConfigurationError` naming it."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
+        return float(value)
+    raise MessageHubConfigurationError(f"{name} {value!r} is not usable: a number of seconds greater than 0 is")
+
+
+@dataclass(frozen=True)
+class ClientConfig:
+    """Everything a client is configured with; made and checked once, never changed.
+
+    Durations are in seconds. ``auth_key`` is never sent, logged or shown.
+    """
+
+    service_name: str
+    address: MemoryAddress | tuple[BrokerAddress, ...]
+    auth_key: str | None = field(default=None, repr=False)
+    circuit_breaker: CircuitBreakerConfig = CircuitBreakerConfig()
+    connect_timeout: float = 5.0
+    delivery_timeout: float = 5.0
+    close_timeout: float = 5.0
+    heartbeat: int = 10
+    message_priorities: bool = False
+    queue_type: QueueType = "classic"
+    max_message_bytes: int = 16 * 1024 * 1024
+    strict_catalogue: bool = False
+    settle_each: bool = False
+
+    def __post_init__(self) -> None:
+        validate_service_name(self.service_name, configuring=True)
+        for name in ("connect_timeout", "delivery_timeout", "close_timeout"):
+            positive_seconds(getattr(self, name), name)
+        if self.auth_key is not None and not (isinstance(self.auth_key, str) and self.auth_key):
+            raise MessageHubConfigurationError("auth_key is not usable: a text that is not empty is, or None")
+        if not isinstance(self.circuit_breaker, CircuitBreakerConfig):
+            raise MessageHubConfigurationError(
+                f"circuit_breaker_config of type {type(self.circuit_breaker).__name__} is not usable: "
+                "a CircuitBreakerConfig is"
+            )
+        if self.queue_type not in ("classic", "quorum"):
+            raise MessageHubConfigurationError(
+                f"queue_type {self.queue_type!r} is not usable: 'classic' or 'quorum' is"
+            )
+        for name, least in (("heartbeat", 1), ("max_message_bytes", 1)):
+            value: Any = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise MessageHubConfigurationError(
+                    f"{name} {value!r} is not usable: a whole number of at least {least} is"
+                )
