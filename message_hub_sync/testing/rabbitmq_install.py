@@ -1,0 +1,135 @@
+"""Where RabbitMQ's programs are on this machine, and how they get there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_HOW = (
+    "Tests that talk to RabbitMQ need one of: MESSAGE_HUB_TEST_URL=amqp://user:password@host:5672/vhost, "
+    "which names a running broker to create and delete queues on, or the program rabbitmq-server on this "
+    "machine (Debian and Ubuntu: apt-get install rabbitmq-server; macOS: brew install rabbitmq)."
+)
+
+# Debian's rabbitmq-server on PATH is a wrapper that changes user and directory; the real one is here.
+_DEBIAN_PROGRAMS = Path("/usr/lib/rabbitmq/bin")
+_APT_TIMEOUT = 600.0
+
+
+class RabbitMQNotAvailableError(RuntimeError):
+    """There is no RabbitMQ to test against. The text says what was tried and how to provide one."""
+
+
+@dataclass(frozen=True)
+class RabbitMQPrograms:
+    """Absolute paths of the three programs that a node needs."""
+
+    server: str
+    ctl: str
+    epmd: str
+
+
+def find_rabbitmq() -> RabbitMQPrograms | None:
+    """Look for an installed RabbitMQ: Debian's directory first, then `PATH`.
+
+    Returns:
+        The programs, or None when one of them is missing.
+    """
+    directories = [_DEBIAN_PROGRAMS]
+    on_path = shutil.which("rabbitmq-server")
+    if on_path is not None:
+        directories.append(Path(on_path).resolve().parent)
+    epmd = _find_epmd()
+    for directory in directories:
+        server, ctl = directory / "rabbitmq-server", directory / "rabbitmqctl"
+        if epmd is not None and os.access(server, os.X_OK) and os.access(ctl, os.X_OK):
+            return RabbitMQPrograms(str(server), str(ctl), epmd)
+    return None
+
+
+def ensure_rabbitmq(*, install: bool = True) -> RabbitMQPrograms:
+    """Find RabbitMQ's programs; install Debian's package when there are none and that is allowed.
+
+    Args:
+        install: May `apt-get install rabbitmq-server` be run? It is run as root only, where `apt-get` exists,
+            and may take minutes. With systemd the package also starts the system's own broker on port 5672.
+
+    Returns:
+        The programs.
+
+    Raises:
+        RabbitMQNotAvailableError: There is no RabbitMQ, and it could not or may not be installed.
+    """
+    programs = find_rabbitmq()
+    if programs is not None:
+        return programs
+    refusal = _why_not_install(install)
+    if refusal is not None:
+        raise RabbitMQNotAvailableError(f"RabbitMQ is not installed here, and {refusal}. {_HOW}")
+    _apt_install()
+    programs = find_rabbitmq()
+    if programs is None:
+        raise RabbitMQNotAvailableError(
+            f"apt-get installed rabbitmq-server, but it is not in {_DEBIAN_PROGRAMS} or on PATH. {_HOW}"
+        )
+    return programs
+
+
+def _find_epmd() -> str | None:
+    on_path = shutil.which("epmd")
+    if on_path is not None:
+        return on_path
+    # Some packages put only `erl` on PATH; epmd is in the same Erlang's erts-*/bin.
+    roots = [Path("/usr/lib/erlang")]
+    erl = shutil.which("erl")
+    if erl is not None:
+        roots.insert(0, Path(erl).resolve().parent.parent)
+    for root in roots:
+        for candidate in sorted(root.glob("erts-*/bin/epmd"), reverse=True):
+            if os.access(candidate, os.X_OK):
+                return str(candidate)
+    return None
+
+
+def _why_not_install(install: bool) -> str | None:
+    if not install:
+        return "this run may not install it"
+    if shutil.which("apt-get") is None:
+        return "there is no apt-get to install it with"
+    if os.geteuid() != 0:
+        return "only root may install it with apt-get"
+    return None
+
+
+def _apt_install() -> None:
+    # RUNLEVEL=1 makes invoke-rc.d believe in single-user mode: without systemd no system broker is started.
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    apt_get = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300"]
+    transcript = ""
+    for step in (["update"], ["install", "-y", "--no-install-recommends", "rabbitmq-server"]):
+        try:
+            done = subprocess.run(
+                [*apt_get, *step],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=_APT_TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise RabbitMQNotAvailableError(
+                f"apt-get {step[0]} did not end within {_APT_TIMEOUT:g} s. {_HOW}"
+            ) from None
+        transcript += done.stdout
+        # A failed update is not the end: the package lists at hand may do, and the install tells.
+        if done.returncode != 0 and step[0] == "install":
+            raise RabbitMQNotAvailableError(
+                f"apt-get install rabbitmq-server failed (exit code {done.returncode}). {_HOW}\n"
+                f"{transcript[-2000:]}"
+            )
