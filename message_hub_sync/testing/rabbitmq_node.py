@@ -44,7 +44,7 @@ _EXITED = b"EXITED"
 
 
 class RabbitMQNodeError(RuntimeError):
-    """A throwaway node did not do what it was told. The text ends with the broker's own last words."""
+    """A throwaway node did not do what it was told. The text ends with the broker's own words."""
 
 
 class RabbitMQNode:
@@ -140,9 +140,13 @@ class RabbitMQNode:
         return self._directory
 
     def log(self) -> str:
-        """The broker's whole log since the first start, as text."""
-        files = [self.directory / "output.log", *sorted((self.directory / "log").glob("*.log"))]
-        return "".join(file.read_text("utf-8", "replace") for file in files if file.exists())
+        """The broker's whole log since the first `start()`, as text.
+
+        Raises:
+            RabbitMQNodeError: The node has not been started.
+        """
+        output = self.directory / "output.log"
+        return output.read_text("utf-8", "replace") if output.exists() else ""
 
     # --- from start to stop
 
@@ -316,6 +320,7 @@ class RabbitMQNode:
         return inherited | {
             "HOME": str(directory),
             "LC_ALL": "C.UTF-8",
+            "ERL_CRASH_DUMP_BYTES": "0",
             "ERL_EPMD_ADDRESS": _HOST,
             "ERL_EPMD_PORT": str(self.epmd_port),
             "RABBITMQ_NODENAME": self.name,
@@ -347,7 +352,7 @@ class RabbitMQNode:
         while not _listens(self.epmd_port):
             # The wait for its end is the pause between two tries.
             if epmd.wait(0.01) or time.monotonic() > deadline:
-                raise RabbitMQNodeError(f"epmd does not listen on port {self.epmd_port}{self._last_words()}")
+                raise RabbitMQNodeError(f"epmd does not listen on port {self.epmd_port}{self._complaint(0)}")
 
     def _start_broker(
         self, programs: RabbitMQPrograms, guard: ProcessGuard, deadline: float, timeout: float
@@ -357,6 +362,7 @@ class RabbitMQNode:
         rabbitmqctl would cost half a second and polls; the port alone opens before everything is ready.
         """
         directory = self.directory
+        logged_before = len(self.log())
         path = directory / "notify"
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reports:
@@ -375,13 +381,18 @@ class RabbitMQNode:
                     report = reports.recv(65536)
                 except TimeoutError:
                     raise RabbitMQNodeError(
-                        f"{self.name} was not ready within {timeout:g} s{self._last_words()}"
+                        f"{self.name} was not ready within {timeout:g} s{self._complaint(logged_before)}"
                     ) from None
                 if report == _EXITED:
-                    raise RabbitMQNodeError(f"{self.name} ended while it started{self._last_words()}")
+                    raise RabbitMQNodeError(
+                        f"{self.name} ended while it started{self._complaint(logged_before)}"
+                    )
 
-    def _last_words(self) -> str:
-        return f"; the end of its log:\n{self.log()[-3000:]}"
+    def _complaint(self, logged_before: int) -> str:
+        """The log since its character `logged_before`: from its first error on, else its end."""
+        log = self.log()[logged_before:]
+        error = log.find("[error]")
+        return f"; its log:\n{log[error:][:3000] if error >= 0 else log[-3000:]}"
 
 
 def _report_exit(path: Path) -> None:
