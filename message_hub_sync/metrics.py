@@ -180,5 +180,5 @@ _exposition = _Exposition(
 )
 _exposition.join()
 REGISTRY.register(_exposition)
-# A scrape restricted to names (``?name[]=``) asks only who claims them, and these, where there is such a list.
+# A scrape restricted to names (``?name[]=``) asks only who claims them, and these; old versions have no list.
 getattr(REGISTRY, "_collectors_without_names", []).append(_exposition)

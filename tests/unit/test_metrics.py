@@ -1,0 +1,239 @@
+"""Metrics: what the guide shows works, and the async library's metrics of the same names are no clash."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+
+from message_hub_sync.metrics import MESSAGE_COUNTER, MESSAGE_LATENCY, ServiceMetrics
+
+#: What a library with the same metrics does at its import: the default registry, names, labels, buckets.
+THEIRS = """
+from prometheus_client import Counter, Histogram
+theirs = Counter("message_hub_messages_total", "Theirs", ["service", "type", "status"])
+latency = Histogram("message_hub_message_latency_seconds", "Theirs", ["service", "type"])
+"""
+OURS = """
+from message_hub_sync.metrics import MESSAGE_COUNTER, MESSAGE_LATENCY, ServiceMetrics
+"""
+HELPERS = """
+import os
+from collections import Counter as Tally
+from prometheus_client import CollectorRegistry, REGISTRY, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+def value(name, **labels):
+    return REGISTRY.get_sample_value(name, labels)
+
+def check_once(registry=REGISTRY):
+    text = generate_latest(registry).decode()
+    types = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(types) == len(set(types)), types
+    list(text_string_to_metric_families(text))
+    samples = Tally(line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#"))
+    assert samples.most_common(1)[0][1] == 1, samples.most_common(1)
+    list(parse_openmetrics(openmetrics(registry).decode()))
+"""
+
+
+def value(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, labels)
+
+
+def run(*parts: str, **environment: str) -> None:
+    """Run code in an interpreter of its own: what is imported first is what these tests are about."""
+    code = "".join(textwrap.dedent(part) for part in (HELPERS, *parts))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# --- ours alone ------------------------------------------------------------------------------------
+
+
+def test_a_message_is_counted_by_service_type_and_status_and_its_latency_observed() -> None:
+    metrics = ServiceMetrics("counting-service")
+    metrics.count("send", ok=True, seconds=0.002)
+    metrics.count("send", ok=True, seconds=3)
+    metrics.count("send", ok=False, seconds=5)
+    metrics.count("receive", ok=True, seconds=0.0005)
+    service = "counting-service"
+    name = "message_hub_messages_total"
+    assert value(name, service=service, type="send", status="success") == 2
+    assert value(name, service=service, type="send", status="error") == 1
+    assert value(name, service=service, type="receive", status="success") == 1
+    assert value(name, service=service, type="publish", status="success") == 0
+    name = "message_hub_message_latency_seconds"
+    assert value(f"{name}_count", service=service, type="send") == 3
+    assert value(f"{name}_sum", service=service, type="send") == pytest.approx(8.002)
+    assert value(f"{name}_bucket", service=service, type="send", le="0.0025") == 1
+    assert value(f"{name}_bucket", service=service, type="send", le="5.0") == 3
+
+
+def test_the_state_of_a_circuit_is_a_number_that_grows_with_the_harm() -> None:
+    metrics = ServiceMetrics("gauge-service")
+    for state, number in (("open", 2), ("half-open", 1), ("closed", 0)):
+        metrics.circuit_state("dead-service", state)
+        labels = {"service": "gauge-service", "destination": "dead-service"}
+        assert REGISTRY.get_sample_value("message_hub_circuit_breaker_state", labels) == number
+
+
+def test_what_becomes_of_deliveries_is_counted_by_queue() -> None:
+    metrics = ServiceMetrics("fates-service")
+    metrics.retried("q")
+    metrics.retried("q")
+    metrics.dead_lettered("q")
+    metrics.duplicate_dropped("q")
+    metrics.late_reply_dropped()
+    assert value("message_hub_retries_total", service="fates-service", queue="q") == 2
+    assert value("message_hub_dead_lettered_total", service="fates-service", queue="q") == 1
+    assert value("message_hub_duplicates_total", service="fates-service", queue="q") == 1
+    assert value("message_hub_late_replies_total", service="fates-service") == 1
+
+
+def test_the_metrics_work_as_the_guide_uses_them() -> None:
+    MESSAGE_COUNTER.labels(service="your-service", type="custom_event", status="success").inc()
+    with MESSAGE_LATENCY.labels(service="your-service", type="operation").time():
+        pass
+    labels = {"service": "your-service", "type": "custom_event", "status": "success"}
+    assert REGISTRY.get_sample_value("message_hub_messages_total", labels) == 1
+    assert value("message_hub_message_latency_seconds_count", service="your-service", type="operation") == 1
+
+
+def test_each_family_is_exposed_once() -> None:
+    run(OURS, "ServiceMetrics('ours').count('send', ok=True, seconds=1); check_once()")
+
+
+@pytest.mark.skipif(
+    not hasattr(REGISTRY, "_collectors_without_names"),
+    reason="this prometheus_client asks only collectors that claim names",
+)
+def test_a_scrape_restricted_to_a_name_finds_ours() -> None:
+    ServiceMetrics("restricted-service")
+    text = generate_latest(REGISTRY.restricted_registry(["message_hub_messages_total"])).decode()
+    assert 'service="restricted-service"' in text
+    assert "message_hub_message_latency" not in text
+
+
+def test_somebody_may_register_ours_by_hand() -> None:
+    own = CollectorRegistry()
+    own.register(MESSAGE_COUNTER)
+    assert b"message_hub_messages_total" in generate_latest(own)
+    run(OURS, "REGISTRY.register(MESSAGE_COUNTER); MESSAGE_COUNTER.labels('a', 'b', 'c').inc(); check_once()")
+
+
+# --- beside the async library ------------------------------------------------------------------------
+
+ORDERS = pytest.mark.parametrize("imports", [(THEIRS, OURS), (OURS, THEIRS)], ids=["theirs first", "ours first"])
+
+
+@ORDERS
+def test_samples_of_both_libraries_are_summed_and_united(imports: tuple[str, str]) -> None:
+    run(
+        *imports,
+        """
+        ours = ServiceMetrics("shared")
+        ours.count("send", ok=True, seconds=0.0005)
+        ours.count("send", ok=True, seconds=2)
+        theirs.labels("shared", "send", "success").inc(40)
+        latency.labels("shared", "send").observe(2)
+        theirs.labels("async-only", "send", "success").inc(7)
+        for _ in range(2):
+            check_once()
+            messages = "message_hub_messages_total"
+            assert value(messages, service="shared", type="send", status="success") == 42
+            assert value(messages, service="async-only", type="send", status="success") == 7
+            assert value(messages, service="shared", type="receive", status="error") == 0
+            seconds = "message_hub_message_latency_seconds"
+            assert value(f"{seconds}_count", service="shared", type="send") == 3
+            assert abs(value(f"{seconds}_sum", service="shared", type="send") - 4.0005) < 1e-9
+            assert value(f"{seconds}_bucket", service="shared", type="send", le="0.001") == 1
+            assert value(f"{seconds}_bucket", service="shared", type="send", le="1.0") == 1
+            assert value(f"{seconds}_bucket", service="shared", type="send", le="2.5") == 3
+        """,
+    )
+
+
+@ORDERS
+def test_ours_stay_when_the_other_library_takes_its_own_away(imports: tuple[str, str]) -> None:
+    run(
+        *imports,
+        """
+        ServiceMetrics("shared").count("send", ok=True, seconds=1)
+        check_once()
+        REGISTRY.unregister(theirs)
+        check_once()
+        assert value("message_hub_messages_total", service="shared", type="send", status="success") == 1
+        """,
+    )
+
+
+@ORDERS
+def test_a_family_of_another_type_keeps_the_exposition_sound(imports: tuple[str, str]) -> None:
+    gauge = 'from prometheus_client import Gauge\nGauge("message_hub_retries", "Theirs").set(5)\n'
+    imports = (gauge, OURS) if imports[0] is THEIRS else (OURS, gauge)
+    run(*imports, "ServiceMetrics('s').retried('q'); check_once(); assert value('message_hub_retries') == 5")
+
+
+@ORDERS
+def test_of_two_gauges_of_one_circuit_the_worse_state_shows(imports: tuple[str, str]) -> None:
+    gauge = """
+from prometheus_client import Gauge
+g = Gauge("message_hub_circuit_breaker_state", "Theirs", ["service", "destination"])
+"""
+    imports = (gauge, OURS) if imports[0] is THEIRS else (OURS, gauge)
+    run(
+        *imports,
+        """
+        ServiceMetrics("s").circuit_state("d", "half-open")
+        g.labels("s", "d").set(2)
+        ServiceMetrics("s").circuit_state("e", "open")
+        g.labels("s", "e").set(0)
+        check_once()
+        assert value("message_hub_circuit_breaker_state", service="s", destination="d") == 2
+        assert value("message_hub_circuit_breaker_state", service="s", destination="e") == 2
+        """,
+    )
+
+
+@ORDERS
+def test_multiprocess_mode_sums_processes_and_libraries(imports: tuple[str, str], tmp_path: Path) -> None:
+    run(
+        *imports,
+        """
+        ours = ServiceMetrics("shared")
+        theirs.labels("shared", "send", "success").inc(10)
+        ours.count("send", ok=True, seconds=2)
+        theirs.labels("shared", "send", "success").inc(10)
+        child = os.fork()
+        ours.count("send", ok=True, seconds=2)
+        if child == 0:
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        from prometheus_client.multiprocess import MultiProcessCollector
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        check_once(registry)
+        labels = {"service": "shared", "type": "send"}
+        total = registry.get_sample_value("message_hub_messages_total", {**labels, "status": "success"})
+        assert total == 23, total
+        count = registry.get_sample_value("message_hub_message_latency_seconds_count", labels)
+        assert count == 3, count
+        """,
+        PROMETHEUS_MULTIPROC_DIR=str(tmp_path),
+    )
