@@ -28,6 +28,7 @@ __all__ = [
     "InvalidMessage",
     "Message",
     "Properties",
+    "checked_identity",
     "decode_payload",
     "encode_payload",
     "event_from_wire",
@@ -35,6 +36,7 @@ __all__ = [
     "message_from_wire",
     "message_properties",
     "printable",
+    "validation_reason",
 ]
 
 EVENT = "event"
@@ -109,7 +111,8 @@ class Message(_Envelope[P], Generic[P]):
     ttl: float | None = None
     priority: int = 0
     reply_to: str | None = Field(default=None, exclude=True, repr=False)
-    _reply: Callable[[Any], UUID] | None = PrivateAttr(default=None)
+    # Given the message at the call: bound to it, it would be a cycle that keeps bodies until a collection.
+    _reply: Callable[[Message[Any], Any], UUID] | None = PrivateAttr(default=None)
 
     def reply(self, payload: Any) -> UUID:
         """Answer this message: to ``reply_to`` when it names a queue, else to the sender's inbox.
@@ -126,7 +129,7 @@ class Message(_Envelope[P], Generic[P]):
             raise MessageHubConfigurationError(
                 "only a message received by a handler can be replied to; this one was made by hand"
             )
-        return self._reply(payload)
+        return self._reply(self, payload)
 
     # The mapping, over the fixed fields of the wire.
 
@@ -212,9 +215,7 @@ def encode_payload(payload: Any, max_bytes: int) -> bytes:
 
 
 def _refuse_payload(what: str) -> NoReturn:
-    raise MessageValidationError(
-        f"payload {what}; a JSON object is needed: a dict, a pydantic model or a dataclass"
-    )
+    raise MessageValidationError(f"payload {what}; a JSON object is needed: a dict, a pydantic model or a dataclass")
 
 
 def _holds_constants(body: bytes) -> bool:
@@ -418,9 +419,9 @@ def event_from_wire(
     :param model: ``Event`` or ``Event[Model]``.
     :raises InvalidMessage: no usable ``message_id``, another ``type``, or a payload that the model refuses.
     """
-    _check_kind(properties, EVENT)
+    identity = checked_identity(properties, EVENT)
     event_type = _text(properties.headers.get("event_type")) or routing_key
-    fields = _common_fields(properties, payload, redelivered)
+    fields = _common_fields(identity, properties, payload, redelivered)
     return cast("Event[Any]", _built(model, {**fields, "event_type": event_type}))
 
 
@@ -433,9 +434,9 @@ def message_from_wire(
     :param model: ``Message`` or ``Message[Model]``.
     :raises InvalidMessage: no usable ``message_id``, another ``type``, or a payload that the model refuses.
     """
-    _check_kind(properties, SERVICE_MESSAGE)
+    identity = checked_identity(properties, SERVICE_MESSAGE)
     headers = properties.headers
-    fields = _common_fields(properties, payload, redelivered)
+    fields = _common_fields(identity, properties, payload, redelivered)
     fields["destination"] = _text(headers.get("destination")) or destination
     fields["ttl"] = _seconds(headers.get("ttl"))
     fields["priority"] = properties.priority or 0
@@ -443,18 +444,22 @@ def message_from_wire(
     return cast("Message[Any]", _built(model, fields))
 
 
-def _check_kind(properties: Properties, expected: str) -> None:
+def checked_identity(properties: Properties, expected: str) -> UUID:
+    """The message id of what arrived as an ``expected`` type (:data:`EVENT` or :data:`SERVICE_MESSAGE`).
+
+    :raises InvalidMessage: another ``type``, or no usable ``message_id``.
+    """
     if properties.type and properties.type != expected:
         raise InvalidMessage(f"its type is {printable(properties.type)!r}: {expected!r} is expected here")
-
-
-def _common_fields(properties: Properties, payload: Any, redelivered: bool) -> dict[str, Any]:
     if not properties.message_id:
         raise InvalidMessage("it has no message_id")
     try:
-        identity = UUID(properties.message_id)
+        return UUID(properties.message_id)
     except ValueError:
         raise InvalidMessage("its message_id is not a UUID") from None
+
+
+def _common_fields(identity: UUID, properties: Properties, payload: Any, redelivered: bool) -> dict[str, Any]:
     headers = properties.headers
     return {
         "id": identity,

@@ -1,0 +1,104 @@
+"""Which headers go along when a message is moved to another queue, in a form that the broker takes. Pure.
+
+Left out:
+
+* ``x-death``, ``x-first-death-*``, ``x-last-death-*``: the broker writes them when a retry queue hands back,
+  and reads them to find dead-lettering cycles, which it ends by dropping the message. A retry must not look
+  like one.
+* ``x-delivery-count``: a quorum queue's count of its own, wrong in any other queue.
+* ``CC`` and ``BCC``: the broker would route the move to those queues once more.
+* what an AMQP encoder cannot write: objects, numbers above 64 bits, texts that are not UTF-8, tables nested
+  deeper than 16. Floats and decimals, which pika reads and cannot write, go along as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import Any
+
+__all__ = ["MAX_HEADER_BYTES", "headers_to_move"]
+
+#: Half of what makes the broker end the connection (about 129 KiB), with room for the properties.
+MAX_HEADER_BYTES = 60 * 1024
+_INT64 = 2**63
+_MAX_DEPTH = 16
+_LEFT_OUT = frozenset({"x-death", "x-delivery-count", "CC", "BCC"})
+_LEFT_OUT_PREFIXES = ("x-first-death-", "x-last-death-")
+_DROPPED = object()
+
+
+def headers_to_move(headers: Mapping[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """The headers that go along: ours, then the message's own; where they are too large, its small ones."""
+    room = MAX_HEADER_BYTES - sum(_size(name) + _size(value) for name, value in ours.items())
+    others: list[tuple[int, str, Any]] = []
+    for name, value in headers.items():
+        if name in ours or not _goes_along(name):
+            continue
+        kept = _carried(value, _MAX_DEPTH)
+        if kept is not _DROPPED:
+            others.append((_size(name) + _size(kept), name, kept))
+    if sum(size for size, _, _ in others) > room:
+        others.sort(key=lambda item: item[0])
+    found: dict[str, Any] = {}
+    for size, name, kept in others:
+        room -= size
+        if room < 0:
+            break
+        found[name] = kept
+    return {**found, **ours}
+
+
+def _goes_along(name: Any) -> bool:
+    return _is_key(name) and name not in _LEFT_OUT and not name.startswith(_LEFT_OUT_PREFIXES)
+
+
+def _carried(value: Any, depth: int) -> Any:
+    """``value`` as every AMQP encoder takes it, or ``_DROPPED``."""
+    if value is None or isinstance(value, (bool, bytes)):
+        return value
+    if isinstance(value, str):
+        return value if _encodable(value) else _DROPPED
+    if isinstance(value, int):
+        return value if -_INT64 <= value < _INT64 else _DROPPED
+    if isinstance(value, (float, Decimal)):
+        # pika reads numbers of these kinds that it cannot write.
+        return str(value)
+    if isinstance(value, datetime):
+        aware = value if value.tzinfo is not None else value.replace(tzinfo=timezone.utc)
+        return value if aware.timestamp() >= 0 else _DROPPED
+    if depth <= 0:
+        return _DROPPED
+    if isinstance(value, Mapping):
+        pairs = ((key, _carried(item, depth - 1)) for key, item in value.items() if _is_key(key))
+        return {key: item for key, item in pairs if item is not _DROPPED}
+    if isinstance(value, (list, tuple)):
+        items = (_carried(item, depth - 1) for item in value)
+        return [item for item in items if item is not _DROPPED]
+    return _DROPPED
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, str) and _encodable(key) and len(key.encode()) <= 255
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _size(value: Any) -> int:
+    """Bytes in a header table, at most: a kind, a length, the content."""
+    if isinstance(value, str):
+        return 5 + len(value.encode())
+    if isinstance(value, bytes):
+        return 5 + len(value)
+    if isinstance(value, Mapping):
+        return 5 + sum(_size(key) + _size(item) for key, item in value.items())
+    if isinstance(value, list):
+        return 5 + sum(_size(item) for item in value)
+    return 9

@@ -1,0 +1,299 @@
+"""What becomes of a message whose handler failed: later, or the dead-letter queue. Pure decisions.
+
+Moving a message is publishing it anew, so that here is also decided what a moved message bears.
+
+Ours, in headers: ``x-attempts`` (handler runs that failed), ``x-crashes`` (times its process may have died
+of it), ``x-service`` (who moved it), ``x-error-type``, ``x-error-message``; on a dead letter also
+``x-error-traceback`` and ``x-reason``; and from the first move on ``x-first-failed-at`` (ISO 8601, UTC),
+``x-original-exchange``, ``x-original-routing-key``, ``x-original-expiration`` (ms), ``x-original-user-id``.
+
+Left out of a move are ``expiration`` (a dead letter that kept it would vanish), ``user_id`` (the broker refuses
+a foreign one) and the headers that :mod:`message_hub_sync.headers` names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+from message_hub_sync.config import positive_seconds
+from message_hub_sync.envelope import PERSISTENT, InvalidMessage, Properties, printable
+from message_hub_sync.errors import MessageHubConfigurationError, MessageHubRejectError, MessageHubRetryError
+from message_hub_sync.headers import headers_to_move
+
+__all__ = [
+    "LADDER_MS",
+    "DeadLetter",
+    "Moved",
+    "RetryLater",
+    "RetryPolicy",
+    "attempts_made",
+    "crash_properties",
+    "crashes",
+    "dead_letter_properties",
+    "decide",
+    "expired",
+    "retry_properties",
+    "rung",
+]
+
+#: The delays that exist, each a queue in the broker, in milliseconds.
+LADDER_MS = (1_000, 5_000, 30_000, 60_000, 300_000, 3_600_000)
+
+ATTEMPTS = "x-attempts"
+CRASHES = "x-crashes"
+ERROR_MESSAGE = "x-error-message"
+ERROR_TRACEBACK = "x-error-traceback"
+ERROR_TYPE = "x-error-type"
+FIRST_FAILED_AT = "x-first-failed-at"
+ORIGINAL_EXCHANGE = "x-original-exchange"
+ORIGINAL_EXPIRATION = "x-original-expiration"
+ORIGINAL_ROUTING_KEY = "x-original-routing-key"
+ORIGINAL_USER_ID = "x-original-user-id"
+REASON = "x-reason"
+SERVICE = "x-service"
+
+MAX_TRACEBACK_BYTES = 4 * 1024
+_MAX_TEXT = 500
+_MAX_COUNT = 2**31 - 1
+
+
+class Moved(Protocol):
+    """What is asked of a delivery in order to move it."""
+
+    properties: Properties
+    exchange: str
+    routing_key: str
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often a handler is run for one message, and how long the message waits in between.
+
+    :param attempts: runs in all, the first included.
+    :param delays: seconds to wait before the second run, the third and so on; the last repeats. Each is
+        rounded up to a rung of the ladder: 1, 5, 30, 60, 300 or 3600 s.
+    :param never: exceptions that no repetition mends; they dead-letter the message at once.
+    :raises MessageHubConfigurationError: a value is not usable.
+    """
+
+    attempts: int = 4
+    delays: tuple[float, ...] = (1, 5, 30)
+    never: tuple[type[BaseException], ...] = ()
+
+    def __post_init__(self) -> None:
+        attempts: Any = self.attempts
+        if not isinstance(attempts, int) or isinstance(attempts, bool) or not 1 <= attempts <= _MAX_COUNT:
+            raise MessageHubConfigurationError(
+                f"attempts {_shown(attempts)} is not usable: a whole number from 1 is (1 never repeats)"
+            )
+        delays = _items(self.delays, "delays", "seconds, for example (1, 5, 30)")
+        if not delays:
+            raise MessageHubConfigurationError("delays is empty: give at least one (attempts=1 never repeats)")
+        for delay in delays:
+            positive_seconds(delay, "delays:")
+        never = _items(self.never, "never", "exception classes, for example (ValueError,)")
+        for kind in never:
+            if not isinstance(kind, type) or not issubclass(kind, BaseException):
+                raise MessageHubConfigurationError(f"never holds {_shown(kind)}: exception classes are usable")
+        object.__setattr__(self, "delays", delays)
+        object.__setattr__(self, "never", never)
+
+    @classmethod
+    def none(cls) -> RetryPolicy:
+        """One run; a message that fails it is dead-lettered."""
+        return cls(attempts=1)
+
+
+def _items(values: Any, name: str, allowed: str) -> tuple[Any, ...]:
+    if isinstance(values, Iterable) and not isinstance(values, (str, bytes, type)):
+        return tuple(values)
+    raise MessageHubConfigurationError(f"{name} {_shown(values)} is not usable: a tuple of {allowed}, is")
+
+
+@dataclass(frozen=True)
+class RetryLater:
+    """Deliver it again after ``delay_ms``, a rung of the ladder."""
+
+    delay_ms: int
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """Give it up, because of ``reason``."""
+
+    reason: str
+
+
+def rung(delay: float) -> int:
+    """A delay in seconds as a rung of the ladder in milliseconds: rounded up, the top for all above it."""
+    return next((step for step in LADDER_MS if delay * 1000 <= step), LADDER_MS[-1])
+
+
+def decide(policy: RetryPolicy, attempt: int, error: BaseException) -> RetryLater | DeadLetter:
+    """What becomes of a message whose handler raised ``error`` in run number ``attempt`` (1 for the first).
+
+    A :class:`MessageHubRetryError` names its own delay; it overrules ``policy.never``, not ``policy.attempts``.
+    """
+    if isinstance(error, (InvalidMessage, MessageHubRejectError)):
+        return DeadLetter(_error_text(error))
+    asked = isinstance(error, MessageHubRetryError)
+    if isinstance(error, policy.never) and not asked:
+        return DeadLetter(f"{type(error).__name__} is never retried here")
+    if attempt >= policy.attempts:
+        times = "once" if attempt == 1 else f"{attempt} times"
+        return DeadLetter(f"failed {times}, at last with {type(error).__name__}")
+    delay: Any = error.delay if isinstance(error, MessageHubRetryError) else None
+    if not isinstance(delay, (int, float)) or delay != delay:  # NaN
+        delay = policy.delays[min(attempt, len(policy.delays)) - 1]
+    return RetryLater(rung(delay))
+
+
+def attempts_made(headers: Mapping[str, Any]) -> int:
+    """How many handler runs this message has failed so far; 0 where the header is absent or no count."""
+    return _count(headers, ATTEMPTS)
+
+
+def crashes(headers: Mapping[str, Any]) -> int:
+    """How often this message was moved because its last consumer may have died of it."""
+    return _count(headers, CRASHES)
+
+
+def _count(headers: Mapping[str, Any], name: str) -> int:
+    value = headers.get(name)
+    return min(max(value, 0), _MAX_COUNT) if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def retry_properties(
+    delivery: Moved, *, attempts: int, error: BaseException | None, service: str, now: float
+) -> Properties:
+    """What a message bears on its way to a retry queue.
+
+    :param attempts: handler runs that failed, this one included.
+    :param now: wall clock, seconds since the epoch.
+    """
+    ours = {ATTEMPTS: attempts, SERVICE: service, **_first_failed(delivery, now), **_error(error)}
+    return _moved(delivery, ours)
+
+
+def crash_properties(delivery: Moved, *, crashes: int) -> Properties:
+    """What a message bears that is set aside unhandled, because its last consumer may have died of it.
+
+    :param crashes: this one included; at least one more than the message bears already is written.
+        Its ``x-attempts`` stays as it is.
+    """
+    return _moved(delivery, {CRASHES: max(crashes, _count(delivery.properties.headers, CRASHES) + 1)})
+
+
+def dead_letter_properties(
+    delivery: Moved, *, error: BaseException | None, reason: str, attempts: int, service: str, now: float
+) -> Properties:
+    """What a message bears that is given up.
+
+    :param error: what the handler raised, ``None`` where none did: type, text and traceback's tail go along.
+    :param attempts: handler runs that failed.
+    :param now: wall clock, seconds since the epoch.
+    """
+    ours = {ATTEMPTS: attempts, SERVICE: service, REASON: printable(reason, _MAX_TEXT)}
+    if error is not None:
+        ours[ERROR_TRACEBACK] = _traceback_tail(error)
+    return _moved(delivery, {**ours, **_first_failed(delivery, now), **_error(error)})
+
+
+def expired(properties: Properties, now: float) -> bool:
+    """Whether a message back from a retry queue is past its ttl, which the broker no longer watches.
+
+    The ttl counts from the message's own timestamp, but never from after its first failure: a sender's clock
+    that is ahead prolongs it by less than one ttl. Without either moment it has not expired.
+
+    :param now: wall clock, seconds since the epoch.
+    """
+    headers = properties.headers
+    milliseconds = headers.get(ORIGINAL_EXPIRATION)
+    if not isinstance(milliseconds, str) or not (milliseconds.isascii() and milliseconds.isdigit()):
+        return False
+    sent = _epoch(headers.get("timestamp"))
+    moments = (properties.timestamp if sent is None else sent, _epoch(headers.get(FIRST_FAILED_AT)))
+    known = [moment for moment in moments if moment is not None]
+    # Ten digits are more than the broker takes; more than 4,300 would make int() raise.
+    return bool(known) and now > min(known) + int(milliseconds[:10]) / 1000
+
+
+def _epoch(iso: Any) -> float | None:
+    try:
+        moment = iso if isinstance(iso, datetime) else datetime.fromisoformat(iso.replace("Z", "+00:00"))
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)).timestamp()
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        return None
+
+
+# --- what a moved message bears ------------------------------------------------------------------
+
+
+def _moved(delivery: Moved, ours: dict[str, Any]) -> Properties:
+    properties = delivery.properties
+    ours = {
+        ORIGINAL_EXCHANGE: _earlier(properties, ORIGINAL_EXCHANGE, delivery.exchange),
+        ORIGINAL_ROUTING_KEY: _earlier(properties, ORIGINAL_ROUTING_KEY, delivery.routing_key),
+        **ours,
+    }
+    for name, value in ((ORIGINAL_EXPIRATION, properties.expiration), (ORIGINAL_USER_ID, properties.user_id)):
+        if value is not None:
+            ours[name] = value
+    stamp = properties.timestamp
+    return dataclasses.replace(
+        properties,
+        headers=headers_to_move(properties.headers, ours),
+        delivery_mode=PERSISTENT,
+        expiration=None,
+        user_id=None,
+        timestamp=stamp if stamp is not None and 0 <= stamp < 2**63 else None,
+    )
+
+
+def _earlier(properties: Properties, name: str, otherwise: str) -> str:
+    """What an earlier move wrote there; anything that no move of ours writes is replaced."""
+    value = properties.headers.get(name)
+    return value if isinstance(value, str) and len(value.encode("utf-8", "replace")) <= 255 else otherwise
+
+
+def _first_failed(delivery: Moved, now: float) -> dict[str, Any]:
+    earlier = delivery.properties.headers.get(FIRST_FAILED_AT)
+    if _epoch(earlier) is not None and isinstance(earlier, str):
+        return {FIRST_FAILED_AT: earlier}
+    return {FIRST_FAILED_AT: datetime.fromtimestamp(now, timezone.utc).isoformat()}
+
+
+def _error(error: BaseException | None) -> dict[str, Any]:
+    if error is None:
+        return {}
+    return {
+        ERROR_TYPE: printable(type(error).__name__),
+        ERROR_MESSAGE: printable(_error_text(error), _MAX_TEXT),
+    }
+
+
+def _error_text(error: BaseException) -> str:
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return f"{type(error).__name__} (its text cannot be made)"
+
+
+def _traceback_tail(error: BaseException) -> str:
+    # The innermost frames say most; a deep recursion has thousands.
+    try:
+        formatted = "".join(traceback.TracebackException.from_exception(error, limit=-32).format())
+    except Exception:
+        # An exception that cannot be shown must not keep its message from being moved.
+        return ""
+    lines = "\n".join(printable(line, 2 * _MAX_TEXT) for line in formatted.rstrip("\n").split("\n"))
+    return lines.encode()[-MAX_TRACEBACK_BYTES:].decode("utf-8", "ignore")
+
+
+def _shown(value: Any) -> str:
+    return printable(repr(value), 80)
