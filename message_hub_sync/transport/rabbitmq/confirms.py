@@ -1,0 +1,81 @@
+"""Which publish an acknowledgement of the broker speaks of. Pure; the connection's lock guards it."""
+
+from __future__ import annotations
+
+from message_hub_sync.transport.base import Outgoing, Receipt, Result
+
+__all__ = ["ConfirmLedger"]
+
+
+class ConfirmLedger:
+    """Delivery tags in flight on one channel in confirm mode.
+
+    A ``basic.return`` comes before the acknowledgement of its own publish, which may overtake earlier
+    ones and may cover several; so returns are remembered by what identifies a publish until then.
+    A waiter that gave up leaves its tag here: tags are never reused by position.
+    """
+
+    def __init__(self) -> None:
+        self._next_tag = 1
+        self._oldest = 1
+        self._in_flight: dict[int, tuple[Receipt, Outgoing]] = {}
+        self._returned: dict[tuple[str | None, str, str], list[tuple[int, str]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._in_flight)
+
+    def written(self, receipt: Receipt, outgoing: Outgoing) -> None:
+        """The next publish on the wire is this one."""
+        self._in_flight[self._next_tag] = (receipt, outgoing)
+        self._next_tag += 1
+
+    def returned(self, message_id: str | None, exchange: str, routing_key: str, code: int, reason: str) -> None:
+        """The broker found no queue for a mandatory publish; its acknowledgement follows."""
+        self._returned.setdefault((message_id, exchange, routing_key), []).append((code, reason))
+
+    def acknowledged(self, tag: int, multiple: bool) -> None:
+        """``basic.ack``."""
+        for receipt, outgoing in self._taken(tag, multiple):
+            back = self._take_return(outgoing) if self._returned and outgoing.mandatory else None
+            if back is None:
+                receipt.settle(Result.CONFIRMED)
+            else:
+                receipt.settle(Result.RETURNED, back[1], back[0])
+
+    def refused(self, tag: int, multiple: bool) -> None:
+        """``basic.nack``."""
+        for receipt, outgoing in self._taken(tag, multiple):
+            if outgoing.mandatory:
+                self._take_return(outgoing)
+            receipt.settle(Result.NACKED, "the broker refused it (basic.nack): a queue is full or not available")
+
+    def fail(self, result: Result, reason: str, code: int = 0) -> None:
+        """No more answers will come: settle all that is in flight."""
+        in_flight, self._in_flight = self._in_flight, {}
+        self._oldest = self._next_tag
+        self._returned.clear()
+        for receipt, _ in in_flight.values():
+            receipt.settle(result, reason, code)
+
+    def _taken(self, tag: int, multiple: bool) -> list[tuple[Receipt, Outgoing]]:
+        if not multiple:
+            entry = self._in_flight.pop(tag, None)
+            return [] if entry is None else [entry]
+        last = tag or self._next_tag - 1  # tag 0 with multiple: all of them
+        entries = [
+            entry
+            for each in range(self._oldest, min(last, self._next_tag - 1) + 1)
+            if (entry := self._in_flight.pop(each, None)) is not None
+        ]
+        self._oldest = max(self._oldest, last + 1)
+        return entries
+
+    def _take_return(self, outgoing: Outgoing) -> tuple[int, str] | None:
+        key = (outgoing.properties.message_id, outgoing.exchange, outgoing.routing_key)
+        waiting = self._returned.get(key)
+        if not waiting:
+            return None
+        if len(waiting) == 1:
+            del self._returned[key]
+            return waiting[0]
+        return waiting.pop(0)

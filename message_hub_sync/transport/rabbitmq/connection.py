@@ -1,0 +1,345 @@
+"""pika's connection for threads: one non-blocking socket, any thread writes, one thread reads.
+
+pika brings its own adapters for event loops; this one implements the same six ``_adapter_*`` methods
+without one. Whoever has something to say encodes it, takes the lock and writes; the I/O thread polls,
+parses, runs timers and flushes what the socket did not take at once.
+
+Rules, each learned the hard way:
+
+* The lock is taken at the entry points only; the six methods assume it. pika sends an RPC before it
+  registers the reply's callback, so parsing and RPC must share it.
+* Under it no user code runs. Callbacks settle receipts, put to unbounded queues, or append to ``after``,
+  which runs once the lock is free.
+* A failed send never ends the connection: the reader reads to the end first, since acknowledgements may
+  still be readable after ECONNRESET.
+* An exception while parsing ends the connection, it never ends the thread.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import selectors
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pika
+from pika import exceptions as amqp
+from pika import frame, spec
+from pika.connection import Connection
+
+from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
+from message_hub_sync.transport.rabbitmq.waker import Waker, new_selector
+
+__all__ = ["ThreadedConnection"]
+
+logger = logging.getLogger("message_hub_sync.rabbitmq")
+
+#: Bytes waiting to be sent above which publishers wait for room.
+OUT_BUFFER_BYTES = 8 * 1024 * 1024
+_RECEIVE_BYTES = 64 * 1024
+#: Seconds the reader has to find the end of a connection on which a send failed.
+_END_AFTER_FAILED_SEND = 2.0
+_FRAME_START = struct.Struct(">BHI")
+
+
+class ThreadedConnection(Connection):
+    """One AMQP connection over an already connected socket.
+
+    Mutable, guarded by ``lock``: ``_out``, ``_timers``, ``_ending``, ``_send_failed``, ``after``, ``ended``
+    and everything pika keeps. ``_next_wake`` is the I/O thread's own; others only compare with it.
+    """
+
+    def __init__(self, parameters: pika.ConnectionParameters, connected: socket.socket, waker: Waker) -> None:
+        self.lock = threading.Lock()
+        self.room = threading.Condition(self.lock)
+        self.after: list[Callable[[], None]] = []
+        self.ended = False
+        self.end_reason: BaseException | None = None
+        self._socket = connected
+        self._tls = isinstance(connected, ssl.SSLSocket)
+        self._waker = waker
+        self._out = bytearray()
+        self._frame_buffer: bytes = b""
+        self._send_failed = False
+        self._ending = False
+        self._stream_error: Exception | None = None
+        self._timers: list[tuple[float, int, Callable[[], Any]]] = []
+        self._cancelled_timers: set[int] = set()
+        self._timer_numbers = itertools.count(1)
+        self._next_wake = 0.0
+        self._selector = new_selector()
+        self._selector.register(connected, selectors.EVENT_READ)
+        self._selector.register(waker, selectors.EVENT_READ)
+        self._interest = selectors.EVENT_READ
+        super().__init__(  # type: ignore[no-untyped-call, unused-ignore]
+            parameters,
+            on_open_error_callback=self._note_end,
+            on_close_callback=self._note_end,
+            internal_connection_workflow=False,
+        )
+
+    # --- for any thread ------------------------------------------------------------------------
+
+    @property
+    def max_fragment(self) -> int:
+        """The most bytes of a body that fit into one frame, as negotiated."""
+        return int(self._body_max_length)
+
+    @property
+    def usable(self) -> bool:
+        """Whether something written now may still arrive."""
+        return not self._ending and not self.ended
+
+    def write(self, data: bytes) -> None:
+        """Send whole frames, or keep what the socket does not take. The caller holds the lock."""
+        self.bytes_sent += len(data)
+        self.frames_sent += 1
+        if self._send_failed:
+            return
+        if not self._out:
+            sent = self._send(data)
+            if sent == len(data) or self._send_failed:
+                return
+            self._out += memoryview(data)[sent:]
+            self._waker.wake()  # the I/O thread must wait for the socket to become writable
+        else:
+            self._out += data
+
+    def wait_for_room(self, deadline: float) -> bool:
+        """Wait until the out-buffer has room again; false when the deadline passes first."""
+        if len(self._out) < OUT_BUFFER_BYTES:
+            return True
+        with self.lock:
+            while len(self._out) >= OUT_BUFFER_BYTES and not self.ended:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return False
+                self.room.wait(remaining)
+        return True
+
+    def call_later(self, seconds: float, callback: Callable[[], Any]) -> int:
+        """Have the I/O thread call ``callback`` with the lock held. The caller holds the lock."""
+        due = time.monotonic() + seconds
+        number = next(self._timer_numbers)
+        heapq.heappush(self._timers, (due, number, callback))
+        if due < self._next_wake:
+            self._waker.wake()
+        return number
+
+    def kill(self, reason: Exception) -> None:
+        """End the connection: all that is in flight is unknown. The caller holds the lock."""
+        if not self._ending:
+            self._stream_error = reason
+            self._adapter_disconnect_stream()
+
+    def drop_socket(self) -> None:
+        """In a forked child: close our copy of the socket without a word on it, and no lock taken."""
+        descriptor = self._socket.detach()
+        if descriptor >= 0:
+            socket.close(descriptor)
+
+    # --- for the I/O thread --------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start the AMQP handshake."""
+        with self.lock:
+            self._on_stream_connected()
+            self._flush()
+
+    def step(self, until: float) -> None:
+        """One round: wait for the socket, a wake or a timer, at most until ``until``; then do what is due."""
+        wanted = selectors.EVENT_READ
+        if self._out and not self._send_failed:
+            wanted |= selectors.EVENT_WRITE
+        if wanted != self._interest:
+            self._selector.modify(self._socket, wanted)
+            self._interest = wanted
+        self._next_wake = min(until, self._timers[0][0]) if self._timers else until
+        pending = self._tls and self._socket.pending()  # type: ignore[attr-defined]
+        at_once = pending or self._ending or self.after
+        timeout = 0.0 if at_once else max(0.0, self._next_wake - time.monotonic())
+        readable = bool(pending)
+        for key, events in self._selector.select(timeout):
+            if key.fileobj is self._waker:
+                self._waker.clear()
+            elif events & selectors.EVENT_READ:
+                readable = True
+        self._next_wake = 0.0  # awake: nobody needs to ring
+        data = b"" if self._tls or not readable else self._receive()
+        with self.lock:
+            if readable:
+                self._parse(self._receive() if self._tls else data)
+            self._run_timers()
+            self._flush()
+        self._run_after()
+        if self._ending:
+            self.finish()
+
+    def finish(self) -> None:
+        """Close the socket and tell pika, which tells every channel. Once, by the I/O thread only."""
+        with self.lock:
+            if self.ended:
+                return
+            self._flush()
+            self.ended = True
+            self._ending = True
+            self._selector.close()
+            self._socket.close()
+            self._out.clear()
+            if self._stream_error is None and self._error is None:
+                self._stream_error = amqp.StreamLostError("the connection was dropped")
+            try:
+                self._on_stream_terminated(self._stream_error)
+            except Exception:  # a callback's fault must not keep the thread from failing the waiters
+                logger.exception("a channel could not be told that its connection ended")
+            self.room.notify_all()
+        self._run_after()
+
+    def check_usable(self) -> None:
+        """:raises ConnectionEnded: it is not usable any more."""
+        if self.ended or self._ending:
+            raise ConnectionEnded
+
+    def _receive(self) -> bytes:
+        """What can be read now; at the end of the stream, note why. TLS reads until it would wait."""
+        received = []
+        try:
+            while data := self._socket.recv(_RECEIVE_BYTES):
+                received.append(data)
+                if not self._tls:
+                    return data
+            error: Exception = amqp.StreamLostError("end of stream")
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return b"".join(received)
+        except OSError as failed:
+            error = amqp.StreamLostError(f"reading failed: {type(failed).__name__}")
+        if self._stream_error is None:
+            self._stream_error = error
+        self._ending = True
+        return b"".join(received)
+
+    def _parse(self, data: bytes) -> None:
+        if not data:
+            return
+        try:
+            self._on_data_available(data)
+        except Exception as error:
+            logger.warning("a frame could not be understood (%s): the connection ends", type(error).__name__)
+            self.kill(amqp.StreamLostError(f"undecodable frame: {type(error).__name__}"))
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        """Split into frames without copying the rest for each, and hand them to pika's machinery."""
+        held: bytes = self._frame_buffer
+        data = held + data_in if held else data_in
+        position, end = 0, len(data)
+        try:
+            while end - position >= 8:
+                kind, _, size = _FRAME_START.unpack_from(data, position)
+                # A peer of another protocol version answers with a protocol header of 8 bytes, not a frame.
+                stop = position + (8 if data[position : position + 4] == b"AMQP" else size + 8)
+                if stop > end:
+                    break
+                value = _decode(kind, data[position:stop])
+                self.bytes_received += stop - position
+                position = stop
+                self._process_frame(value)
+        finally:
+            self._frame_buffer = data[position:]
+
+    def _run_timers(self) -> None:
+        if not self._timers:
+            return
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            _, number, callback = heapq.heappop(self._timers)
+            if number in self._cancelled_timers:
+                self._cancelled_timers.discard(number)
+                continue
+            try:
+                callback()
+            except Exception as error:
+                logger.exception("a timer of the connection failed: the connection ends")
+                self.kill(amqp.StreamLostError(f"a timer failed: {type(error).__name__}"))
+
+    def _run_after(self) -> None:
+        while self.after:
+            with self.lock:
+                calls, self.after = self.after, []
+            for call in calls:
+                call()
+
+    # --- sending, the lock held ----------------------------------------------------------------
+
+    def _send(self, data: bytes | bytearray) -> int:
+        try:
+            return self._socket.send(data)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+        except OSError:
+            self._send_failed = True
+            self._out.clear()
+            self.room.notify_all()
+            self.call_later(_END_AFTER_FAILED_SEND, self._end_after_failed_send)
+            return 0
+
+    def _end_after_failed_send(self) -> None:
+        self.kill(amqp.StreamLostError("sending failed"))
+
+    def _flush(self) -> None:
+        if not self._out:
+            return
+        full = len(self._out) >= OUT_BUFFER_BYTES
+        while self._out and not self._send_failed:
+            sent = self._send(self._out)
+            if not sent:
+                break
+            del self._out[:sent]
+        if full and len(self._out) < OUT_BUFFER_BYTES:
+            self.room.notify_all()
+
+    # --- what pika asks of an adapter, the lock held -------------------------------------------
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        if not self._send_failed:
+            self._out += data  # sent when the entry point ends: the pieces of one method leave together
+
+    def _adapter_call_later(self, delay: float, callback: Callable[[], Any]) -> object:
+        return self.call_later(delay, callback)
+
+    def _adapter_remove_timeout(self, timeout_id: Any) -> None:
+        if any(number == timeout_id for _, number, _ in self._timers):
+            self._cancelled_timers.add(timeout_id)
+
+    def _adapter_add_callback_threadsafe(self, callback: Callable[..., Any]) -> None:
+        self.call_later(0, callback)
+
+    def _adapter_connect_stream(self) -> None:
+        raise AssertionError("the socket is connected before this object is made")
+
+    def _adapter_disconnect_stream(self) -> None:
+        self._ending = True
+        self._waker.wake()
+
+    def _note_end(self, _connection: Connection, reason: BaseException | None) -> None:
+        self.end_reason = reason
+
+
+def _decode(kind: int, data: bytes) -> Any:
+    """One frame by pika's decoder. A header that it chokes on becomes one bad message, not a dead connection."""
+    try:
+        _, value = frame.decode_frame(data)
+    except Exception as error:
+        if kind != spec.FRAME_HEADER:
+            raise
+        channel = _FRAME_START.unpack_from(data)[1]
+        _, _, body_size = struct.unpack_from(">HHQ", data, _FRAME_START.size)
+        properties = spec.BasicProperties(headers={"x-undecodable": type(error).__name__})
+        return frame.Header(channel, body_size, properties)
+    return value

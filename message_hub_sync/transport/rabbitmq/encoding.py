@@ -1,0 +1,103 @@
+"""Between our values and AMQP frames, by pika's own encoders and decoders."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from pika import exceptions as amqp
+from pika import frame, spec
+
+from message_hub_sync.envelope import Properties
+from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.transport.base import Outgoing
+
+__all__ = ["encode_ack", "encode_publish", "encode_reject", "properties_from_pika", "properties_to_pika"]
+
+
+def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -> bytes:
+    """The frames of one publish: method, header, body in pieces of at most ``max_fragment`` bytes.
+
+    Runs in the caller's thread, outside every lock.
+
+    :raises MessageValidationError: AMQP cannot carry a property or a header.
+    """
+    body = outgoing.body
+    method = spec.Basic.Publish(
+        exchange=outgoing.exchange, routing_key=outgoing.routing_key, mandatory=outgoing.mandatory
+    )
+    try:
+        pieces = [
+            frame.Method(channel_number, method).marshal(),
+            frame.Header(channel_number, len(body), properties_to_pika(outgoing.properties)).marshal(),
+        ]
+    except (amqp.AMQPError, struct.error, AssertionError, ValueError, OverflowError) as error:
+        raise MessageValidationError(
+            f"a property or header cannot be carried by AMQP ({type(error).__name__}): "
+            "texts of at most 255 bytes and 64-bit whole numbers are"
+        ) from None
+    if len(body) <= max_fragment:
+        if body:
+            pieces.append(frame.Body(channel_number, body).marshal())
+    else:
+        pieces.extend(
+            frame.Body(channel_number, body[start : start + max_fragment]).marshal()
+            for start in range(0, len(body), max_fragment)
+        )
+    return b"".join(pieces)
+
+
+def encode_ack(channel_number: int, delivery_tag: int, multiple: bool) -> bytes:
+    """The frame of one ``basic.ack``."""
+    data: bytes = frame.Method(channel_number, spec.Basic.Ack(delivery_tag, multiple)).marshal()
+    return data
+
+
+def encode_reject(channel_number: int, delivery_tag: int) -> bytes:
+    """The frame of one ``basic.reject`` that gives the message back to its queue."""
+    data: bytes = frame.Method(channel_number, spec.Basic.Reject(delivery_tag, requeue=True)).marshal()
+    return data
+
+
+def properties_to_pika(properties: Properties) -> spec.BasicProperties:
+    """Our properties as pika's."""
+    return spec.BasicProperties(
+        content_type=properties.content_type,
+        content_encoding=properties.content_encoding,
+        headers=properties.headers,
+        delivery_mode=properties.delivery_mode,
+        priority=properties.priority,
+        correlation_id=properties.correlation_id,
+        reply_to=properties.reply_to,
+        expiration=properties.expiration,
+        message_id=properties.message_id,
+        timestamp=properties.timestamp,
+        type=properties.type,
+        user_id=properties.user_id,
+        app_id=properties.app_id,
+    )
+
+
+def properties_from_pika(properties: spec.BasicProperties) -> Properties:
+    """pika's properties as ours. Short strings that are not UTF-8 reach us as bytes: they are made text."""
+    found: Any = properties
+    headers = found.headers or {}
+    return Properties(
+        message_id=_text(found.message_id),
+        correlation_id=_text(found.correlation_id),
+        type=_text(found.type),
+        app_id=_text(found.app_id),
+        content_type=_text(found.content_type),
+        content_encoding=_text(found.content_encoding),
+        delivery_mode=found.delivery_mode,
+        priority=found.priority,
+        expiration=_text(found.expiration),
+        timestamp=found.timestamp,
+        reply_to=_text(found.reply_to),
+        user_id=_text(found.user_id),
+        headers={_text(name) or "": value for name, value in headers.items()},
+    )
+
+
+def _text(value: Any) -> str | None:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value

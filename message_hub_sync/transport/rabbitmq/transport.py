@@ -1,0 +1,108 @@
+"""The transport over RabbitMQ: two connections, made on first need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from uuid import uuid4
+
+from message_hub_sync.config import ClientConfig
+from message_hub_sync.topology import QueueSpec, Topology
+from message_hub_sync.transport.base import (
+    ConnectionState,
+    ConnectionStatus,
+    Consumer,
+    Outgoing,
+    QueueStats,
+    Receipt,
+)
+from message_hub_sync.transport.rabbitmq.consuming import ConsumeLink
+from message_hub_sync.transport.rabbitmq.declaring import Declarations
+from message_hub_sync.transport.rabbitmq.link import Link
+from message_hub_sync.transport.rabbitmq.publishing import PublishLink
+
+__all__ = ["RabbitMQTransport"]
+
+
+class RabbitMQTransport:
+    """Carries one client's messages (see :class:`~message_hub_sync.transport.base.Transport`).
+
+    One connection publishes and one consumes, because a broker under a memory alarm stops reading from
+    connections that publish, and acknowledgements must still reach it. Each has one I/O thread.
+
+    Mutable: only what its parts guard.
+    """
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._listeners: list[Callable[[], None]] = []
+        self._declarations = Declarations()
+        self._publishing = PublishLink(config, self._listeners)
+        self._consuming = ConsumeLink(config, self._declarations, f"{config.service_name}.{uuid4().hex[:8]}")
+
+    def connect(self, deadline: float) -> None:
+        """As the seam has it."""
+        self._publishing.link.wait_open(deadline)
+
+    def publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
+        """As the seam has it."""
+        if alone:
+            return self._publishing.publish_alone(outgoing, deadline)
+        return self._publishing.publish(outgoing, deadline)
+
+    def publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:
+        """As the seam has it."""
+        return self._publishing.publish_many(list(batch), deadline)
+
+    def declare(self, topology: Topology, deadline: float) -> None:
+        """As the seam has it."""
+        self._asking().call(
+            lambda connection: self._declarations.topology(connection, topology, _sooner(deadline)), deadline
+        )
+
+    def declare_queue(self, queue: QueueSpec, deadline: float) -> None:
+        """As the seam has it."""
+        self._asking().call(lambda connection: self._declarations.queue(connection, queue, _sooner(deadline)), deadline)
+
+    def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> Consumer:
+        """As the seam has it."""
+        return self._consuming.consume(topology, prefetch, deadline)
+
+    def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:
+        """As the seam has it."""
+        return self._asking().call(
+            lambda connection: {name: self._declarations.stats(connection, name, _sooner(deadline)) for name in names},
+            deadline,
+        )
+
+    def delete(self, topology: Topology, queue: str, deadline: float) -> None:
+        """As the seam has it."""
+        self._asking().call(
+            lambda connection: self._declarations.delete(connection, queue, _sooner(deadline)), deadline
+        )
+
+    def status(self) -> Sequence[ConnectionStatus]:
+        """As the seam has it."""
+        return [link.status() for link in (self._publishing.link, self._consuming.link) if link.needed]
+
+    def on_connected(self, listener: Callable[[], None]) -> None:
+        """As the seam has it."""
+        self._listeners.append(listener)
+
+    def close(self, deadline: float) -> None:
+        """As the seam has it. Consumers first: what they settled must still be read."""
+        self._consuming.link.close(deadline)
+        self._publishing.link.close(deadline)
+
+    def abandon(self) -> None:
+        """As the seam has it."""
+        self._publishing.link.abandon()
+        self._consuming.link.abandon()
+
+    def _asking(self) -> Link:
+        """The connection that answers questions: the consuming one where it is up, for it is never blocked."""
+        if self._consuming.link.state in (ConnectionState.OPEN, ConnectionState.BLOCKED):
+            return self._consuming.link
+        return self._publishing.link
+
+
+def _sooner(deadline: float) -> float:
+    return min(deadline, Link.restore_deadline())
