@@ -12,9 +12,7 @@ from pathlib import Path
 
 def _pyenv_directories() -> list[str]:
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    directories = [
-        path for path in root.glob("versions/3.*/bin") if re.fullmatch(r"[\d.]+", path.parent.name)
-    ]
+    directories = [path for path in root.glob("versions/3.*/bin") if re.fullmatch(r"[\d.]+", path.parent.name)]
     directories.sort(key=lambda path: [int(part) for part in path.parent.name.split(".")], reverse=True)
     return [str(path) for path in directories]
 

@@ -48,13 +48,13 @@ class ProcessGuard:
         _guards.add(self)
 
     def add(self, group: int) -> None:
-        """Guard the process group `group` from now on."""
+        """Guard the process group ``group`` from now on."""
         with self._lock:
             self._groups.add(group)
             self._tell()
 
     def remove(self, group: int) -> None:
-        """Guard `group` no longer: it has ended, and its number may be given to another."""
+        """Guard ``group`` no longer: it has ended, and its number may be given to another."""
         with self._lock:
             self._groups.discard(group)
             self._tell()
@@ -91,16 +91,15 @@ os.register_at_fork(after_in_child=_forget_guards_of_the_parent)
 
 
 class GuardedProcess:
-    """One child process in a session of its own, watched by a `ProcessGuard`.
-
-    Args:
-        command: Program and arguments. It may `exec` others, but must not put itself into the background.
-        guard: Kills the process's whole group when this process is gone.
-        environment: The child's whole environment.
-        output: File that the child's stdout and stderr are appended to.
-        on_exit: Called once, on a thread of this object, after the child has ended.
+    """One child process in a session of its own, watched by a ``ProcessGuard``.
 
     Thread-safe.
+
+    :param command: program and arguments; it may ``exec`` others, but not put itself into the background.
+    :param guard: kills the process's whole group when this process is gone.
+    :param environment: the child's whole environment.
+    :param output: file that the child's stdout and stderr are appended to.
+    :param on_exit: called once, on a thread of this object, after the child has ended.
     """
 
     def __init__(
@@ -138,7 +137,7 @@ class GuardedProcess:
         return not self._exited.is_set()
 
     def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for the process's end. Returns whether it has ended."""
+        """Wait up to ``timeout`` seconds for the process's end. Returns whether it has ended."""
         return self._exited.wait(timeout)
 
     def signal(self, number: signal.Signals) -> None:
@@ -146,7 +145,7 @@ class GuardedProcess:
         self._popen.send_signal(number)
 
     def end(self, timeout: float) -> None:
-        """SIGTERM, and SIGKILL for the whole group when that does not end it within `timeout` seconds."""
+        """SIGTERM, and SIGKILL for the whole group when that does not end it within ``timeout`` seconds."""
         # Without SIGCONT a stopped process would see SIGTERM only once it goes on.
         self.signal(signal.SIGTERM)
         self.signal(signal.SIGCONT)

@@ -33,10 +33,9 @@ class RabbitMQPrograms:
 
 
 def find_rabbitmq() -> RabbitMQPrograms | None:
-    """Look for an installed RabbitMQ: Debian's directory first, then `PATH`.
+    """Look for an installed RabbitMQ: Debian's directory first, then ``PATH``.
 
-    Returns:
-        The programs, or None when one of them is missing.
+    :returns: the programs, or ``None`` when one of them is missing.
     """
     directories = [_DEBIAN_PROGRAMS]
     on_path = shutil.which("rabbitmq-server")
@@ -53,15 +52,10 @@ def find_rabbitmq() -> RabbitMQPrograms | None:
 def ensure_rabbitmq(*, install: bool = True) -> RabbitMQPrograms:
     """Find RabbitMQ's programs; install Debian's package when there are none and that is allowed.
 
-    Args:
-        install: May `apt-get install rabbitmq-server` be run? It is run as root only, where `apt-get` exists,
-            and may take minutes. With systemd the package also starts the system's own broker on port 5672.
-
-    Returns:
-        The programs.
-
-    Raises:
-        RabbitMQNotAvailableError: There is no RabbitMQ, and it could not or may not be installed.
+    :param install: may ``apt-get install rabbitmq-server`` be run? It is run as root only, where there is an
+        ``apt-get``, and takes minutes. With systemd the package also starts a broker of its own on port 5672.
+    :returns: the programs.
+    :raises RabbitMQNotAvailableError: there is no RabbitMQ, and it could not or may not be installed.
     """
     programs = find_rabbitmq()
     if programs is not None:
@@ -130,6 +124,5 @@ def _apt_install() -> None:
         # A failed update is not the end: the package lists at hand may do, and the install tells.
         if done.returncode != 0 and step[0] == "install":
             raise RabbitMQNotAvailableError(
-                f"apt-get install rabbitmq-server failed (exit code {done.returncode}). {_HOW}\n"
-                f"{transcript[-2000:]}"
+                f"apt-get install rabbitmq-server failed (exit code {done.returncode}). {_HOW}\n{transcript[-2000:]}"
             )

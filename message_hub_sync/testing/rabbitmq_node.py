@@ -3,7 +3,7 @@
     with RabbitMQNode() as node:
         client = MessageHubClient(service_name="character-service", rabbitmq_url=node.url)
 
-`provide_rabbitmq()` is the rule by which our own tests, and yours, get their broker.
+``provide_rabbitmq()`` is the rule by which our own tests, and yours, get their broker.
 """
 
 from __future__ import annotations
@@ -48,25 +48,24 @@ class RabbitMQNodeError(RuntimeError):
 
 
 class RabbitMQNode:
-    """A RabbitMQ broker of one's own, started and ended by this process. User and password are `guest`.
+    """A RabbitMQ broker of one's own, started and ended by this process. User and password are ``guest``.
 
-    It ends with `stop()`, with the `with` block, at the interpreter's exit, and within a second of this
-    process's death, whatever killed it. A forked child does not own it: there `start()` is an error and
-    `stop()` does nothing.
+    It ends with ``stop()``, with the ``with`` block, at the interpreter's exit, and within a second of this
+    process's death, whatever killed it. A forked child does not own it: there ``start()`` is an error and
+    ``stop()`` does nothing.
 
-    Several nodes can form a cluster: give the later ones the first one's `cookie` and `epmd_port`, and join
-    them with `ctl()` (`stop_app`, `join_cluster`, `start_app`). The first one's epmd serves them all: stop
+    Several nodes can form a cluster: give the later ones the first one's ``cookie`` and ``epmd_port``, and join
+    them with ``ctl()`` (``stop_app``, ``join_cluster``, ``start_app``). The first one's epmd serves them all: stop
     that one last.
 
-    Args:
-        config: Lines of `rabbitmq.conf`, as key and value.
-        plugins: Names of plugins to enable, for instance `rabbitmq_management`.
-        cookie: The Erlang cookie; random by default. Nodes of one cluster share it.
-        epmd_port: Port of another node's epmd, to share it; an epmd of its own by default.
-        install: May a missing RabbitMQ be installed with apt-get, at `start()`?
+    Thread-safe: ``start``, ``stop`` and ``restart`` exclude each other; ``kill``, ``suspend``, ``resume`` and
+    ``ctl`` can be called from any thread at any time, during a ``start()`` too.
 
-    Thread-safe: `start`, `stop` and `restart` exclude each other; `kill`, `suspend`, `resume` and `ctl` can
-    be called from any thread at any time, during a `start()` too.
+    :param config: lines of ``rabbitmq.conf``, as key and value.
+    :param plugins: names of plugins to enable, for instance ``rabbitmq_management``.
+    :param cookie: the Erlang cookie; random by default. Nodes of one cluster share it.
+    :param epmd_port: port of another node's epmd, to share it; an epmd of its own by default.
+    :param install: may a missing RabbitMQ be installed with apt-get, at ``start()``?
     """
 
     def __init__(
@@ -123,27 +122,24 @@ class RabbitMQNode:
     def pid(self) -> int:
         """Process id of the broker (the Erlang VM).
 
-        Raises:
-            RabbitMQNodeError: The node has not been started.
+        :raises RabbitMQNodeError: the node has not been started.
         """
         return self._process().pid
 
     @property
     def directory(self) -> Path:
-        """The node's private directory: configuration, logs and data. It is removed by `stop()`.
+        """The node's private directory: configuration, logs and data. It is removed by ``stop()``.
 
-        Raises:
-            RabbitMQNodeError: The node has not been started.
+        :raises RabbitMQNodeError: the node has not been started.
         """
         if self._directory is None:
             raise RabbitMQNodeError(f"{self.name} has not been started: call start() first")
         return self._directory
 
     def log(self) -> str:
-        """The broker's whole log since the first `start()`, as text.
+        """The broker's whole log since the first ``start()``, as text.
 
-        Raises:
-            RabbitMQNodeError: The node has not been started.
+        :raises RabbitMQNodeError: the node has not been started.
         """
         output = self.directory / "output.log"
         return output.read_text("utf-8", "replace") if output.exists() else ""
@@ -153,19 +149,14 @@ class RabbitMQNode:
     def start(self, timeout: float = 60.0) -> RabbitMQNode:
         """Start the broker and return when it serves connections; nothing happens if it runs already.
 
-        After `kill()` it starts again on the same port with the same data. After `stop()` it starts empty.
+        After ``kill()`` it starts again on the same port with the same data. After ``stop()`` it starts empty.
 
-        Args:
-            timeout: Seconds until giving up; the broker is ended then. Installing RabbitMQ is not counted.
-
-        Raises:
-            RabbitMQNotAvailableError: RabbitMQ is not installed here.
-            RabbitMQNodeError: The broker ended, or was not ready in time.
+        :param timeout: seconds until giving up; the broker is ended then. Installing RabbitMQ is not counted.
+        :raises RabbitMQNotAvailableError: RabbitMQ is not installed here.
+        :raises RabbitMQNodeError: the broker ended, or was not ready in time.
         """
         if os.getpid() != self._owner:
-            raise RabbitMQNodeError(
-                f"{self.name} belongs to process {self._owner}: a forked child cannot start it"
-            )
+            raise RabbitMQNodeError(f"{self.name} belongs to process {self._owner}: a forked child cannot start it")
         with self._lock:
             if self.running:
                 return self
@@ -192,8 +183,7 @@ class RabbitMQNode:
 
         Clients see the connection closed properly (320, CONNECTION_FORCED).
 
-        Args:
-            timeout: Seconds that the broker gets for a clean end, before it is killed.
+        :param timeout: seconds that the broker gets for a clean end, before it is killed.
         """
         if os.getpid() != self._owner:
             return
@@ -209,23 +199,19 @@ class RabbitMQNode:
             atexit.unregister(self.stop)
 
     def restart(self, timeout: float = 60.0) -> None:
-        """Stop and start the broker inside its Erlang VM (`stop_app`, `start_app`). Durable data stays.
+        """Stop and start the broker inside its Erlang VM (``stop_app``, ``start_app``). Durable data stays.
 
-        Args:
-            timeout: Seconds for each of the two steps.
-
-        Raises:
-            RabbitMQNodeError: A step failed or took longer.
+        :param timeout: seconds for each of the two steps.
+        :raises RabbitMQNodeError: a step failed or took longer.
         """
         with self._lock:
             self.ctl("stop_app", timeout=timeout)
             self.ctl("start_app", timeout=timeout)
 
     def kill(self) -> None:
-        """SIGKILL the broker process and return when it is gone. `start()` brings it back, with its data.
+        """SIGKILL the broker process and return when it is gone. ``start()`` brings it back, with its data.
 
-        Raises:
-            RabbitMQNodeError: It was not gone 20 s later.
+        :raises RabbitMQNodeError: it was not gone 20 s later.
         """
         broker = self._broker
         if broker is not None:
@@ -234,27 +220,22 @@ class RabbitMQNode:
                 raise RabbitMQNodeError(f"{self.name} survived SIGKILL for {_STOP_TIMEOUT:g} s")
 
     def suspend(self) -> None:
-        """SIGSTOP the broker process: connections stay open, and nothing answers until `resume()`."""
+        """SIGSTOP the broker process: connections stay open, and nothing answers until ``resume()``."""
         self._process().signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT the broker process after `suspend()`."""
+        """SIGCONT the broker process after ``suspend()``."""
         self._process().signal(signal.SIGCONT)
 
     # --- administration
 
     def ctl(self, *arguments: str, timeout: float = 30.0) -> str:
-        """Run `rabbitmqctl` against this node (about half a second a call).
+        """Run ``rabbitmqctl`` against this node (about half a second a call).
 
-        Args:
-            *arguments: Command and its arguments, for instance `"list_queues", "name", "messages"`.
-            timeout: Seconds until it is killed.
-
-        Returns:
-            What it wrote to stdout.
-
-        Raises:
-            RabbitMQNodeError: It failed, or was not done in time.
+        :param arguments: command and its arguments, for instance ``"list_queues", "name", "messages"``.
+        :param timeout: seconds until it is killed.
+        :returns: what it wrote to stdout.
+        :raises RabbitMQNodeError: it failed, or was not done in time.
         """
         directory, programs = self.directory, self._programs
         assert programs is not None
@@ -281,11 +262,11 @@ class RabbitMQNode:
         return done.stdout
 
     def vhost_url(self, name: str) -> str:
-        """URL of the virtual host `name`, which need not exist."""
+        """URL of the virtual host ``name``, which need not exist."""
         return f"{self.url}/{quote(name, safe='')}"
 
     def create_vhost(self, name: str) -> str:
-        """Create a virtual host on which `guest` may do everything (two `ctl()` calls). Returns its URL."""
+        """Create a virtual host on which ``guest`` may do everything (two ``ctl()`` calls). Returns its URL."""
         self.ctl("add_vhost", name)
         self.ctl("set_permissions", "--vhost", name, "guest", ".*", ".*", ".*")
         return self.vhost_url(name)
@@ -314,9 +295,7 @@ class RabbitMQNode:
 
     def _environment(self, directory: Path) -> dict[str, str]:
         # What the machine's own RabbitMQ or Erlang was told must not reach this node.
-        inherited = {
-            k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_", "NOTIFY_"))
-        }
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_", "NOTIFY_"))}
         return inherited | {
             "HOME": str(directory),
             "LC_ALL": "C.UTF-8",
@@ -354,9 +333,7 @@ class RabbitMQNode:
             if epmd.wait(0.01) or time.monotonic() > deadline:
                 raise RabbitMQNodeError(f"epmd does not listen on port {self.epmd_port}{self._complaint(0)}")
 
-    def _start_broker(
-        self, programs: RabbitMQPrograms, guard: ProcessGuard, deadline: float, timeout: float
-    ) -> None:
+    def _start_broker(self, programs: RabbitMQPrograms, guard: ProcessGuard, deadline: float, timeout: float) -> None:
         """Start the broker and wait until it reports itself ready, in the way it reports to systemd.
 
         rabbitmqctl would cost half a second and polls; the port alone opens before everything is ready.
@@ -384,12 +361,10 @@ class RabbitMQNode:
                         f"{self.name} was not ready within {timeout:g} s{self._complaint(logged_before)}"
                     ) from None
                 if report == _EXITED:
-                    raise RabbitMQNodeError(
-                        f"{self.name} ended while it started{self._complaint(logged_before)}"
-                    )
+                    raise RabbitMQNodeError(f"{self.name} ended while it started{self._complaint(logged_before)}")
 
     def _complaint(self, logged_before: int) -> str:
-        """The log since its character `logged_before`: from its first error on, else its end."""
+        """The log since its character ``logged_before``: from its first error on, else its end."""
         log = self.log()[logged_before:]
         error = log.find("[error]")
         return f"; its log:\n{log[error:][:3000] if error >= 0 else log[-3000:]}"
@@ -409,22 +384,17 @@ def _listens(port: int) -> bool:
 
 @contextlib.contextmanager
 def provide_rabbitmq(*, install: bool = True, timeout: float = 60.0) -> Iterator[str]:
-    """The URL of a RabbitMQ to test against, for as long as the `with` block lasts.
+    """The URL of a RabbitMQ to test against, for as long as the ``with`` block lasts.
 
-    `MESSAGE_HUB_TEST_URL` if it is set; else a throwaway node of the installed `rabbitmq-server`; else one of
+    ``MESSAGE_HUB_TEST_URL`` if it is set; else a throwaway node of the installed ``rabbitmq-server``; else one of
     Debian's package, which is installed for it where that is allowed (root, apt-get at hand); else an error
     that says how to provide one. Never a silent skip.
 
-    Args:
-        install: False forbids the third way.
-        timeout: Seconds for the throwaway node's start.
-
-    Yields:
-        An `amqp://` URL.
-
-    Raises:
-        RabbitMQNotAvailableError: None of the ways is open.
-        RabbitMQNodeError: The throwaway node did not start.
+    :param install: False forbids the third way.
+    :param timeout: seconds for the throwaway node's start.
+    :returns: a context manager that gives the ``amqp://`` URL.
+    :raises RabbitMQNotAvailableError: none of the ways is open.
+    :raises RabbitMQNodeError: the throwaway node did not start.
     """
     url = os.environ.get(URL_VARIABLE)
     if url:

@@ -154,9 +154,7 @@ def test_killed_node_comes_back_on_its_port_with_its_data_and_restart_keeps_it_t
         channel = opened.channel()
         channel.queue_declare("kept", durable=True)
         channel.confirm_delivery()
-        channel.basic_publish(
-            "", "kept", b"still here", pika.BasicProperties(delivery_mode=2), mandatory=True
-        )
+        channel.basic_publish("", "kept", b"still here", pika.BasicProperties(delivery_mode=2), mandatory=True)
         first = node.pid
         node.kill()
         assert not node.running
