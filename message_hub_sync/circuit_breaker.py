@@ -122,7 +122,8 @@ class CircuitBreakers:
 
     def _drop_one_idle(self) -> None:
         if len(self._circuits) >= MAX_CIRCUITS:
-            idle = (c for c in self._circuits.values() if c.state == STATE_CLOSED and not c.failures)
+            # Without a failure it is closed: what opened a circuit stays counted until it closes.
+            idle = (c for c in self._circuits.values() if not c.failures)
             oldest = min(idle, key=lambda circuit: circuit.used, default=None)
             if oldest is not None:
                 del self._circuits[oldest.key]
