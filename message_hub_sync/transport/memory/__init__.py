@@ -1,0 +1,9 @@
+"""The embedded hub: what RabbitMQ does for the client, done inside this process."""
+
+from __future__ import annotations
+
+from message_hub_sync.transport.memory.clock import Clock, SystemClock, VirtualClock
+from message_hub_sync.transport.memory.hubs import drop_hub, open_hub
+from message_hub_sync.transport.memory.transport import MemoryTransport
+
+__all__ = ["Clock", "MemoryTransport", "SystemClock", "VirtualClock", "drop_hub", "open_hub"]

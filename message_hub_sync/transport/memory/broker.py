@@ -1,0 +1,336 @@
+"""The embedded hub itself: exchanges, queues, and the way of a message through them."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import threading
+from collections.abc import Callable
+from datetime import datetime, timezone
+from queue import SimpleQueue
+
+from message_hub_sync.errors import MessageHubConfigurationError
+from message_hub_sync.topology import DEFAULT_EXCHANGE, ExchangeSpec, QueueSpec, Topology
+from message_hub_sync.transport.base import Delivery, QueueStats, Result
+from message_hub_sync.transport.memory.arguments import QueueArguments, difference
+from message_hub_sync.transport.memory.border import StoredMessage, broker_refusal, short_text
+from message_hub_sync.transport.memory.clock import Clock
+from message_hub_sync.transport.memory.dead_letters import Reason, dead_letter, is_cycle
+from message_hub_sync.transport.memory.queues import Entry, HubQueue, Subscriber
+from message_hub_sync.transport.memory.routing import TopicExchange
+
+__all__ = ["Adopted", "Answer", "Hub"]
+
+#: What became of a publish: result, reason, code, as a receipt takes them.
+Answer = tuple[Result, str, int]
+#: What exists with other arguments than asked for, and how they differ.
+Adopted = tuple[str, str]
+
+_CONFIRMED: Answer = (Result.CONFIRMED, "", 0)
+_NACKED: Answer = (Result.NACKED, "", 0)
+_NO_ROUTE: Answer = (Result.RETURNED, "NO_ROUTE", 312)
+#: Seconds after which an at-least-once queue tries again to hand on what nobody took
+#: (RabbitMQ 3.10, ``dead_letter_worker_publisher_confirm_timeout``).
+_DEAD_LETTER_RETRY = 180.0
+
+
+class Hub:
+    """A broker inside the process. Every method may be called from any thread; none waits, none runs user code.
+
+    A client is any object that stands for one connected client; exclusive queues belong to it.
+
+    Mutable, all guarded by ``_lock``: clients, exchanges, queues (with their subscribers), alarms. Deliveries are
+    put to their ``SimpleQueue`` under the lock, which keeps their order and never blocks: it is unbounded.
+    """
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self.name = name
+        self.clock = clock
+        self._lock = threading.Lock()
+        self._clients: set[object] = set()
+        self._exchanges: dict[str, TopicExchange] = {}
+        self._queues: dict[str, HubQueue] = {}
+        self._alarms: list[tuple[float, int, HubQueue]] = []  # a heap; the number keeps queues from being compared
+        self._alarm_numbers = itertools.count()
+
+    # --- clients ---------------------------------------------------------------------------------
+
+    def attach(self, client: object) -> None:
+        """A client connects. What fell due while nobody was there to see it happens now."""
+        with self._lock:
+            self._clients.add(client)
+            self._do_what_is_due()
+
+    def detach(self, client: object, deadline: float) -> None:
+        """A client leaves: its exclusive queues vanish. With the last one the timer rests; queues stay."""
+        with self._lock:
+            self._clients.discard(client)
+            for queue in [queue for queue in self._queues.values() if queue.owner is client]:
+                self._remove(queue)
+            self._set_alarm()
+        self.clock.rest(deadline)
+
+    def clear(self) -> None:
+        """Forget everything. Clients that are still here find an empty hub; their consumers get nothing more."""
+        with self._lock:
+            for queue in list(self._queues.values()):
+                self._remove(queue)
+            self._exchanges.clear()
+            self._set_alarm()
+
+    # --- publishing ------------------------------------------------------------------------------
+
+    def publish(self, message: StoredMessage, mandatory: bool) -> Answer:
+        """Route a message to its queues, and on to whoever waits there."""
+        refusal = broker_refusal(message)
+        if refusal is not None:
+            return (Result.CHANNEL_CLOSED, refusal, 406)
+        now = self.clock.now()
+        with self._lock:
+            targets = self._route(message.exchange, message.routing_key)
+            if targets is None:
+                return (Result.CHANNEL_CLOSED, f"NOT_FOUND - no exchange '{message.exchange}' in vhost '/'", 404)
+            if not targets:
+                return _NO_ROUTE if mandatory else _CONFIRMED
+            taken = [self._enqueue(queue, message, now) for queue in targets]
+        return _CONFIRMED if all(taken) else _NACKED
+
+    def _route(self, exchange: str, key: str) -> list[HubQueue] | None:
+        if exchange == DEFAULT_EXCHANGE:
+            queue = self._queues.get(key)
+            return [] if queue is None else [queue]
+        found = self._exchanges.get(exchange)
+        return None if found is None else [self._queues[name] for name in found.route(key)]
+
+    def _enqueue(self, queue: HubQueue, message: StoredMessage, now: float) -> bool:
+        """Put a message into a queue; false when the queue is full and refuses."""
+        arguments = queue.arguments
+        limit = arguments.max_length
+        if limit is not None and arguments.reject_publish and queue.depth >= limit:
+            return False
+        queue.append(message, now + min(arguments.ttl, message.ttl))
+        self._serve(queue, now)
+        while limit is not None and queue.depth > limit:
+            self._give_up(queue, queue.drop_head(), "maxlen", now)
+        return True
+
+    def _serve(self, queue: HubQueue, now: float) -> None:
+        """Deliver what can be, give up what has expired, and have the hub woken for what will."""
+        while (entry := queue.head()) is not None:
+            # Not <=: a message without any time to live still reaches a consumer that waits for it.
+            if entry.expires_at < now:
+                self._give_up(queue, queue.drop_head(), "expired", now)
+                continue
+            subscriber = queue.next_subscriber()
+            if subscriber is None:
+                break
+            subscriber.deliver(entry)
+            queue.drop_head()
+        else:
+            return  # it is empty
+        due = queue.next_expiry()
+        if due <= now:
+            for expired in queue.take_expired(now):
+                self._give_up(queue, expired, "expired", now)
+            due = queue.next_expiry()
+        if due < queue.alarm:
+            queue.alarm = due
+            heapq.heappush(self._alarms, (due, next(self._alarm_numbers), queue))
+            if self._alarms[0][2] is queue:
+                self._set_alarm()
+
+    # --- giving up -------------------------------------------------------------------------------
+
+    def _give_up(self, queue: HubQueue, entry: Entry, reason: Reason, now: float) -> None:
+        """Dead-letter an entry taken off its queue, or drop it where the queue does not say where to."""
+        arguments = queue.arguments
+        exchange = arguments.dead_letter_exchange
+        if exchange is None:
+            return
+        when = datetime.now(timezone.utc).replace(microsecond=0)
+        message = dead_letter(entry.message, queue.name, reason, when, exchange, arguments.dead_letter_routing_key)
+        targets = self._route(exchange, message.routing_key) or ()
+        taken = [self._enqueue(target, message, now) for target in targets if not is_cycle(message, target.name)]
+        if arguments.at_least_once and not any(taken):
+            queue.append(entry.message, now + _DEAD_LETTER_RETRY)
+
+    def run_due(self) -> None:
+        """Do what has become due. The clock calls this."""
+        with self._lock:
+            self._do_what_is_due()
+
+    def _do_what_is_due(self) -> None:
+        now = self.clock.now()
+        while self._alarms and self._alarms[0][0] <= now:
+            due, _, queue = heapq.heappop(self._alarms)
+            if queue.alarm == due:
+                queue.alarm = math.inf
+            # At its own moment, not at the present one: a delay that follows counts from there.
+            self._serve(queue, due)
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        due = self._alarms[0][0] if self._alarms and self._clients else None
+        self.clock.set_alarm(self.run_due, due)
+
+    # --- declaring -------------------------------------------------------------------------------
+
+    def declare(self, topology: Topology, name: str, client: object) -> list[Adopted]:
+        """Make a queue called ``name``, its exchange and its bindings exist; returns what was adopted.
+
+        :raises MessageHubConfigurationError: something there cannot be adopted, or an argument is not usable.
+        """
+        with self._lock:
+            return self._declare(topology, name, client)
+
+    def _declare(self, topology: Topology, name: str, client: object) -> list[Adopted]:
+        adopted = []
+        if topology.exchange is not None:
+            adopted += self._declare_exchange(topology.exchange)
+        adopted += self._declare_queue(topology.queue, name, client)
+        for binding in topology.bindings:
+            exchange = self._exchanges.get(binding.exchange)
+            if exchange is None:
+                raise MessageHubConfigurationError(
+                    f"binding the queue {name!r} to the exchange {binding.exchange!r}: the hub says "
+                    f"404 NOT_FOUND - no exchange '{binding.exchange}' in vhost '/'"
+                )
+            exchange.bind(name, binding.routing_key)
+        return adopted
+
+    def _declare_exchange(self, spec: ExchangeSpec) -> list[Adopted]:
+        if spec.kind != "topic" or spec.name == DEFAULT_EXCHANGE:
+            raise MessageHubConfigurationError(
+                f"exchange {spec.name!r} of type {spec.kind!r}: the embedded hub has topic exchanges, with a name"
+            )
+        short_text(spec.name, "the exchange's name")
+        present = self._exchanges.setdefault(spec.name, TopicExchange(spec.name, spec.durable))
+        if present.durable == spec.durable:
+            return []
+        text = (
+            f"PRECONDITION_FAILED - inequivalent arg 'durable' for exchange '{spec.name}' in vhost '/': "
+            f"received '{spec.durable}' but current is '{present.durable}'"
+        )
+        return [(f"exchange {spec.name!r}", text)]
+
+    def _declare_queue(self, spec: QueueSpec, name: str, client: object) -> list[Adopted]:
+        owner = client if spec.exclusive else None
+        present = self._queues.get(name)
+        if present is not None:
+            if present.owner is not owner:
+                raise _locked(f"declaring the queue {name!r}", name)
+            differs = difference(name, spec, present.spec)
+            return [] if differs is None else [(f"queue {name!r}", differs)]
+        short_text(name, "the queue's name")
+        self._queues[name] = HubQueue(name, spec, QueueArguments.read(spec), owner)
+        return []
+
+    def stats(self, name: str, client: object) -> QueueStats | None:
+        """Depth and consumers of a queue, ``None`` where there is none."""
+        with self._lock:
+            queue = self._queues.get(name)
+            if queue is None:
+                return None
+            _check_owner(queue, client, "looking at")
+            return QueueStats(depth=queue.depth, consumers=len(queue.subscribers))
+
+    def delete(self, name: str, client: object) -> None:
+        """Remove a queue with what is in it, and tell those who consume from it."""
+        with self._lock:
+            queue = self._queues.get(name)
+            if queue is None:
+                return
+            _check_owner(queue, client, "deleting")
+            bereft = list(queue.subscribers)
+            self._remove(queue)
+        for subscriber in bereft:
+            subscriber.lost()
+
+    def _remove(self, queue: HubQueue) -> None:
+        del self._queues[queue.name]
+        queue.gone = True
+        queue.clear()
+        queue.subscribers.clear()
+        for exchange in self._exchanges.values():
+            exchange.unbind(queue.name)
+        if queue.alarm < math.inf:
+            self._alarms = [alarm for alarm in self._alarms if alarm[2] is not queue]
+            heapq.heapify(self._alarms)
+            self._set_alarm()
+
+    # --- consuming -------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        topology: Topology,
+        name: str,
+        client: object,
+        deliveries: SimpleQueue[Delivery | None],
+        *,
+        prefetch: int,
+        connection_number: int,
+        lost: Callable[[], None],
+    ) -> tuple[Subscriber, list[Adopted]]:
+        """Declare a queue called ``name`` and consume from it, in one step.
+
+        :param prefetch: how many messages may be unsettled at once; 0 is any number.
+        :raises MessageHubConfigurationError: as :meth:`declare`.
+        """
+        with self._lock:
+            adopted = self._declare(topology, name, client)
+            queue = self._queues[name]
+            subscriber = Subscriber(queue, deliveries, prefetch, connection_number, lost)
+            queue.subscribers.append(subscriber)
+            self._serve(queue, self.clock.now())
+            return subscriber, adopted
+
+    def settle(self, subscriber: Subscriber, tag: int) -> None:
+        """A message is done with. One that was settled before, or whose queue is gone, is ignored."""
+        with self._lock:
+            if subscriber.unsettled.pop(tag, None) is not None and not subscriber.queue.gone:
+                self._serve(subscriber.queue, self.clock.now())
+
+    def give_back(self, subscriber: Subscriber, tag: int) -> None:
+        """A message returns to its place in the queue. Ignored as in :meth:`settle`."""
+        with self._lock:
+            entry = subscriber.unsettled.pop(tag, None)
+            if entry is not None:
+                self._restore(subscriber.queue, [entry])
+
+    def cancel(self, subscriber: Subscriber) -> None:
+        """Deliver nothing more to it. An auto-delete queue goes with its last consumer."""
+        with self._lock:
+            self._cancel(subscriber)
+
+    def end(self, subscriber: Subscriber) -> None:
+        """Cancel it, and give back all that it has not settled."""
+        with self._lock:
+            returning = list(subscriber.unsettled.values())
+            subscriber.unsettled.clear()
+            self._cancel(subscriber)
+            self._restore(subscriber.queue, returning)
+
+    def _cancel(self, subscriber: Subscriber) -> None:
+        queue = subscriber.queue
+        if subscriber in queue.subscribers:
+            queue.subscribers.remove(subscriber)
+            if queue.spec.auto_delete and not queue.subscribers:
+                self._remove(queue)
+
+    def _restore(self, queue: HubQueue, entries: list[Entry]) -> None:
+        if not queue.gone:
+            queue.restore(entries)
+            self._serve(queue, self.clock.now())
+
+
+def _check_owner(queue: HubQueue, client: object, doing: str) -> None:
+    if queue.owner is not None and queue.owner is not client:
+        raise _locked(f"{doing} the queue {queue.name!r}", queue.name)
+
+
+def _locked(what: str, name: str) -> MessageHubConfigurationError:
+    return MessageHubConfigurationError(
+        f"{what}: the hub says 405 RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' "
+        "in vhost '/'. It belongs to another client alone, or was made for several: choose another name"
+    )
