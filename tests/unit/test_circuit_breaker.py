@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -282,7 +283,19 @@ def test_32_threads_are_all_inside_their_calls_at_once(breakers: CircuitBreakers
 
 
 @pytest.mark.parametrize("restored", [False, True], ids=["reset timeout over", "connection back"])
-def test_half_open_admits_one_of_32(breakers: CircuitBreakers, clock: Clock, restored: bool) -> None:
+def test_half_open_admits_one_of_32(
+    breakers: CircuitBreakers, clock: Clock, restored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    company = threading.Barrier(2)
+    half_open = pybreaker.CircuitBreaker.half_open
+
+    def slowly(breaker: pybreaker.CircuitBreaker) -> None:
+        """Hold the door while the circuit changes: where nothing bars a second caller, it comes in here."""
+        with contextlib.suppress(threading.BrokenBarrierError):
+            company.wait(timeout=0.2)
+        half_open(breaker)
+
+    monkeypatch.setattr(pybreaker.CircuitBreaker, "half_open", slowly)
     trip(breakers, connection=restored)
     if restored:
         breakers.connection_restored()
