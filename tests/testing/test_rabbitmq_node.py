@@ -221,8 +221,9 @@ OWNER = textwrap.dedent("""
 
     node = RabbitMQNode().start()
     # A forked child that lives on must not keep the node alive.
-    multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,), daemon=True).start()
-    print(node.directory, node.epmd_port, flush=True)
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,), daemon=True)
+    child.start()
+    print(node.directory, node.epmd_port, child.pid, flush=True)
     if sys.argv[1] == "wait":
         sys.stdin.read()
 """)
@@ -241,7 +242,7 @@ def test_node_does_not_outlive_its_owner(ending: str, node: RabbitMQNode) -> Non
     )
     with owner:
         assert owner.stdout is not None
-        directory, epmd_port = owner.stdout.readline().split()
+        directory, epmd_port, child = owner.stdout.readline().split()
         if ending == "killed":
             assert len(processes_of(Path(directory))) >= 2
             owner.send_signal(signal.SIGKILL)
@@ -250,6 +251,8 @@ def test_node_does_not_outlive_its_owner(ending: str, node: RabbitMQNode) -> Non
     assert eventually(lambda: not Path(directory).exists(), 5)
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(epmd_port))) != 0
+    if ending == "killed":
+        os.kill(int(child), signal.SIGKILL)  # fails if the child had ended, and proved nothing
 
 
 @needs_node
