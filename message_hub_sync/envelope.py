@@ -112,7 +112,8 @@ class Message(_Envelope[P], Generic[P]):
     priority: int = 0
     reply_to: str | None = Field(default=None, exclude=True, repr=False)
     # Given the message at the call: bound to it, it would be a cycle that keeps bodies until a collection.
-    _reply: Callable[[Message[Any], Any], UUID] | None = PrivateAttr(default=None)
+    # Not Message[Any]: pydantic evaluates that at once, and the model lost the fields of this class.
+    _reply: Callable[[Any, Any], UUID] | None = PrivateAttr(default=None)
 
     def reply(self, payload: Any) -> UUID:
         """Answer this message: to ``reply_to`` when it names a queue, else to the sender's inbox.

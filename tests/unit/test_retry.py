@@ -1,0 +1,414 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from pika.data import decode_table, encode_table
+
+from message_hub_sync.envelope import InvalidMessage, Properties
+from message_hub_sync.errors import (
+    MessageHubConfigurationError,
+    MessageHubError,
+    MessageHubRejectError,
+    MessageHubRetryError,
+)
+from message_hub_sync.headers import MAX_HEADER_BYTES
+from message_hub_sync.retry import (
+    LADDER_MS,
+    DeadLetter,
+    RetryLater,
+    RetryPolicy,
+    attempts_made,
+    crash_properties,
+    crashes,
+    dead_letter_properties,
+    decide,
+    expired,
+    retry_properties,
+    rung,
+)
+
+NOW = 1_800_000_000.25
+NOW_ISO = datetime.fromtimestamp(NOW, timezone.utc).isoformat()
+
+
+@dataclass
+class Failed:
+    properties: Properties = field(default_factory=Properties)
+    exchange: str = "events"
+    routing_key: str = "character.created"
+
+
+def failed(**properties: Any) -> Failed:
+    return Failed(Properties(**properties))
+
+
+def moved(delivery: Failed, error: BaseException | None = None, attempts: int = 1) -> Properties:
+    return retry_properties(delivery, attempts=attempts, error=error, service="me", now=NOW)
+
+
+def dead(delivery: Failed, error: BaseException | None = None, reason: str = "why") -> Properties:
+    return dead_letter_properties(delivery, error=error, reason=reason, attempts=4, service="me", now=NOW)
+
+
+def raised(error: BaseException) -> BaseException:
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+# --- the policy ----------------------------------------------------------------------------------
+
+
+def test_by_default_a_message_is_tried_four_times_after_1_5_and_30_seconds() -> None:
+    outcomes = [decide(RetryPolicy(), attempt, ValueError("no")) for attempt in (1, 2, 3, 4)]
+    assert outcomes == [
+        RetryLater(1_000),
+        RetryLater(5_000),
+        RetryLater(30_000),
+        DeadLetter("failed 4 times, at last with ValueError"),
+    ]
+
+
+def test_the_last_delay_repeats() -> None:
+    policy = RetryPolicy(attempts=10, delays=(1, 60))
+    assert [decide(policy, n, ValueError()) for n in (1, 2, 3, 9)] == [
+        RetryLater(1_000),
+        RetryLater(60_000),
+        RetryLater(60_000),
+        RetryLater(60_000),
+    ]
+
+
+def test_a_policy_of_one_attempt_never_repeats() -> None:
+    assert decide(RetryPolicy.none(), 1, ValueError()) == DeadLetter("failed once, at last with ValueError")
+
+
+@pytest.mark.parametrize(
+    ("delay", "ms"),
+    [
+        (0, 1_000),
+        (0.001, 1_000),
+        (1, 1_000),
+        (1.001, 5_000),
+        (6, 30_000),
+        (300, 300_000),
+        (301, 3_600_000),
+        (1e9, 3_600_000),
+        (math.inf, 3_600_000),
+    ],
+)
+def test_a_delay_is_rounded_up_to_a_rung_and_above_the_top_is_the_top(delay: float, ms: int) -> None:
+    assert rung(delay) == ms
+    assert ms in LADDER_MS
+
+
+def test_a_handler_that_asks_for_a_retry_gets_its_own_delay_within_the_attempts() -> None:
+    policy = RetryPolicy(attempts=2, never=(MessageHubError,))
+    assert decide(policy, 1, MessageHubRetryError(delay=45)) == RetryLater(60_000)
+    assert decide(policy, 1, MessageHubRetryError(delay=0)) == RetryLater(1_000)
+    assert isinstance(decide(policy, 2, MessageHubRetryError(delay=45)), DeadLetter)
+
+
+@pytest.mark.parametrize("delay", [None, math.nan, "soon"])
+def test_a_retry_without_a_usable_delay_takes_the_one_of_the_policy(delay: Any) -> None:
+    assert decide(RetryPolicy(), 2, MessageHubRetryError(delay=delay)) == RetryLater(5_000)
+
+
+def test_delays_beyond_all_floats_take_the_top_rung() -> None:
+    assert decide(RetryPolicy(), 1, MessageHubRetryError(delay=10**400)) == RetryLater(3_600_000)
+
+
+def test_rejected_and_invalid_messages_are_given_up_at_once_with_their_reason() -> None:
+    assert decide(RetryPolicy(), 1, MessageHubRejectError("no such campaign")) == DeadLetter("no such campaign")
+    assert decide(RetryPolicy(), 1, InvalidMessage("the body is empty")) == DeadLetter("the body is empty")
+
+
+def test_errors_that_are_never_retried_are_given_up_at_once_with_their_subclasses() -> None:
+    policy = RetryPolicy(never=(LookupError,))
+    assert decide(policy, 1, KeyError("x")) == DeadLetter("KeyError is never retried here")
+    assert decide(policy, 1, ValueError()) == RetryLater(1_000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"attempts": 0}, "attempts 0 is not usable"),
+        ({"attempts": True}, "attempts True"),
+        ({"attempts": 2.5}, "attempts 2.5"),
+        ({"delays": ()}, "delays is empty"),
+        ({"delays": 5}, "delays 5 is not usable"),
+        ({"delays": (1, -1)}, "-1 is not usable"),
+        ({"delays": (math.nan,)}, "nan is not usable"),
+        ({"delays": "15"}, "delays '15'"),
+        ({"never": ValueError}, "never .*ValueError.* is not usable: a tuple"),
+        ({"never": (ValueError("x"),)}, "never holds"),
+        ({"never": (int,)}, "never holds .*int"),
+    ],
+)
+def test_a_policy_says_which_of_its_values_is_wrong(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(MessageHubConfigurationError, match=says):
+        RetryPolicy(**settings)
+
+
+def test_lists_are_as_good_as_tuples() -> None:
+    settings: dict[str, Any] = {"delays": [1, 60], "never": [ValueError]}
+    assert RetryPolicy(**settings) == RetryPolicy(delays=(1, 60), never=(ValueError,))
+    hash(RetryPolicy(**settings))
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [(3, 3), (0, 0), (-5, 0), (2**70, 2**31 - 1), (True, 0), ("3", 0), (2.0, 0), (None, 0), ([1], 0)],
+)
+def test_counts_in_headers_are_believed_only_where_they_are_counts(value: Any, count: int) -> None:
+    assert attempts_made({"x-attempts": value}) == crashes({"x-crashes": value}) == count
+    assert attempts_made({}) == crashes({}) == 0
+
+
+# --- what a moved message bears ------------------------------------------------------------------
+
+
+def test_a_move_keeps_what_the_message_is_and_its_headers() -> None:
+    properties = Properties(
+        message_id="m",
+        correlation_id="c",
+        type="event",
+        app_id="sender",
+        timestamp=1_700_000_000,
+        reply_to="sender.replies.1",
+        content_encoding="utf-8",
+        priority=7,
+        headers={"source": "sender", "tenant": "t-1"},
+    )
+    found = moved(Failed(properties), ValueError("no"), attempts=2)
+    kept = ["message_id", "correlation_id", "type", "app_id", "timestamp", "reply_to", "content_type"]
+    for name in [*kept, "content_encoding", "priority"]:
+        assert getattr(found, name) == getattr(properties, name), name
+    assert found.headers == {
+        "source": "sender",
+        "tenant": "t-1",
+        "x-attempts": 2,
+        "x-error-type": "ValueError",
+        "x-error-message": "no",
+        "x-first-failed-at": NOW_ISO,
+        "x-original-exchange": "events",
+        "x-original-routing-key": "character.created",
+        "x-service": "me",
+    }
+    assert properties.headers == {"source": "sender", "tenant": "t-1"}, "the delivery itself was changed"
+
+
+def test_a_moved_message_is_persistent_even_if_it_came_otherwise() -> None:
+    assert moved(failed(delivery_mode=1)).delivery_mode == 2
+
+
+def test_expiration_and_user_id_ride_in_headers_and_stay_there_at_the_next_move() -> None:
+    once = moved(failed(expiration="60000", user_id="alice"))
+    twice = dead(Failed(once))
+    for found in (once, twice):
+        assert found.expiration is None
+        assert found.user_id is None
+        assert found.headers["x-original-expiration"] == "60000"
+        assert found.headers["x-original-user-id"] == "alice"
+
+
+def test_the_first_move_says_when_and_whence() -> None:
+    once = moved(Failed())
+    again = Failed(once, exchange="", routing_key="me.character.created")
+    twice = retry_properties(again, attempts=2, error=None, service="other", now=NOW + 60)
+    assert twice.headers["x-first-failed-at"] == NOW_ISO
+    assert twice.headers["x-original-exchange"] == "events"
+    assert twice.headers["x-original-routing-key"] == "character.created"
+    assert twice.headers["x-attempts"] == 2
+    assert twice.headers["x-service"] == "other"
+
+
+@pytest.mark.parametrize("forged", [7, "x" * 60_000, {"a": 1}])
+def test_forged_headers_of_ours_are_replaced(forged: Any) -> None:
+    names = ("x-first-failed-at", "x-original-exchange", "x-original-routing-key")
+    found = moved(failed(headers=dict.fromkeys(names, forged)))
+    assert [found.headers[name] for name in names] == [NOW_ISO, "events", "character.created"]
+
+
+def test_a_crash_is_counted_and_attempts_are_not() -> None:
+    delivery = failed(headers={"x-attempts": 2, "x-crashes": 1}, expiration="60000")
+    for said in (1, 2):
+        found = crash_properties(delivery, crashes=said)
+        assert found.headers["x-crashes"] == 2
+        assert found.headers["x-attempts"] == 2
+        assert found.headers["x-original-routing-key"] == "character.created"
+        assert found.expiration is None
+    assert crash_properties(Failed(), crashes=1).headers["x-crashes"] == 1
+
+
+def test_a_dead_letter_says_why_where_when_and_how_often() -> None:
+    headers = dead(Failed(), raised(KeyError("name")), "failed 4 times").headers
+    assert headers["x-reason"] == "failed 4 times"
+    assert headers["x-attempts"] == 4
+    assert headers["x-error-type"] == "KeyError"
+    assert headers["x-error-message"] == "'name'"
+    assert headers["x-error-traceback"].endswith("KeyError: 'name'")
+    assert "in raised" in headers["x-error-traceback"]
+    assert headers["x-service"] == "me"
+
+
+def test_a_dead_letter_without_an_error_keeps_the_one_of_its_last_attempt() -> None:
+    headers = dead(Failed(moved(Failed(), ValueError("no"))), None, "expired").headers
+    assert headers["x-error-type"] == "ValueError"
+    assert headers["x-reason"] == "expired"
+    assert "x-error-traceback" not in headers
+
+
+def test_what_errors_say_cannot_disturb_a_terminal_or_a_log() -> None:
+    headers = dead(Failed(), raised(ValueError("a\x1b[31m\r\nb\u202e")), "one\ntwo").headers
+    for name in ("x-reason", "x-error-message"):
+        assert headers[name].isprintable()
+    lines = headers["x-error-traceback"].split("\n")
+    assert len(lines) > 2
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_traceback_is_cut_to_its_tail() -> None:
+    def deeper(depth: int) -> None:
+        if depth:
+            deeper(depth - 1)
+        else:
+            raise ValueError("ü" * 100_000 + "end")
+
+    try:
+        deeper(200)
+    except ValueError as error:
+        headers = dead(Failed(), error).headers
+    assert len(headers["x-error-traceback"].encode()) <= 4096
+    assert "deeper(depth - 1)" in headers["x-error-traceback"]
+    assert len(headers["x-error-message"]) <= 500
+
+
+def test_an_error_that_cannot_be_shown_does_not_keep_its_message_from_moving() -> None:
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+        __repr__ = __str__
+
+    headers = dead(Failed(), raised(Unspeakable())).headers
+    assert headers["x-error-type"] == "Unspeakable"
+    assert "cannot be made" in headers["x-error-message"]
+
+
+def test_what_the_broker_would_read_as_routing_or_as_a_cycle_is_left_out() -> None:
+    headers = {
+        "x-death": [{"queue": "me.character.created", "reason": "expired", "count": 1}],
+        "x-first-death-queue": "q",
+        "x-last-death-reason": "expired",
+        "x-delivery-count": 3,
+        "CC": ["other.queue"],
+        "BCC": ["other.queue"],
+        "kept": 1,
+    }
+    assert set(moved(failed(headers=headers)).headers) & set(headers) == {"kept"}
+
+
+def test_headers_of_any_kind_survive_or_are_dropped_so_that_the_move_can_be_written() -> None:
+    nested: Any = "bottom"
+    for _ in range(500):
+        nested = {"down": nested, "beside": 1}
+    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+    headers: dict[Any, Any] = {
+        "table": {"list": [1, "two", None, {"three": True}], "when": moment},
+        "bytes": b"\xff\x00",
+        "moment": moment,
+        "before": datetime(1, 1, 1),
+        "float": 1.5,
+        "not-a-number": math.nan,
+        "money": Decimal("12.345678901234567890123"),
+        "large": 2**63,
+        "least": -(2**63),
+        "nested": nested,
+        "surrogate": "\ud800",
+        "k" * 256: 1,
+        7: "seven",
+        "object": object(),
+    }
+    found = moved(failed(headers=headers, timestamp=-1))
+    assert found.timestamp is None
+    pieces: list[bytes] = []
+    encode_table(pieces, found.headers)
+    decoded, _ = decode_table(b"".join(pieces), 0)
+    assert decoded["table"]["list"] == [1, "two", None, {"three": True}]
+    assert decoded["float"] == "1.5"
+    assert decoded["money"] == "12.345678901234567890123"
+    assert decoded["least"] == -(2**63)
+    assert decoded["nested"]["down"]["down"]["beside"] == 1
+    assert not {"before", "large", "surrogate", "object", "k" * 256} & set(decoded)
+
+
+def test_headers_that_are_too_large_make_way_for_ours_and_the_small_ones() -> None:
+    headers = {"huge": "ü" * 31_000, "list": [b"x" * 50_000, "y" * 20_000], "source": "sender", "note": "n" * 9_000}
+    found = dead(failed(headers=headers), raised(ValueError("x" * 10_000))).headers
+    assert found["source"] == "sender"
+    assert found["note"] == "n" * 9_000
+    assert found["x-error-traceback"]
+    assert not {"huge", "list"} & set(found)
+    pieces: list[bytes] = []
+    assert encode_table(pieces, found) <= MAX_HEADER_BYTES < 64 * 1024
+
+
+def test_many_small_headers_stay_under_the_limit_as_they_are_written() -> None:
+    found = moved(failed(headers={f"h{n}": [n, {"deep": n}] for n in range(10_000)})).headers
+    pieces: list[bytes] = []
+    # Sizes are estimated from above: numbers as if each took eight bytes.
+    assert MAX_HEADER_BYTES / 2 < encode_table(pieces, found) <= MAX_HEADER_BYTES
+    assert found["x-attempts"] == 1
+
+
+# --- past its ttl --------------------------------------------------------------------------------
+
+
+def sent(at: float, ttl_ms: Any = "60000", **headers: Any) -> Properties:
+    iso = datetime.fromtimestamp(at, timezone.utc).isoformat()
+    return Properties(timestamp=int(at), headers={"timestamp": iso, "x-original-expiration": ttl_ms, **headers})
+
+
+def test_a_message_expires_when_its_ttl_after_its_timestamp_is_over() -> None:
+    assert not expired(sent(NOW), NOW + 59.9)
+    assert expired(sent(NOW), NOW + 60.1)
+
+
+def test_a_message_moved_by_us_expires_as_its_sender_wished() -> None:
+    delivery = failed(timestamp=int(NOW), expiration="60000")
+    assert expired(moved(delivery), NOW + 61)
+    assert not expired(moved(delivery), NOW + 59)
+    assert not expired(delivery.properties, NOW + 61), "the broker itself expires one that was never moved"
+
+
+def test_the_timestamp_property_serves_where_the_header_does_not() -> None:
+    for stamp in ("yesterday", None, 7):
+        properties = Properties(timestamp=int(NOW), headers={"timestamp": stamp, "x-original-expiration": "60000"})
+        assert expired(properties, NOW + 61)
+        assert not expired(properties, NOW + 58)
+
+
+def test_a_sender_whose_clock_is_ahead_prolongs_its_message_by_less_than_the_ttl() -> None:
+    ahead = sent(NOW + 3600, **{"x-first-failed-at": NOW_ISO})
+    assert not expired(ahead, NOW + 59)
+    assert expired(ahead, NOW + 61)
+
+
+@pytest.mark.parametrize("ttl", [None, "", "-1", "soon", 60000, "٣", ["1"]])
+def test_a_message_without_a_usable_ttl_never_expires(ttl: Any) -> None:
+    assert not expired(sent(NOW, ttl), NOW + 1e9)
+
+
+def test_a_ttl_of_thousands_of_digits_is_only_a_long_one() -> None:
+    assert not expired(sent(NOW, "9" * 5000), NOW + 1)
+
+
+def test_a_message_that_does_not_say_when_it_was_sent_has_not_expired() -> None:
+    assert not expired(Properties(headers={"x-original-expiration": "1"}), NOW)
