@@ -26,6 +26,4 @@ class ActionPayload(Payload):
     version: str = Field(default="1.0", description="Version of this payload's schema")
     timestamp: datetime = Field(default_factory=_now, description="When it was asked; now where left out")
     data: dict[str, Any] = Field(default_factory=dict, description="What the action works on")
-    metadata: dict[str, Any] = Field(
-        default_factory=dict, description="What is said about the message itself"
-    )
+    metadata: dict[str, Any] = Field(default_factory=dict, description="What is said about the message itself")

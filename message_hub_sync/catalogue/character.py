@@ -121,12 +121,8 @@ EVENT_TYPES = (
         CharacterValidated,
     ),
     EventType("character.leveled_up", "Character level increased", _SERVICE, (), CharacterLeveledUp),
-    EventType(
-        "character.refined", "Character refinements applied", _SERVICE, ("llm-service",), CharacterRefined
-    ),
+    EventType("character.refined", "Character refinements applied", _SERVICE, ("llm-service",), CharacterRefined),
     EventType("character.journal_updated", "Journal entries modified", _SERVICE, (), CharacterJournalUpdated),
-    EventType(
-        "character.inventory_changed", "Inventory items modified", _SERVICE, (), CharacterInventoryChanged
-    ),
+    EventType("character.inventory_changed", "Inventory items modified", _SERVICE, (), CharacterInventoryChanged),
     EventType("character.spells_changed", "Spell list modified", _SERVICE, (), CharacterSpellsChanged),
 )

@@ -27,9 +27,7 @@ class Payload(BaseModel):
     """
 
     # Instances are looked at again when they are published: model_construct() checks nothing.
-    model_config = ConfigDict(
-        extra="allow", frozen=True, populate_by_name=True, revalidate_instances="always"
-    )
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, revalidate_instances="always")
 
     @model_serializer(mode="wrap")
     def _leave_out_what_was_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

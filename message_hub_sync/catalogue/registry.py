@@ -87,9 +87,7 @@ class Catalogue:
             return self._add(EventType(name, description, publisher, services, model))
 
         def decorate(decorated: type[M]) -> type[M]:
-            self.register(
-                name, decorated, publisher=publisher, subscribers=subscribers, description=description
-            )
+            self.register(name, decorated, publisher=publisher, subscribers=subscribers, description=description)
             return decorated
 
         return decorate
@@ -116,7 +114,7 @@ class Catalogue:
         return tuple(dict.fromkeys(service for event_type in self for service in event_type.services))
 
     def event_type_of(self, model: BaseModel | type[BaseModel]) -> EventType:
-        """The event type whose payload is ``model``, an instance or a class; a derived one counts as its base.
+        """The event type whose payload is ``model``, an instance or a class; a derived class is its base's.
 
         :raises MessageValidationError: it belongs to no event type, or to several.
         """
@@ -133,9 +131,7 @@ class Catalogue:
             f'or register it: catalogue.register("quest.started", {name})'
         )
 
-    def check_publish(
-        self, event_type: str | EventType, payload: Any, service: str, strict: bool = False
-    ) -> Any:
+    def check_publish(self, event_type: str | EventType, payload: Any, service: str, strict: bool = False) -> Any:
         """Let pass what may be published.
 
         An event that the catalogue does not know passes with one warning per name.
