@@ -29,15 +29,16 @@ __all__ = ["DeduplicationStore", "MemoryDeduplication"]
 class DeduplicationStore(Protocol):
     """What ``deduplicate=`` takes: a set of keys that forgets by itself. Called from several threads at once.
 
-    A key is printable text that names the subscription and the message, so that one store may serve several
-    subscriptions. In Redis, for example, ``seen`` is ``EXISTS`` and ``add`` is ``SET … EX 3600``. A store that
-    cannot answer should raise, so that the message is retried, rather than say what it does not know.
+    A key is a message's id. One store serves one subscription: in a shared one, an event that the first
+    subscription has handled would be dropped by the second, unhandled. In Redis, for example, ``in`` is ``EXISTS``
+    and ``add`` is ``SET … EX 3600``, under a prefix that names the subscription. A store that cannot answer should
+    raise, so that the message is retried, rather than say what it does not know.
     """
 
-    def seen(self, key: str) -> bool:
+    def __contains__(self, key: str, /) -> bool:
         """Whether :meth:`add` was called with ``key`` within the time that the store remembers."""
 
-    def add(self, key: str) -> None:
+    def add(self, key: str, /) -> None:
         """Remember ``key``: its message has been handled. Once more is no error."""
 
 
@@ -45,7 +46,7 @@ class MemoryDeduplication:
     """Remembers in this process: the keys used last, each for a while. A restarted process has forgotten them.
 
     A repeated call that ended ``unknown`` follows within seconds, a redelivery within minutes, hence an hour;
-    10,000 keys of a queue's name and a UUID take 2 MB. Safe from any thread, and after a fork.
+    10,000 message ids take 2 MB. Safe from any thread, and after a fork.
 
     :param capacity: keys remembered at most; the one unused for longest goes first.
     :param window: seconds for which a key is remembered after it was added.
@@ -67,7 +68,7 @@ class MemoryDeduplication:
         self._lock = threading.Lock()
         self._process = os.getpid()
 
-    def seen(self, key: str) -> bool:
+    def __contains__(self, key: str, /) -> bool:
         """Whether ``key`` was added within the window and has not been crowded out since."""
         with self._guard():
             added = self._added.get(key)
@@ -79,7 +80,7 @@ class MemoryDeduplication:
             self._added.move_to_end(key)
             return True
 
-    def add(self, key: str) -> None:
+    def add(self, key: str, /) -> None:
         """Remember ``key`` for the window, counted from now."""
         with self._guard():
             self._added[key] = self._clock()
