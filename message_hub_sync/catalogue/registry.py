@@ -145,8 +145,7 @@ class Catalogue:
         name = event_name(event_type)
         known = self._by_name.get(name) if isinstance(name, str) else None
         if known is None:
-            if strict or name not in self._warned:
-                self._check_unknown(name, strict)
+            self._check_unknown(name, strict)
             return payload
         if strict and known.publisher is not None and known.publisher != service:
             raise MessageValidationError(
@@ -197,6 +196,8 @@ class Catalogue:
         return next((self._by_model[base] for base in cls.__mro__ if base in self._by_model), [])
 
     def _check_unknown(self, name: Any, strict: bool) -> None:
+        if not strict and isinstance(name, str) and name in self._warned:
+            return
         name = validate_event_type(name)
         if strict:
             raise MessageValidationError(
