@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -28,6 +27,8 @@ _URL_HELP = (
     "allowed are amqp://user:password@host:port/vhost, amqps://…, a list of them, "
     "several hosts separated by commas, or memory://name"
 )
+#: 49 days: what a lock can be waited for on every platform (``threading.TIMEOUT_MAX`` on Windows).
+_MAX_SECONDS = 4_294_967
 _QUERY_HELP = "cacertfile, certfile, keyfile, server_name_indication, verify (verify_peer or verify_none)"
 
 
@@ -121,7 +122,10 @@ def _strings(values: Any) -> Iterable[str]:
 def _memory_address(url: str) -> MemoryAddress:
     name = url.removeprefix("memory:").removeprefix("//").strip("/")
     if not url.startswith("memory://") or not all(c.isalnum() or c in "-_." for c in name):
-        raise MessageHubConfigurationError(f"rabbitmq_url {url!r} is not usable: memory://name is, the name optional")
+        raise MessageHubConfigurationError(
+            "rabbitmq_url: the memory:// one is not usable; memory://name is, the name optional: "
+            "letters, digits, '-', '_' and '.'"
+        )
     return MemoryAddress(name or "default")
 
 
@@ -169,7 +173,7 @@ def _host_and_port(scheme: str, text: str) -> tuple[str, int]:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    if not host or any(c.isspace() for c in host) or port == 0 or text.endswith(":"):
+    if not host or any(c.isspace() or c in "#?" for c in text) or port == 0 or text.endswith(":"):
         raise MessageHubConfigurationError(
             f"rabbitmq_url: a host is missing or its port is not a number from 1 to 65535: {_URL_HELP}"
         )
@@ -189,7 +193,7 @@ def _tls_options(query: str, given: ssl.SSLContext | None) -> tuple[ssl.SSLConte
     unknown = set(options) - {"cacertfile", "certfile", "keyfile", "server_name_indication", "verify"}
     if unknown or options.get("verify", "verify_peer") not in ("verify_peer", "verify_none"):
         raise MessageHubConfigurationError(
-            f"rabbitmq_url: an option after '?' is not known ({', '.join(sorted(unknown)) or 'verify'}): {_QUERY_HELP}"
+            f"rabbitmq_url: an option after '?', or its value, is not known; allowed are {_QUERY_HELP}"
         )
     if given is not None:
         return given, options.get("server_name_indication")
@@ -200,7 +204,7 @@ def _tls_options(query: str, given: ssl.SSLContext | None) -> tuple[ssl.SSLConte
             context.verify_mode = ssl.CERT_NONE
         if "certfile" in options:
             context.load_cert_chain(options["certfile"], options.get("keyfile"))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise MessageHubConfigurationError(
             f"rabbitmq_url: a TLS file cannot be used ({type(error).__name__}): "
             "cacertfile, certfile and keyfile name readable PEM files"
@@ -210,9 +214,11 @@ def _tls_options(query: str, given: ssl.SSLContext | None) -> tuple[ssl.SSLConte
 
 def positive_seconds(value: Any, name: str) -> float:
     """Return a duration in seconds, or raise :class:`MessageHubConfigurationError` naming it."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _MAX_SECONDS:
         return float(value)
-    raise MessageHubConfigurationError(f"{name} {value!r} is not usable: a number of seconds greater than 0 is")
+    raise MessageHubConfigurationError(
+        f"{name} {value!r} is not usable: a number of seconds greater than 0 and at most {_MAX_SECONDS} is"
+    )
 
 
 @dataclass(frozen=True)
@@ -251,9 +257,10 @@ class ClientConfig:
             raise MessageHubConfigurationError(
                 f"queue_type {self.queue_type!r} is not usable: 'classic' or 'quorum' is"
             )
-        for name, least in (("heartbeat", 1), ("max_message_bytes", 1)):
+        # AMQP sends the heartbeat in 16 bits and a body's size in 64.
+        for name, most in (("heartbeat", 2**16 - 1), ("max_message_bytes", 2**63 - 1)):
             value: Any = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
                 raise MessageHubConfigurationError(
-                    f"{name} {value!r} is not usable: a whole number of at least {least} is"
+                    f"{name} {value!r} is not usable: a whole number from 1 to {most} is"
                 )

@@ -204,7 +204,7 @@ def encode_payload(payload: Any, max_bytes: int) -> bytes:
             "Decimal, enums, dataclasses or pydantic models"
         ) from None
     if body[:1] != b"{":
-        _refuse_payload(f"a {type(payload).__name__}, becomes something else in JSON")
+        _refuse_payload(f"of type {type(payload).__name__} becomes something else in JSON")
     if (b"NaN" in body or b"Infinity" in body) and _holds_constants(body):
         raise MessageValidationError("payload holds NaN or an infinity, which JSON does not have: use None or a text")
     if len(body) > max_bytes:
@@ -222,7 +222,8 @@ def _refuse_payload(what: str) -> NoReturn:
 def _holds_constants(body: bytes) -> bool:
     """Whether ``NaN`` or ``Infinity`` stands in the JSON as a number (not inside a text)."""
     try:
-        json.loads(body, parse_constant=_refuse_constant)
+        # Numbers stay text: a whole number of too many digits is not what is asked about.
+        json.loads(body, parse_constant=_refuse_constant, parse_int=str, parse_float=str)
     except _Constant:
         return True
     return False
@@ -332,7 +333,7 @@ def _checked_headers(extra: Any) -> dict[str, Any]:
     if not isinstance(extra, Mapping):
         raise MessageValidationError(f"headers of type {type(extra).__name__} are not usable: a dict is")
     for name, value in extra.items():
-        if not isinstance(name, str) or not 0 < len(name.encode("utf-8", "surrogatepass")) <= 128:
+        if not (isinstance(name, str) and _encodable(name) and 0 < len(name.encode()) <= 128):
             raise MessageValidationError("a header's name is not usable: a text of 1 to 128 bytes is")
         if name in _RESERVED_HEADERS or name.startswith("x-"):
             raise MessageValidationError(

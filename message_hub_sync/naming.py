@@ -52,7 +52,7 @@ def validate_event_type(value: Any) -> str:
         return value
     raise MessageValidationError(
         f"event_type {_shown(value)} is not an event type: words of lower-case letters, digits and '_' "
-        "joined by dots, at least two, no wildcard (for example 'character.created')"
+        f"joined by dots, at least two, no wildcard, at most {MAX_NAME_BYTES} bytes (for example 'character.created')"
     )
 
 
@@ -65,7 +65,8 @@ def validate_event_pattern(value: Any) -> str:
         return validate_event_type(value)
     raise MessageValidationError(
         f"event type {_shown(value)} cannot be subscribed to: words of lower-case letters, digits and '_' "
-        "joined by dots, where a word may be '*' (one word) or '#' (any number of words)"
+        "joined by dots, where a word may be '*' (one word) or '#' (any number of words), "
+        f"at most {MAX_NAME_BYTES} bytes"
     )
 
 
@@ -81,4 +82,6 @@ def validate_queue_parts(service: str, event_type: str) -> None:
 
 def _shown(value: Any) -> str:
     text = repr(value)
+    if "://" in text:  # a URL in the wrong place; it may hold a password
+        return "(a URL)"
     return text if len(text) <= 80 else text[:77] + "..."
