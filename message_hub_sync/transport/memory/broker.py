@@ -128,7 +128,8 @@ class Hub:
             subscriber.deliver(entry)
             queue.drop_head()
         else:
-            return  # it is empty
+            if not queue.holds:
+                return  # nothing is left that could expire
         due = queue.next_expiry()
         if due <= now:
             for expired in queue.take_expired(now):
@@ -153,7 +154,7 @@ class Hub:
         targets = self._route(exchange, message.routing_key) or ()
         taken = [self._enqueue(target, message, now) for target in targets if not is_cycle(message, target.name)]
         if arguments.at_least_once and not any(taken):
-            queue.append(entry.message, now + _DEAD_LETTER_RETRY)
+            queue.hold(entry, now + _DEAD_LETTER_RETRY)
 
     def run_due(self) -> None:
         """Do what has become due. The clock calls this."""

@@ -44,6 +44,7 @@ class HubQueue:
         self.alarm = math.inf
         self.subscribers: deque[Subscriber] = deque()
         self._levels: list[deque[Entry]] = [deque() for _ in range(arguments.max_priority + 1)]
+        self._held: deque[Entry] = deque()
         self._position = 0
 
     @property
@@ -85,21 +86,31 @@ class HubQueue:
             returning.sort(key=lambda entry: entry.position, reverse=True)
             entries.extendleft(returning)
 
+    def hold(self, entry: Entry, until: float) -> None:
+        """Keep an expired entry that nobody took, out of everyone's way, and have it expire again later."""
+        entry.expires_at = until
+        self._held.append(entry)
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is something held."""
+        return bool(self._held)
+
     def next_expiry(self) -> float:
         """When the first head expires (only heads do, as in a classic queue); infinity when none will."""
-        return min((entries[0].expires_at for entries in self._levels if entries), default=math.inf)
+        return min((entries[0].expires_at for entries in (*self._levels, self._held) if entries), default=math.inf)
 
     def take_expired(self, now: float) -> list[Entry]:
         """Take the heads whose time is up."""
         expired = []
-        for entries in self._levels:
+        for entries in (*self._levels, self._held):
             while entries and entries[0].expires_at <= now:
                 expired.append(entries.popleft())
         return expired
 
     def clear(self) -> None:
         """Forget every message."""
-        for entries in self._levels:
+        for entries in (*self._levels, self._held):
             entries.clear()
 
     def next_subscriber(self) -> Subscriber | None:
