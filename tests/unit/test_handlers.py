@@ -164,6 +164,22 @@ def test_a_local_model_wins_over_one_of_the_same_name_in_the_module() -> None:
     assert given(handler) == (Created(tags=["a"]),)
 
 
+def test_the_envelopes_are_known_where_they_are_imported_for_type_checkers_only() -> None:
+    elsewhere: dict[str, Any] = {}
+    exec("def handler(event: 'Event'): ...", elsewhere)
+    assert type(given(elsewhere["handler"])[0]) is Event
+
+
+def test_the_names_of_a_wrapped_function_are_looked_up_in_its_own_module() -> None:
+    elsewhere: dict[str, Any] = {"Theirs": Created}
+    exec("def handler(event: 'Theirs'): ...", elsewhere)
+
+    @functools.wraps(elsewhere["handler"])
+    def wrapper(*args: Any) -> None: ...
+
+    assert given(wrapper) == (Created(character_id="c-1"),)
+
+
 # --- what can be called --------------------------------------------------------------------------
 
 
@@ -257,6 +273,7 @@ def second_is_message(event: str, envelope: Message | None = None) -> None: ...
         (coroutine_function, "coroutine function: this is the synchronous client"),
         (functools.partial(coroutine_function), "coroutine function"),
         (AsyncObject(), "coroutine function"),
+        (functools.partial(AsyncObject()), "coroutine function"),
         (generator, "generator function"),
         (no_parameter, "takes no parameter"),
         (only_keywords, "takes no parameter"),

@@ -275,19 +275,26 @@ def test_what_errors_say_cannot_disturb_a_terminal_or_a_log() -> None:
 
 
 def test_a_traceback_is_cut_to_its_tail() -> None:
-    def deeper(depth: int) -> None:
-        if depth:
-            deeper(depth - 1)
-        else:
-            raise ValueError("ü" * 100_000 + "end")
+    def outer(depth: int) -> None:
+        inner(depth - 1)
 
-    try:
-        deeper(200)
-    except ValueError as error:
-        headers = dead(Failed(), error).headers
+    def inner(depth: int) -> None:
+        if depth <= 0:
+            raise ValueError("at the very end")
+        outer(depth)
+
+    with pytest.raises(ValueError, match="very end") as caught:
+        outer(200)
+    trace = dead(Failed(), caught.value).headers["x-error-traceback"]
+    assert 2048 < len(trace.encode()) <= 4096
+    assert trace.endswith("ValueError: at the very end")
+
+
+def test_an_error_of_any_length_is_cut() -> None:
+    headers = dead(Failed(), raised(ValueError("ü" * 1_000_000)), "r" * 10_000).headers
+    assert len(headers["x-error-message"]) == len(headers["x-reason"]) == 500
     assert len(headers["x-error-traceback"].encode()) <= 4096
-    assert "deeper(depth - 1)" in headers["x-error-traceback"]
-    assert len(headers["x-error-message"]) <= 500
+    assert "in raised" in headers["x-error-traceback"]
 
 
 def test_an_error_that_cannot_be_shown_does_not_keep_its_message_from_moving() -> None:
