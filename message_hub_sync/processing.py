@@ -1,0 +1,233 @@
+"""One delivery from arrival to settlement: who handles it, and what becomes of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from message_hub_sync.config import ClientConfig
+from message_hub_sync.correlation import Handling, entered
+from message_hub_sync.deduplication import DeduplicationStore
+from message_hub_sync.envelope import InvalidMessage, Properties, printable
+from message_hub_sync.errors import MessageHubRetryError
+from message_hub_sync.handlers import Handler, Kind, Received
+from message_hub_sync.metrics import ServiceMetrics
+from message_hub_sync.moving import Moves
+from message_hub_sync.request_reply import Replies, Requests
+from message_hub_sync.retry import (
+    LADDER_MS,
+    RetryLater,
+    RetryPolicy,
+    attempts_made,
+    crash_properties,
+    crashes,
+    dead_letter_properties,
+    decide,
+    expired,
+    retry_properties,
+)
+from message_hub_sync.topology import QueueSpec, Topology, dead_letter_queue, retry_queue
+from message_hub_sync.transport.base import Consumer, Delivery
+
+__all__ = ["Processing"]
+
+logger = logging.getLogger("message_hub_sync.subscription")
+
+
+class Processing:
+    """Decides what becomes of each delivery of one queue.
+
+    Nothing in it changes, so that any number of workers share one. ``handlers`` is asked for at each
+    delivery, because subscriptions come and go.
+    """
+
+    def __init__(
+        self,
+        *,
+        topology: Topology,
+        kind: Kind,
+        retry: RetryPolicy,
+        deduplicate: DeduplicationStore | None,
+        config: ClientConfig,
+        metrics: ServiceMetrics,
+        requests: Requests,
+        replies: Replies,
+        handlers: Callable[[], Iterable[Handler]],
+    ) -> None:
+        self._queue = topology.queue.name
+        self._durable = topology.queue.durable
+        self._kind: Kind = kind
+        self._retry = retry
+        self._deduplicate = deduplicate
+        self._config = config
+        self._metrics = metrics
+        self._requests = requests
+        self._replies = replies
+        self._handlers = handlers
+
+    def process(self, delivery: Delivery, consumer: Consumer, moves: Moves) -> None:
+        """Handle one delivery, and settle it or have it moved. Handlers' exceptions end here."""
+        work = _Work(self, delivery, consumer, moves)
+        headers = delivery.properties.headers
+        if self._durable and delivery.redelivered and delivery.connection_number == 1:
+            # Its last handler may have died of it, perhaps this process's predecessor.
+            count = crashes(headers)
+            if count >= self._retry.attempts:
+                work.dead_letter(None, f"its consumer ended {count} times while handling it")
+            else:
+                work.move(retry_queue(self._queue, LADDER_MS[0]), crash_properties(delivery, crashes=count + 1))
+        elif expired(delivery.properties, time.time()):
+            work.dead_letter(None, "expired: its ttl passed while it waited for a retry")
+        elif self._kind == "message" and self._requests.claim(delivery):
+            work.settle()
+        else:
+            self._handle(work)
+
+    def _handle(self, work: _Work) -> None:
+        started = time.monotonic()
+        received = work.received
+        handler = None
+        try:
+            received.check()
+            current = Handling(
+                correlation_id=received.correlation_id,
+                message_id=received.message_id,
+                event_type=received.event_type if self._kind == "event" else None,
+                service=self._config.service_name,
+            )
+            with entered(current):
+                if self._is_duplicate(received):
+                    self._metrics.duplicate_dropped(self._queue)
+                    work.settle()
+                    return
+                answer = None
+                for handler in self._handlers():
+                    result = handler(handler.arguments(received))
+                    answer = result if answer is None else answer
+                if received.is_request and answer is not None:
+                    self._replies.answer(received, answer)
+                if self._deduplicate is not None:
+                    self._deduplicate.add(received.message_id)
+        except BaseException as error:  # a handler's sys.exit() must not end the worker either
+            self._metrics.count("receive", ok=False, seconds=time.monotonic() - started)
+            self._failed(work, error, handler)
+        else:
+            self._metrics.count("receive", ok=True, seconds=time.monotonic() - started)
+            work.settle()
+
+    def _is_duplicate(self, received: Received) -> bool:
+        return self._deduplicate is not None and received.message_id in self._deduplicate
+
+    def _failed(self, work: _Work, error: BaseException, handler: Handler | None) -> None:
+        received = work.received
+        attempt = attempts_made(work.delivery.properties.headers) + 1
+        if isinstance(error, InvalidMessage):
+            # Its bytes come from anywhere: one line, without its control characters, and no traceback.
+            logger.error(
+                "message %s in %s is not handled: %s",
+                printable(received.message_id or "without an id"),
+                work.delivery.queue,
+                printable(str(error)),
+            )
+            if received.is_request and received.message_id:
+                self._replies.fail(received, error)
+            work.dead_letter(error, str(error), attempts=attempt - 1)
+            return
+        if received.is_request and not isinstance(error, MessageHubRetryError):
+            self._log_failure(work, error, handler, logging.ERROR, "the caller is told")
+            self._replies.fail(received, error)
+            work.settle()
+            return
+        decision = decide(self._retry, attempt, error)
+        if not self._durable:
+            self._log_failure(work, error, handler, logging.ERROR, "dropped, as its queue is not durable")
+            self._metrics.dead_lettered(self._queue)
+            work.settle()
+        elif isinstance(decision, RetryLater):
+            after = f"attempt {attempt} of {self._retry.attempts}, again in {decision.delay_ms / 1000:g} s"
+            self._log_failure(work, error, handler, logging.WARNING, after)
+            work.retry(error, attempt, decision.delay_ms)
+        else:
+            self._log_failure(work, error, handler, logging.ERROR, f"moved to {self._queue}.dead, {decision.reason}")
+            work.dead_letter(error, decision.reason, attempts=attempt)
+
+    def _log_failure(
+        self, work: _Work, error: BaseException, handler: Handler | None, level: int, outcome: str
+    ) -> None:
+        hint = None if handler is None else handler.hint(error)
+        with entered(
+            Handling(work.received.correlation_id, work.received.message_id, service=self._config.service_name)
+        ):
+            logger.log(
+                level,
+                "handler %s failed on message %s of %s: %s%s",
+                "" if handler is None else handler.name,
+                printable(work.received.message_id),
+                work.delivery.queue,
+                printable(outcome),
+                f" ({hint})" if hint else "",
+                exc_info=error,
+            )
+
+
+class _Work:
+    """One delivery with what settles and moves it. Lives in one worker's thread."""
+
+    __slots__ = ("consumer", "delivery", "moves", "processing", "received")
+
+    def __init__(self, processing: Processing, delivery: Delivery, consumer: Consumer, moves: Moves) -> None:
+        self.processing = processing
+        self.delivery = delivery
+        self.consumer = consumer
+        self.moves = moves
+        config = processing._config
+        self.received = Received(
+            delivery, kind=processing._kind, service=config.service_name, max_bytes=config.max_message_bytes
+        )
+
+    def settle(self) -> None:
+        self.consumer.settle(self.delivery)
+        if self.processing._config.settle_each:
+            self.consumer.flush()
+
+    def move(self, queue: QueueSpec, properties: Properties, counted: Callable[[], None] | None = None) -> None:
+        def done() -> None:
+            self.settle()
+            if counted is not None:
+                counted()
+
+        self.moves.add(self.delivery, queue, properties, done)
+
+    def retry(self, error: BaseException, attempts: int, delay_ms: int) -> None:
+        processing = self.processing
+        queue = processing._queue
+        properties = retry_properties(
+            self.delivery, attempts=attempts, error=error, service=processing._config.service_name, now=time.time()
+        )
+        self.move(retry_queue(queue, delay_ms), properties, lambda: processing._metrics.retried(queue))
+
+    def dead_letter(self, error: BaseException | None, reason: str, *, attempts: int | None = None) -> None:
+        processing = self.processing
+        queue = processing._queue
+        if not processing._durable:
+            processing._metrics.dead_lettered(queue)
+            self.settle()
+            return
+        if error is None:
+            logger.error(
+                "message %s of %s is moved to %s.dead: %s", printable(self.received.message_id), queue, queue, reason
+            )
+        properties = dead_letter_properties(
+            self.delivery,
+            error=error,
+            reason=reason,
+            attempts=attempts_made(self.delivery.properties.headers) if attempts is None else attempts,
+            service=processing._config.service_name,
+            now=time.time(),
+        )
+        self.move(
+            dead_letter_queue(queue, processing._config.queue_type),
+            properties,
+            lambda: processing._metrics.dead_lettered(queue),
+        )

@@ -1,0 +1,268 @@
+"""One queue being consumed: its worker threads, from the first delivery to the last settlement."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from queue import Empty
+
+from message_hub_sync.config import ClientConfig
+from message_hub_sync.deadlines import remaining
+from message_hub_sync.deduplication import DeduplicationStore
+from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
+from message_hub_sync.handlers import Handler, Kind
+from message_hub_sync.metrics import ServiceMetrics
+from message_hub_sync.moving import Moves
+from message_hub_sync.processing import Processing
+from message_hub_sync.request_reply import Replies, Requests
+from message_hub_sync.retry import RetryPolicy
+from message_hub_sync.runtime import became_reloader_parent, threads_note
+from message_hub_sync.topology import Topology
+from message_hub_sync.transport.base import Consumer, Delivery, Transport
+
+__all__ = ["Options", "QueueConsumer", "Source", "Surroundings"]
+
+logger = logging.getLogger("message_hub_sync.subscription")
+
+#: Seconds for the last acknowledgements of a handler that outlived the deadline of whoever stopped it.
+CLOSE_TIMEOUT = 1.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a queue is consumed; one set per queue, whoever else subscribes to it. No ``retry``: the client's."""
+
+    prefetch: int = 64
+    workers: int = 1
+    retry: RetryPolicy | None = None
+    deduplicate: DeduplicationStore | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A queue to consume, and what arrives there."""
+
+    topology: Topology
+    kind: Kind
+    event_type: str | None = None
+
+    @property
+    def key(self) -> tuple[str, bool]:
+        """A durable and a passing queue of one name are two."""
+        return self.topology.queue.name, self.topology.queue.durable
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What every queue's consumer of one client works with."""
+
+    transport: Transport
+    config: ClientConfig
+    metrics: ServiceMetrics
+    requests: Requests
+    replies: Replies
+    retry: RetryPolicy
+
+
+class QueueConsumer:
+    """Consumes one queue for all subscriptions to it.
+
+    Mutable: ``_handlers``, replaced as a whole by the registry that owns this under *its* lock, so that workers
+    read it without; guarded by ``_lock``: the opening (done once, awaited by whoever else starts this), the
+    workers that still run, and whether they are to stop.
+    """
+
+    def __init__(self, source: Source, options: Options, surroundings: Surroundings) -> None:
+        self.source = source
+        self.options = options
+        self._surroundings = surroundings
+        self._handlers: tuple[tuple[object, Handler], ...] = ()
+        self._processing = Processing(
+            topology=source.topology,
+            kind=source.kind,
+            retry=options.retry or surroundings.retry,
+            deduplicate=options.deduplicate,
+            config=surroundings.config,
+            metrics=surroundings.metrics,
+            requests=surroundings.requests,
+            replies=surroundings.replies,
+            handlers=lambda: [handler for _, handler in self._handlers],
+        )
+        self._lock = threading.Lock()
+        self._opening: Future[Consumer] | None = None
+        self._workers: list[threading.Thread] = []
+        self._stopping = False
+        self._stop_deadline = 0.0
+        self._afterwards: list[Callable[[], None]] = []
+
+    # --- who handles ------------------------------------------------------------------------------
+
+    def attach(self, owner: object, handler: Handler) -> None:
+        """Add a subscription's callback. The caller holds the registry's lock."""
+        self._handlers = (*self._handlers, (owner, handler))
+
+    def detach(self, owner: object) -> bool:
+        """Remove a subscription's callback; whether none is left. The caller holds the registry's lock."""
+        self._handlers = tuple(pair for pair in self._handlers if pair[0] is not owner)
+        return not self._handlers
+
+    @property
+    def queue(self) -> str:
+        """The queue's present name."""
+        consumer = self._consumer()
+        return self.source.topology.queue.name if consumer is None else consumer.queue
+
+    @property
+    def active(self) -> bool:
+        """Whether deliveries arrive and a worker takes them."""
+        consumer = self._consumer()
+        return consumer is not None and consumer.active and bool(self._workers) and not self._stopping
+
+    @property
+    def is_current_thread(self) -> bool:
+        """Whether the caller is one of the workers: a handler."""
+        return threading.current_thread() in self._workers
+
+    # --- start and stop ---------------------------------------------------------------------------
+
+    def start(self, deadline: float) -> None:
+        """Consume. Whoever comes second waits for the first one's result.
+
+        :raises MessageHubError: it could not be declared and consumed in time.
+        """
+        with self._lock:
+            opening = self._opening
+            mine = opening is None
+            if opening is None:
+                opening = self._opening = Future()
+        if mine:
+            try:
+                self._open(opening, deadline)
+            except BaseException as error:
+                if not opening.done():
+                    opening.set_exception(error)
+                raise
+            return
+        try:
+            opening.result(timeout=remaining(deadline))
+        except FutureTimeoutError:  # the builtin TimeoutError only from 3.11 on
+            raise MessageHubConnectionError(
+                f"the queue {self.source.topology.queue.name} was not consumed in time{threads_note()}"
+            ) from None
+
+    def _open(self, opening: Future[Consumer], deadline: float) -> None:
+        surroundings = self._surroundings
+        consumer = surroundings.transport.consume(
+            self.source.topology, prefetch=self.options.prefetch, deadline=deadline
+        )
+        name = f"message-hub-{surroundings.config.service_name}-{self.source.topology.queue.name}"
+        workers = [
+            threading.Thread(target=self._work, args=(consumer,), name=f"{name}-{number}", daemon=True)
+            for number in range(1, self.options.workers + 1)
+        ]
+        try:
+            with self._lock:
+                if self._stopping:
+                    raise MessageHubConnectionError("it was cancelled meanwhile: nothing is consumed")
+                opening.set_result(consumer)
+                # Under the lock, so that nobody joins a thread that has not started.
+                for worker in workers:
+                    worker.start()
+                    self._workers.append(worker)
+        except (RuntimeError, MessageHubConnectionError) as error:
+            # A RuntimeError: no thread starts in a process that is at its end, or at its limit.
+            self._stopping = True
+            consumer.cancel(deadline)
+            consumer.close(deadline)
+            raise MessageHubConnectionError(f"the queue {consumer.queue} is not consumed: {error}") from None
+
+    def cancel(self, deadline: float) -> None:
+        """Stop the intake, and have each worker end after the message it is at. Does not wait for them."""
+        with self._lock:
+            if self._stopping:
+                return
+            self._stopping = True
+            self._stop_deadline = deadline
+        consumer = self._consumer()
+        if consumer is None:
+            return
+        try:
+            consumer.cancel(deadline)
+        except MessageHubError as error:
+            logger.debug("the consumer of %s was not cancelled in order: %s", consumer.queue, error)
+        for _ in range(self.options.workers):
+            consumer.deliveries.put(None)
+
+    def join(self, deadline: float) -> bool:
+        """Wait for the workers, but not for the calling one; whether they have ended."""
+        for worker in list(self._workers):
+            if worker is not threading.current_thread():
+                worker.join(remaining(deadline))
+        return not self._workers
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Have ``action`` run by the last worker when it has settled its message; at once if there is none."""
+        with self._lock:
+            if self._workers:
+                self._afterwards.append(action)
+                return
+        action()
+
+    def _consumer(self) -> Consumer | None:
+        opening = self._opening
+        if opening is None or not opening.done() or opening.exception() is not None:
+            return None
+        return opening.result()
+
+    # --- the workers ------------------------------------------------------------------------------
+
+    def _work(self, consumer: Consumer) -> None:
+        moves = Moves(self._surroundings.transport)
+        try:
+            while not self._stopping:
+                delivery = self._next(consumer, moves)
+                if delivery is not None and not self._stopping:
+                    self._process(delivery, consumer, moves)
+        finally:
+            self._leave(consumer)
+
+    def _next(self, consumer: Consumer, moves: Moves) -> Delivery | None:
+        due = moves.next_due()
+        try:
+            return consumer.deliveries.get(timeout=due)
+        except Empty:
+            moves.advance()
+            return None
+
+    def _process(self, delivery: Delivery, consumer: Consumer, moves: Moves) -> None:
+        if became_reloader_parent():
+            # A script's app.run(debug=True), seen only now: the child serves, this process watches files.
+            logger.info("%s is consumed no more: this is the parent of werkzeug's reloader", consumer.queue)
+            self.cancel(time.monotonic() + CLOSE_TIMEOUT)
+            return
+        try:
+            self._processing.process(delivery, consumer, moves)
+            # A stream of deliveries must not keep moves from being tried again.
+            if moves.next_due() == 0:
+                moves.advance()
+        except BaseException:
+            logger.exception("a delivery of %s could not be processed and stays unsettled", consumer.queue)
+
+    def _leave(self, consumer: Consumer) -> None:
+        """The last worker to end gives back what nobody handled, so that running handlers settle before."""
+        with self._lock:
+            self._workers = [worker for worker in self._workers if worker is not threading.current_thread()]
+            if self._workers:
+                return
+            actions, self._afterwards = self._afterwards, []
+        try:
+            consumer.close(max(self._stop_deadline, time.monotonic() + CLOSE_TIMEOUT))
+        except MessageHubError as error:
+            logger.debug("the consumer of %s was not closed in order: %s", consumer.queue, error)
+        for action in actions:
+            action()

@@ -1,0 +1,78 @@
+"""What kind of process this is, as far as it bears on threads and connections. Reads, never imports."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+__all__ = ["became_reloader_parent", "has_running_loop", "reloader_parent", "threads_note"]
+
+_TRUE = ("1", "true", "t", "yes", "y", "on")
+
+
+def reloader_parent() -> str | None:
+    """The name of the reloader whose parent process this is, or ``None``.
+
+    Such a process loads the application only to find out whether it loads, then watches files while a
+    child serves. A consumer in it would take half of the child's messages, with the code of yesterday.
+
+    Django and ``flask run`` are known by their command line, before anything is loaded. A script that calls
+    ``app.run(debug=True)`` is known only from that call on: see :func:`became_reloader_parent`.
+    """
+    if became_reloader_parent():
+        return "werkzeug"
+    environ = os.environ
+    if (
+        environ.get("FLASK_RUN_FROM_CLI") == "true"
+        and environ.get("WERKZEUG_RUN_MAIN") != "true"
+        and "run" in sys.argv[1:]
+        and _flask_reloads()
+    ):
+        return "flask"
+    if (
+        sys.argv[1:2] in (["runserver"], ["runserver_plus"])
+        and "--noreload" not in sys.argv
+        and environ.get("RUN_MAIN") != "true"
+        and environ.get("WERKZEUG_RUN_MAIN") != "true"
+        and "django" in sys.modules
+    ):
+        return "django"
+    return None
+
+
+def became_reloader_parent() -> bool:
+    """Whether a call of werkzeug's ``run_simple`` has made this process a reloader's parent by now.
+
+    Only with ``use_reloader`` does it import the module asked for here. Consumers ask before each delivery.
+    """
+    return "werkzeug._reloader" in sys.modules and os.environ.get("WERKZEUG_RUN_MAIN") != "true"
+
+
+def _flask_reloads() -> bool:
+    # The command line, then FLASK_RUN_RELOAD, then what debug says: the order in which Flask decides.
+    arguments = sys.argv[1:]
+    if "--no-reload" in arguments:
+        return False
+    if "--reload" in arguments:
+        return True
+    if "FLASK_RUN_RELOAD" in os.environ:
+        return os.environ["FLASK_RUN_RELOAD"].lower() in _TRUE
+    if "--no-debug" in arguments:
+        return False
+    return "--debug" in arguments or os.environ.get("FLASK_DEBUG", "").lower() in _TRUE
+
+
+def has_running_loop() -> bool:
+    """Whether this thread runs an asyncio event loop now, which a blocking call would hold up."""
+    asyncio: Any = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
+def threads_note() -> str:
+    """What to add to the text of a timeout where no thread of ours can run; empty elsewhere."""
+    uwsgi: Any = sys.modules.get("uwsgi")
+    options = getattr(uwsgi, "opt", None)
+    if not isinstance(options, dict) or options.get("enable-threads") or options.get("threads"):
+        return ""
+    return "; this process runs under uWSGI without enable-threads, so no thread of the client runs: enable it"

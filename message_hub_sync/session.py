@@ -1,0 +1,107 @@
+"""What one client has in one process: everything with threads, locks and sockets. A forked child gets another."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from message_hub_sync.circuit_breaker import CircuitBreakers
+from message_hub_sync.config import ClientConfig, MemoryAddress
+from message_hub_sync.deadlines import remaining
+from message_hub_sync.errors import MessageHubConnectionError
+from message_hub_sync.metrics import ServiceMetrics
+from message_hub_sync.publisher import Publisher
+from message_hub_sync.queue_consumer import Surroundings
+from message_hub_sync.request_reply import Replies, Requests
+from message_hub_sync.retry import RetryPolicy
+from message_hub_sync.subscription import Subscription, Subscriptions
+from message_hub_sync.transport.base import Transport
+
+__all__ = ["Session"]
+
+logger = logging.getLogger("message_hub_sync.client")
+
+
+class Session:
+    """One transport with what publishes, consumes and requests over it.
+
+    Mutable, guarded by ``_lock``: whether it is closing, and by whom. ``closed`` is set at its end.
+    """
+
+    def __init__(self, config: ClientConfig, retry: RetryPolicy, inherited: Sequence[Subscription] = ()) -> None:
+        self.config = config
+        metrics = ServiceMetrics(config.service_name)
+        self.breakers = CircuitBreakers(config.circuit_breaker, on_change=metrics.circuit_state)
+        self.transport = _transport(config)
+        self.transport.on_connected(self.breakers.connection_restored)
+        self.publisher = Publisher(self.transport, config, self.breakers, metrics)
+        self.requests = Requests(self.transport, config, self.publisher, metrics)
+        self.replies = Replies(config, self.publisher)
+        surroundings = Surroundings(self.transport, config, metrics, self.requests, self.replies, retry)
+        self.subscriptions = Subscriptions(surroundings, inherited)
+        self.closed = threading.Event()
+        self._lock = threading.Lock()
+        self._closing = False
+        self._on_close: list[Callable[[], None]] = []
+
+    def admit(self) -> None:
+        """Let a call through; once the session closes, only those of handlers that still run.
+
+        :raises MessageHubConnectionError: it is closed, or closing.
+        """
+        if self._closing and (self.closed.is_set() or not self.subscriptions.in_handler()):
+            raise MessageHubConnectionError(
+                "this client is closed: nothing was sent; make another one to go on (a closed one stays closed)"
+            )
+
+    def on_close(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called when the session begins to close; at once where it has begun."""
+        with self._lock:
+            if not self._closing:
+                self._on_close.append(listener)
+                return
+        listener()
+
+    def close(self, deadline: float) -> None:
+        """End in order, as far as the deadline allows; afterwards all at once. Idempotent."""
+        with self._lock:
+            first = not self._closing
+            self._closing = True
+            listeners, self._on_close = self._on_close, []
+        if not first:
+            if not self.subscriptions.in_handler():
+                self.closed.wait(remaining(deadline))
+            return
+        for listener in listeners:
+            listener()
+        # Handlers may still send and settle while they finish: the connections end last.
+        self.subscriptions.refuse()
+        mine = self.subscriptions.stop(deadline)
+        if mine is None:
+            self._finish(deadline)
+        else:
+            # Called by a handler: its own message can be settled only when it has returned.
+            mine.afterwards(lambda: self._finish(max(deadline, time.monotonic() + 1.0)))
+
+    def _finish(self, deadline: float) -> None:
+        try:
+            self.publisher.await_confirms(deadline)
+            self.requests.close(deadline)
+            self.transport.close(deadline)
+        except Exception:
+            logger.exception("closing did not go in order")
+        finally:
+            self.closed.set()
+
+
+def _transport(config: ClientConfig) -> Transport:
+    # Imported where it is needed: a service under test never loads pika, and one in production no embedded hub.
+    if isinstance(config.address, MemoryAddress):
+        from message_hub_sync.transport.memory import MemoryTransport
+
+        return MemoryTransport(config)
+    from message_hub_sync.transport.rabbitmq import RabbitMQTransport
+
+    return RabbitMQTransport(config)
