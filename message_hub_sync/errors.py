@@ -22,7 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 from uuid import UUID
 
 __all__ = [
@@ -98,6 +99,10 @@ class MessageHubDeliveryError(MessageHubError):
         if not failures and message_id is not None:
             failures = (DeliveryFailure(0, message_id, outcome, self.reason),)
         self.failures: tuple[DeliveryFailure, ...] = tuple(failures)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pickle knows of no keywords; a process pool whose worker raised this would break.
+        return partial(type(self), outcome=self.outcome), self.args, vars(self)
 
 
 class MessageHubTimeoutError(MessageHubError):
