@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
+from message_hub_sync import __version__
 from message_hub_sync.cli.events import events
-from message_hub_sync.cli.version import package_version
 
 __all__ = ["main"]
 
 
 @click.group("message-hub", context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_version(), prog_name="message-hub")
+@click.version_option(__version__, prog_name="message-hub")
 def main() -> None:
     """The Message Hub, from the command line."""
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from message_hub_sync import __version__
 from message_hub_sync.catalogue import EventType
-from message_hub_sync.cli.version import package_version
 from message_hub_sync.envelope import EVENT, JSON, PERSISTENT
 from message_hub_sync.topology import EVENT_EXCHANGE, event_queue_name
 
@@ -32,7 +32,7 @@ def asyncapi_document(events: Sequence[EventType], service: str | None = None) -
         "asyncapi": "3.0.0",
         "info": {
             "title": f"Message Hub events of {service}" if service else "Message Hub events",
-            "version": package_version(),
+            "version": __version__,
             "description": "Which events there are, who publishes them to whom, and what they carry.",
         },
         "defaultContentType": JSON,

@@ -9,9 +9,9 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+from message_hub_sync import __version__
 from message_hub_sync.catalogue import EventType
 from message_hub_sync.cli.picture import hues, svg_picture
-from message_hub_sync.cli.version import package_version
 
 __all__ = ["events_page", "type_text"]
 
@@ -31,7 +31,7 @@ def events_page(events: Sequence[EventType], service: str | None = None) -> str:
         "groups": "\n".join(
             _group(name, [event for event in events if event.publisher == name], colours) for name in publishers
         ),
-        "version": escape(package_version()),
+        "version": escape(__version__),
     }
     page = resources.files("message_hub_sync.cli").joinpath("page.html").read_text(encoding="utf-8")
     before, *pieces = page.split("{{")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import logging
 import threading
 from types import MappingProxyType
@@ -12,7 +13,6 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel
 
-from message_hub_sync import catalogue as package
 from message_hub_sync.catalogue import (
     Catalogue,
     CharacterCreated,
@@ -149,6 +149,8 @@ def test_a_model_of_two_event_types_must_be_published_by_name(catalogue: Catalog
 
 
 def test_the_package_offers_the_methods_of_the_process_wide_catalogue() -> None:
+    package = importlib.import_module("message_hub_sync.catalogue")
+
     assert package.get("character.created") is package.catalogue.get("character.created")
     assert package.event_type_of(CharacterCreated) == "character.created"
     assert package.register == package.catalogue.register
