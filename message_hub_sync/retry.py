@@ -287,7 +287,7 @@ def _error_text(error: BaseException) -> str:
 def _traceback_tail(error: BaseException) -> str:
     # The innermost frames say most; a deep recursion has thousands.
     try:
-        formatted = "".join(traceback.TracebackException.from_exception(error, limit=-32).format())
+        formatted = "".join(traceback.TracebackException.from_exception(error, limit=-64).format())
     except Exception:
         # An exception that cannot be shown must not keep its message from being moved.
         return ""
