@@ -257,19 +257,18 @@ def test_a_payload_that_fits_passes_and_is_sent_as_it_was_given(catalogue: Catal
     assert catalogue.check_publish("character.created", payload, CHARACTER_SERVICE, strict=True) is payload
 
 
-def test_a_services_own_model_passes_when_its_json_fits(catalogue: Catalogue) -> None:
-    class Change(BaseModel):
-        hp: int
+def test_objects_inside_a_payload_pass_when_their_json_fits(catalogue: Catalogue) -> None:
+    class Theme(BaseModel):
+        mood: str
 
     class Own(BaseModel):
-        character_id: UUID
-        changes: Change
+        campaign_id: UUID
+        theme: Theme
 
-    own = Own(character_id=UUID(int=1), changes=Change(hp=3))
-    assert catalogue.check_publish("character.updated", own, CHARACTER_SERVICE) is own
-    nested = {"character_id": "a", "changes": Change(hp=3)}
-    for payload in (nested, MappingProxyType(nested)):
-        assert catalogue.check_publish("character.updated", payload, CHARACTER_SERVICE) is payload
+    own = Own(campaign_id=UUID(int=1), theme=Theme(mood="grim"))
+    nested = {"campaign_id": "c", "theme": Theme(mood="grim")}
+    for payload in (own, nested, MappingProxyType(nested)):
+        assert catalogue.check_publish("campaign.theme_changed", payload, "campaign-service") is payload
 
 
 @pytest.mark.parametrize(
