@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
@@ -31,7 +29,7 @@ from message_hub_sync.errors import (
 )
 from message_hub_sync.handlers import Kind, handler_for
 from message_hub_sync.health import health_status, queue_stats
-from message_hub_sync.lifecycle import watch
+from message_hub_sync.lifecycle import Lifecycle
 from message_hub_sync.metrics import MESSAGE_COUNTER, MESSAGE_LATENCY
 from message_hub_sync.outgoing import (
     DEFAULT_TTL,
@@ -41,14 +39,13 @@ from message_hub_sync.outgoing import (
     outgoing_messages,
 )
 from message_hub_sync.publisher import BULK_SLICE
-from message_hub_sync.queue_consumer import Source
+from message_hub_sync.queue_consumer import Options, Source
 from message_hub_sync.retry import RetryPolicy
 from message_hub_sync.runtime import has_running_loop, reloader_parent, threads_note
 from message_hub_sync.session import Session
 from message_hub_sync.signals import StopSignals
 from message_hub_sync.subscription import (
     Subscription,
-    Subscriptions,
     consume_options,
     event_sources,
     inbox_sources,
@@ -101,8 +98,7 @@ class MessageHubClient:
     Nothing connects before it is needed. A closed client stays closed. In a forked child the client starts
     anew on first use, and the parent's subscriptions are inactive there until their ``start()``.
 
-    Mutable, guarded by ``_lock``: the session of this process, made on first use, and the few things that are
-    told only once.
+    Mutable: ``_told``, what was warned about once; ``setdefault``, which is atomic, decides who does.
     """
 
     def __init__(
@@ -141,13 +137,8 @@ class MessageHubClient:
             strict_catalogue=strict_catalogue,
             settle_each=settle_each,
         )
-        self._retry = RetryPolicy() if retry is None else retry
-        self._lock = threading.Lock()
-        self._process = os.getpid()
-        self._session: Session | None = None
-        self._inherited: list[Subscription] = []
-        self._told: set[str] = set()
-        watch(self)
+        self._lifecycle = Lifecycle(self._config, RetryPolicy() if retry is None else retry)
+        self._told: dict[str, object] = {}
 
     @property
     def service_name(self) -> str:
@@ -193,7 +184,7 @@ class MessageHubClient:
         Called by a handler it does not wait for that handler; the connections end when it has returned.
         """
         deadline = deadline_after(timeout, self._config.close_timeout)
-        self._this_process().close(deadline)
+        self._lifecycle.session().close(deadline)
 
     def run_forever(self) -> None:
         """Block until SIGTERM, SIGINT or :meth:`close`; then end in order, and return.
@@ -206,7 +197,6 @@ class MessageHubClient:
             session.on_close(signals.wake)
             signals.wait()
             self.close()
-            session.closed.wait(self._config.close_timeout)
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -438,7 +428,7 @@ class MessageHubClient:
         ``blocked``, ``disconnected``. ``circuit_breakers``, ``connections``, ``queues``: each by itself.
         ``last_error``: what ended a connection last.
         """
-        session = self._this_process()
+        session = self._lifecycle.session()
         return health_status(self._config.service_name, session.transport, session.breakers, session.subscriptions)
 
     def get_queue_stats(self, *, timeout: float | None = None) -> dict[str, dict[str, int]]:
@@ -453,20 +443,8 @@ class MessageHubClient:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _this_process(self) -> Session:
-        """The session of this process; a child that no hook announced is noticed by its process id."""
-        if self._process != os.getpid():
-            self._after_fork_in_child()
-        session = self._session
-        if session is None:
-            with self._lock:
-                if self._session is None:
-                    self._session = Session(self._config, self._retry, self._inherited)
-                session = self._session
-        return session
-
     def _entered(self) -> Session:
-        session = self._this_process()
+        session = self._lifecycle.session()
         session.admit()
         if has_running_loop():
             self._tell_once(
@@ -487,18 +465,15 @@ class MessageHubClient:
         return session
 
     def _subscribed(
-        self, kind: Kind, sources: tuple[Source, ...], callback: Callable[..., Any], options: Any
+        self, kind: Kind, sources: tuple[Source, ...], callback: Callable[..., Any], options: Options
     ) -> Subscription:
         def reply(message: Message[Any], payload: Any) -> UUID:
             return self._publishing().replies.reply(message, payload)
 
         handler = handler_for(callback, kind, reply if kind == "message" else None)
-        subscription = Subscription(self._registry, self._config, sources, handler, options)
+        subscription = Subscription(self._lifecycle.subscriptions, self._config, sources, handler, options)
         subscription.start()
         return subscription
-
-    def _registry(self) -> Subscriptions:
-        return self._this_process().subscriptions
 
     def _bulk_timeout(self, timeout: float | None, count: int) -> float:
         slices = max(1, -(-count // BULK_SLICE))
@@ -512,32 +487,6 @@ class MessageHubClient:
             )
 
     def _tell_once(self, what: str, text: str) -> None:
-        if what not in self._told:
-            with self._lock:
-                first = what not in self._told
-                self._told.add(what)
-            if first:
-                logger.warning("%s", text)
-
-    def _after_fork_in_child(self) -> None:
-        """The parent's locks may be held for ever and its sockets are not ours: leave them, and begin anew."""
-        session, self._session = self._session, None
-        self._lock = threading.Lock()
-        self._process = os.getpid()
-        if session is not None:
-            # Without the parent's lock, which may be held by a thread that is not here.
-            self._inherited = list(session.subscriptions.known_unlocked())
-            session.transport.abandon()
-
-    def _at_exit(self) -> None:
-        session = self._session
-        if session is None or session.closed.is_set() or self._process != os.getpid():
-            return
-        running = session.subscriptions.running()
-        if running:
-            logger.warning(
-                "%s ends with %d live subscriptions; run_forever() keeps a service running",
-                self._config.service_name,
-                len(running),
-            )
-        session.close(time.monotonic() + self._config.close_timeout)
+        mine = object()
+        if self._told.setdefault(what, mine) is mine:
+            logger.warning("%s", text)

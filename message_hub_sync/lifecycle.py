@@ -1,44 +1,93 @@
-"""Every client of this process, for the two moments that concern them all: a fork, and the interpreter's end."""
+"""A client over the life of its process: its session made on first use, made anew after a fork, closed at exit."""
 
 from __future__ import annotations
 
 import atexit
 import logging
 import os
-from typing import Protocol
+import threading
+import time
 from weakref import WeakSet
 
-__all__ = ["watch"]
+from message_hub_sync.config import ClientConfig
+from message_hub_sync.retry import RetryPolicy
+from message_hub_sync.session import Session
+from message_hub_sync.subscription import Subscription, Subscriptions
+
+__all__ = ["Lifecycle"]
 
 logger = logging.getLogger("message_hub_sync.client")
 
 
-class Watched(Protocol):
-    """What a client does at those moments."""
+class Lifecycle:
+    """Gives the session of the process that asks.
 
-    def _after_fork_in_child(self) -> None: ...
+    Mutable, guarded by ``_lock``: the session. A forked child replaces both, as a thread that does not exist
+    there may hold the lock. Subscriptions keep this alive; a client without any may be collected.
+    """
 
-    def _at_exit(self) -> None: ...
+    def __init__(self, config: ClientConfig, retry: RetryPolicy) -> None:
+        self._config = config
+        self._retry = retry
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._session: Session | None = None
+        self._inherited: list[Subscription] = []
+        _all.add(self)
+
+    def session(self) -> Session:
+        """The session of this process; a fork that no hook announced is noticed by the process id."""
+        if self._process != os.getpid():
+            self.forked()
+        session = self._session
+        if session is None:
+            with self._lock:
+                if self._session is None:
+                    self._session = Session(self._config, self._retry, self._inherited)
+                session = self._session
+        return session
+
+    def subscriptions(self) -> Subscriptions:
+        """Those of this process."""
+        return self.session().subscriptions
+
+    def forked(self) -> None:
+        """In a forked child: leave the parent's sockets and locks alone, and begin anew on first use."""
+        session, self._session = self._session, None
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        if session is not None:
+            self._inherited = session.subscriptions.known_unlocked()
+            session.transport.abandon()
+
+    def exiting(self) -> None:
+        """At the interpreter's end: close, within the close timeout."""
+        session = self._session
+        if session is None or session.closed.is_set() or self._process != os.getpid():
+            return
+        running = len(session.subscriptions.running())
+        if running:
+            logger.warning(
+                "%s ends while %d subscriptions are live: run_forever() keeps a service running",
+                self._config.service_name,
+                running,
+            )
+        session.close(time.monotonic() + self._config.close_timeout)
 
 
 # Mutable, without a lock: single operations, and a copy before iterating. A child inherits it as it was.
-_clients: WeakSet[Watched] = WeakSet()
-
-
-def watch(client: Watched) -> None:
-    """Have ``client`` told. It is not kept alive by that."""
-    _clients.add(client)
+_all: WeakSet[Lifecycle] = WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    for client in list(_clients):
-        client._after_fork_in_child()
+    for lifecycle in list(_all):
+        lifecycle.forked()
 
 
 def _at_exit() -> None:
-    for client in list(_clients):
+    for lifecycle in list(_all):
         try:
-            client._at_exit()
+            lifecycle.exiting()
         except Exception:
             logger.exception("a client was not closed in order")
 

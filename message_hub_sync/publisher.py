@@ -5,154 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from uuid import UUID
 
+from message_hub_sync.attempts import Attempts, Verdict, bulk_error, resolve
 from message_hub_sync.circuit_breaker import Admission, CircuitBreakers
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.envelope import printable
-from message_hub_sync.errors import (
-    DeliveryFailure,
-    MessageHubAuthorizationError,
-    MessageHubCircuitBreakerError,
-    MessageHubConfigurationError,
-    MessageHubConnectionError,
-    MessageHubDeliveryError,
-    MessageHubError,
-    MessageValidationError,
-)
+from message_hub_sync.errors import MessageHubCircuitBreakerError, MessageHubError, MessageValidationError
 from message_hub_sync.metrics import ServiceMetrics
-from message_hub_sync.runtime import threads_note
-from message_hub_sync.topology import EVENT_EXCHANGE, EVENTS, QueueSpec, Topology, inbox_name
-from message_hub_sync.transport.base import Outgoing, Receipt, Result, Transport
+from message_hub_sync.topology import EVENT_EXCHANGE, EVENTS, QueueSpec, Topology
+from message_hub_sync.transport.base import Outgoing, Receipt, Transport
 
-__all__ = ["BULK_SLICE", "Attempts", "Publisher", "Verdict"]
+__all__ = ["BULK_SLICE", "Publisher"]
 
 logger = logging.getLogger(__name__)
 
 #: Messages of a bulk call handed to the transport at a time; the next ones go out while these are confirmed.
 BULK_SLICE = 1_000
-
-_ACCESS_REFUSED = 403
-_NOT_FOUND = 404
-_CONNECTION_GONE = "the connection to the hub was lost"
-
-
-class Verdict(Enum):
-    """What became of one message in the end."""
-
-    CONFIRMED = "confirmed"
-    NOT_SENT = "not sent"
-    REFUSED_CIRCUIT = "circuit open"
-    UNAUTHORIZED = "unauthorized"
-    MISCONFIGURED = "misconfigured"
-    UNROUTABLE = "unroutable"
-    NACKED = "nacked"
-    POISONOUS = "poisonous"
-    UNKNOWN = "unknown"
-
-
-#: Only these open a circuit: the destination, or the way to it, is in trouble.
-_COUNTED = (Verdict.NOT_SENT, Verdict.NACKED, Verdict.UNKNOWN)
-#: The broker answered, so that a trial has shown what it was to show.
-_ANSWERED = (Verdict.UNROUTABLE, Verdict.POISONOUS, Verdict.UNAUTHORIZED)
-
-
-@dataclass(slots=True)
-class Attempts:
-    """What the attempts to publish one message amount to. No lock: it belongs to one call.
-
-    ``unanswered``: an attempt was written and no answer can come any more, so that it may have been
-    accepted. ``shared_code``: the same of an attempt that ended with a channel it shared with others,
-    and the channel's reason; closing a channel of its own for the same reason shows that it was this one.
-    """
-
-    outgoing: Outgoing
-    alone: bool = False
-    unanswered: bool = False
-    shared_code: int | None = None
-    exchange_missing: bool = False
-    exchange_declared: bool = False
-    lost_connection: bool = False
-    verdict: Verdict | None = None
-    reason: str = ""
-
-    def note(self, result: Result | None, reason: str = "", code: int = 0) -> None:
-        """Take in what one attempt came to; without a verdict afterwards, the next attempt is due."""
-        if result is Result.CONFIRMED:
-            self.verdict = Verdict.CONFIRMED
-        elif result is Result.RETURNED:
-            self.end(Verdict.UNROUTABLE, self._no_queue())
-        elif result is Result.NACKED:
-            self.end(Verdict.NACKED, reason or "the broker refused it (nack)")
-        elif result is Result.CHANNEL_CLOSED:
-            self._channel_closed(reason, code)
-        elif result is Result.LOST:
-            self.unanswered = self.lost_connection = True
-        elif result is Result.NOT_WRITTEN:
-            self.lost_connection = True
-        else:
-            self.unanswered = True
-            self.end(Verdict.UNKNOWN, f"no confirm came before the deadline{threads_note()}")
-
-    def end(self, verdict: Verdict, reason: str) -> None:
-        """Give up. Once an attempt was written and not answered, all that is certain is that nothing is."""
-        certain = not self.unanswered and self.shared_code is None
-        self.verdict = verdict if certain else Verdict.UNKNOWN
-        self.reason = reason
-
-    def out_of_time(self) -> None:
-        """The deadline passed between two attempts."""
-        self.end(Verdict.NOT_SENT, f"{_CONNECTION_GONE} and did not come back before the deadline{threads_note()}")
-
-    def _channel_closed(self, reason: str, code: int) -> None:
-        if not self.alone:
-            self.alone = True
-            self.shared_code = code
-            return
-        if self.shared_code == code:
-            self.shared_code = None
-        if code == _NOT_FOUND and self.outgoing.exchange == EVENTS and not self.exchange_declared:
-            self.exchange_missing = True
-        elif code == _ACCESS_REFUSED:
-            self.end(Verdict.UNAUTHORIZED, reason)
-        else:
-            self.end(Verdict.POISONOUS, reason or f"the broker closed the channel over it ({code})")
-
-    def _no_queue(self) -> str:
-        destination = self.outgoing.properties.headers.get("destination")
-        if destination is None or self.outgoing.routing_key != inbox_name(destination):
-            return f"there is no queue {self.outgoing.routing_key}"
-        return f"{destination} has no inbox: it has never called subscribe_messages()"
-
-    @property
-    def message_id(self) -> UUID:
-        return UUID(self.outgoing.properties.message_id)
-
-    def error(self) -> MessageHubError:
-        """The verdict as the error that the caller sees."""
-        reason = printable(self.reason, 500)
-        what = _described(self.outgoing)
-        if self.verdict is Verdict.NOT_SENT:
-            return MessageHubConnectionError(f"{what} was not sent: {reason}")
-        if self.verdict is Verdict.UNAUTHORIZED:
-            return MessageHubAuthorizationError(
-                f"{what} was refused: {reason}; the broker's permissions of this user have to allow it"
-            )
-        if self.verdict is Verdict.MISCONFIGURED:
-            return MessageHubConfigurationError(f"{what} was not sent: {reason}")
-        if self.verdict is Verdict.UNKNOWN:
-            return MessageHubDeliveryError(
-                f"whether {what} reached the hub is not known: {reason}; when repeating it, "
-                "pass message_id=error.message_id, so that receivers can drop the duplicate",
-                outcome="unknown",
-                reason=reason,
-                message_id=self.message_id,
-            )
-        return MessageHubDeliveryError(
-            f"{what} was rejected: {reason}", outcome="rejected", reason=reason, message_id=self.message_id
-        )
 
 
 class Publisher:
@@ -189,7 +57,7 @@ class Publisher:
         except BaseException:  # a signal or a gevent timeout: nobody knows, so nothing is counted
             admission.ignored()
             raise
-        _resolve(admission, [attempts])
+        resolve(admission, [attempts])
         self._count(attempts, started)
         if attempts.verdict is not Verdict.CONFIRMED:
             raise attempts.error()
@@ -221,11 +89,11 @@ class Publisher:
                 admission.ignored()
             raise
         for key, admission in admissions.items():
-            _resolve(admission, [one for one in all_attempts if _circuit(one.outgoing) == key])
+            resolve(admission, [one for one in all_attempts if _circuit(one.outgoing) == key])
         for attempts in all_attempts:
             self._count(attempts, started)
         if any(attempts.verdict is not Verdict.CONFIRMED for attempts in all_attempts):
-            raise _bulk_error(all_attempts, refusal)
+            raise bulk_error(all_attempts, refusal)
         return [attempts.message_id for attempts in all_attempts]
 
     def await_confirms(self, deadline: float) -> None:
@@ -241,12 +109,15 @@ class Publisher:
 
     # --- attempts ---------------------------------------------------------------------------------
 
-    def _attempt(self, attempts: Attempts, deadline: float) -> None:
-        """Publish until there is a verdict. Raises only for an unusable value, or what interrupts the thread."""
+    def _attempt(self, attempts: Attempts, deadline: float) -> MessageHubError | None:
+        """Publish until there is a verdict. Raises only for an unusable value, or what interrupts the thread.
+
+        :returns: why the transport takes nothing at all, where that was the end of it.
+        """
         while attempts.verdict is None:
             if attempts.lost_connection and time.monotonic() >= deadline:
                 attempts.out_of_time()
-                return
+                break
             try:
                 if attempts.exchange_missing:
                     self._declare_exchange(attempts, deadline)
@@ -255,12 +126,12 @@ class Publisher:
             except MessageValidationError:
                 raise  # a value that only the transport can judge
             except MessageHubError as error:
-                _failed(attempts, error)
+                attempts.refused(error)
+                return error
             except Exception:
-                # Where it broke is not known, and so it is not known what the broker got.
                 logger.exception("the transport failed in an unexpected way")
-                attempts.unanswered = True
-                attempts.end(Verdict.UNKNOWN, "the transport failed in an unexpected way (see the log)")
+                attempts.broken()
+        return None
 
     def _await(self, attempts: Attempts, receipt: Receipt, deadline: float) -> None:
         self._awaited.add(receipt)
@@ -280,13 +151,20 @@ class Publisher:
         due = [attempts for attempts in all_attempts if attempts.verdict is None]
         while due:
             self._pipelined(due, deadline)
-            again = [attempts for attempts in due if attempts.verdict is None]
-            for attempts in again:
+            due = [attempts for attempts in due if attempts.verdict is None]
+            for attempts in due:
                 if attempts.alone:
                     self._attempt(attempts, deadline)
-                elif time.monotonic() >= deadline:
-                    attempts.out_of_time()
-            due = [attempts for attempts in again if attempts.verdict is None]
+            due = [attempts for attempts in due if attempts.verdict is None]
+            if due:
+                # The first one waits for the connection; where none will come, none of the others waits again.
+                error = self._attempt(due[0], deadline)
+                for attempts in due[1:]:
+                    if error is not None:
+                        attempts.refused(error)
+                    elif time.monotonic() >= deadline:
+                        attempts.out_of_time()
+            due = [attempts for attempts in due if attempts.verdict is None]
 
     def _pipelined(self, due: list[Attempts], deadline: float) -> None:
         """One attempt for each. While a slice is being confirmed, the next one is written already."""
@@ -299,13 +177,12 @@ class Publisher:
                 raise
             except MessageHubError as error:
                 for attempts in part:
-                    _failed(attempts, error)
+                    attempts.refused(error)
                 receipts = []
             except Exception:
                 logger.exception("the transport failed in an unexpected way")
                 for attempts in part:
-                    attempts.unanswered = True
-                    attempts.end(Verdict.UNKNOWN, "the transport failed in an unexpected way (see the log)")
+                    attempts.broken()
                 receipts = []
             self._settled(waiting, deadline)
             waiting = list(zip(part, receipts, strict=False))
@@ -362,58 +239,3 @@ def _circuit(outgoing: Outgoing) -> str:
         return EVENTS
     destination: str = outgoing.properties.headers["destination"]
     return destination
-
-
-def _described(outgoing: Outgoing) -> str:
-    if outgoing.exchange == EVENTS:
-        return f"event {outgoing.routing_key}"
-    return f"message to {outgoing.properties.headers.get('destination', outgoing.routing_key)}"
-
-
-def _failed(attempts: Attempts, error: MessageHubError) -> None:
-    """The transport raised: this attempt was not written."""
-    if isinstance(error, MessageHubAuthorizationError):
-        attempts.end(Verdict.UNAUTHORIZED, str(error))
-    elif isinstance(error, MessageHubConfigurationError):
-        attempts.end(Verdict.MISCONFIGURED, str(error))
-    else:
-        attempts.end(Verdict.NOT_SENT, f"{error}{threads_note()}")
-
-
-def _resolve(admission: Admission, all_attempts: list[Attempts]) -> None:
-    """Tell a circuit what its call came to; of many messages the worst counts, once."""
-    verdicts = {attempts.verdict for attempts in all_attempts}
-    if verdicts.intersection(_COUNTED):
-        lost = any(attempts.lost_connection for attempts in all_attempts)
-        admission.failed(connection=lost or Verdict.NOT_SENT in verdicts)
-    elif Verdict.CONFIRMED in verdicts:
-        admission.succeeded()
-    else:
-        admission.ignored(answered=bool(verdicts.intersection(_ANSWERED)))
-
-
-def _bulk_error(all_attempts: list[Attempts], refusal: MessageHubCircuitBreakerError | None) -> MessageHubError:
-    verdicts = {attempts.verdict for attempts in all_attempts}
-    if refusal is not None and verdicts == {Verdict.REFUSED_CIRCUIT}:
-        return refusal
-    if len(verdicts) == 1 and verdicts <= {Verdict.NOT_SENT, Verdict.MISCONFIGURED}:
-        return all_attempts[0].error()
-    failures = [
-        DeliveryFailure(
-            index,
-            attempts.message_id,
-            "unknown" if attempts.verdict is Verdict.UNKNOWN else "rejected",
-            printable(attempts.reason, 500),
-        )
-        for index, attempts in enumerate(all_attempts)
-        if attempts.verdict is not Verdict.CONFIRMED
-    ]
-    unknown = sum(failure.outcome == "unknown" for failure in failures)
-    return MessageHubDeliveryError(
-        f"{len(failures)} of {len(all_attempts)} messages were not confirmed ({unknown} of them unknown); "
-        f"error.failures names each, the first: {failures[0].reason}",
-        outcome="unknown" if unknown else "rejected",
-        reason=failures[0].reason,
-        message_id=failures[0].message_id,
-        failures=failures,
-    )

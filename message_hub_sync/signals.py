@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import signal
 import socket
 import threading
@@ -22,7 +21,6 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._earlier: dict[int, Any] = {}
 
@@ -46,8 +44,7 @@ class StopSignals:
 
     def wait(self) -> None:
         """Block until a signal came or :meth:`wake` was called."""
-        while not select.select([self._reader], [], [])[0]:
-            pass
+        self._reader.recv(1)
 
     def wake(self) -> None:
         """End :meth:`wait`, from any thread or signal handler."""

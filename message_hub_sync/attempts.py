@@ -1,0 +1,207 @@
+"""What the attempts to publish one message amount to, and what its caller is told. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from uuid import UUID
+
+from message_hub_sync.circuit_breaker import Admission
+from message_hub_sync.envelope import printable
+from message_hub_sync.errors import (
+    DeliveryFailure,
+    MessageHubAuthorizationError,
+    MessageHubCircuitBreakerError,
+    MessageHubConfigurationError,
+    MessageHubConnectionError,
+    MessageHubDeliveryError,
+    MessageHubError,
+)
+from message_hub_sync.runtime import threads_note
+from message_hub_sync.topology import EVENTS, inbox_name
+from message_hub_sync.transport.base import Outgoing, Result
+
+__all__ = ["Attempts", "Verdict", "bulk_error", "resolve"]
+
+_ACCESS_REFUSED = 403
+_NOT_FOUND = 404
+
+
+class Verdict(Enum):
+    """What became of one message in the end."""
+
+    CONFIRMED = "confirmed"
+    NOT_SENT = "not sent"
+    REFUSED_CIRCUIT = "circuit open"
+    UNAUTHORIZED = "unauthorized"
+    MISCONFIGURED = "misconfigured"
+    UNROUTABLE = "unroutable"
+    NACKED = "nacked"
+    POISONOUS = "poisonous"
+    UNKNOWN = "unknown"
+
+
+#: Only these open a circuit: the destination, or the way to it, is in trouble.
+_COUNTED = (Verdict.NOT_SENT, Verdict.NACKED, Verdict.UNKNOWN)
+#: The broker answered, so that a trial has shown what it was to show.
+_ANSWERED = (Verdict.UNROUTABLE, Verdict.POISONOUS, Verdict.UNAUTHORIZED)
+
+
+@dataclass(slots=True)
+class Attempts:
+    """What the attempts to publish one message amount to. No lock: it belongs to one call.
+
+    ``unanswered``: an attempt was written and no answer can come any more, so that it may have been
+    accepted. ``shared_code``: the same of an attempt that ended with a channel it shared with others,
+    and the channel's reason; closing a channel of its own for the same reason shows that it was this one.
+    """
+
+    outgoing: Outgoing
+    alone: bool = False
+    unanswered: bool = False
+    shared_code: int | None = None
+    exchange_missing: bool = False
+    exchange_declared: bool = False
+    lost_connection: bool = False
+    verdict: Verdict | None = None
+    reason: str = ""
+
+    def note(self, result: Result | None, reason: str = "", code: int = 0) -> None:
+        """Take in what one attempt came to; without a verdict afterwards, the next attempt is due."""
+        if result is Result.CONFIRMED:
+            self.verdict = Verdict.CONFIRMED
+        elif result is Result.RETURNED:
+            self.end(Verdict.UNROUTABLE, self._no_queue())
+        elif result is Result.NACKED:
+            self.end(Verdict.NACKED, reason or "the broker refused it (nack)")
+        elif result is Result.CHANNEL_CLOSED:
+            self._channel_closed(reason, code)
+        elif result is Result.LOST:
+            self.unanswered = self.lost_connection = True
+            self.reason = reason
+        elif result is Result.NOT_WRITTEN:
+            self.lost_connection = True
+            self.reason = reason
+        else:
+            self.unanswered = True
+            self.end(Verdict.UNKNOWN, f"no confirm came before the deadline{threads_note()}")
+
+    def end(self, verdict: Verdict, reason: str) -> None:
+        """Give up. Once an attempt was written and not answered, all that is certain is that nothing is."""
+        certain = not self.unanswered and self.shared_code is None
+        self.verdict = verdict if certain else Verdict.UNKNOWN
+        self.reason = reason
+
+    def out_of_time(self) -> None:
+        """The deadline passed between two attempts."""
+        reason = self.reason or "the connection to the hub was lost"
+        self.end(Verdict.NOT_SENT, f"{reason}, and the deadline passed{threads_note()}")
+
+    def refused(self, error: MessageHubError) -> None:
+        """The transport raised: this attempt was not written, and no other will be."""
+        if isinstance(error, MessageHubAuthorizationError):
+            self.end(Verdict.UNAUTHORIZED, str(error))
+        elif isinstance(error, MessageHubConfigurationError):
+            self.end(Verdict.MISCONFIGURED, str(error))
+        else:
+            self.end(Verdict.NOT_SENT, f"{error}{threads_note()}")
+
+    def broken(self) -> None:
+        """The transport failed somewhere, so that it is not known what the broker got."""
+        self.unanswered = True
+        self.end(Verdict.UNKNOWN, "the transport failed in an unexpected way (see the log)")
+
+    def _channel_closed(self, reason: str, code: int) -> None:
+        if not self.alone:
+            self.alone = True
+            self.shared_code = code
+            return
+        if self.shared_code == code:
+            self.shared_code = None
+        if code == _NOT_FOUND and self.outgoing.exchange == EVENTS and not self.exchange_declared:
+            self.exchange_missing = True
+        elif code == _ACCESS_REFUSED:
+            self.end(Verdict.UNAUTHORIZED, reason)
+        else:
+            self.end(Verdict.POISONOUS, reason or f"the broker closed the channel over it ({code})")
+
+    def _no_queue(self) -> str:
+        destination = self.outgoing.properties.headers.get("destination")
+        if destination is None or self.outgoing.routing_key != inbox_name(destination):
+            return f"there is no queue {self.outgoing.routing_key}"
+        return f"{destination} has no inbox: it has never called subscribe_messages()"
+
+    @property
+    def message_id(self) -> UUID:
+        """The message's id, the same for every attempt."""
+        return UUID(self.outgoing.properties.message_id)
+
+    def error(self) -> MessageHubError:
+        """The verdict as the error that the caller sees."""
+        reason = printable(self.reason, 500)
+        what = _described(self.outgoing)
+        if self.verdict is Verdict.NOT_SENT:
+            return MessageHubConnectionError(f"{what} was not sent: {reason}")
+        if self.verdict is Verdict.UNAUTHORIZED:
+            return MessageHubAuthorizationError(
+                f"{what} was refused: {reason}; the broker's permissions of this user have to allow it"
+            )
+        if self.verdict is Verdict.MISCONFIGURED:
+            return MessageHubConfigurationError(f"{what} was not sent: {reason}")
+        if self.verdict is Verdict.UNKNOWN:
+            return MessageHubDeliveryError(
+                f"whether {what} reached the hub is not known: {reason}; when repeating it, "
+                "pass message_id=error.message_id, so that receivers can drop the duplicate",
+                outcome="unknown",
+                reason=reason,
+                message_id=self.message_id,
+            )
+        return MessageHubDeliveryError(
+            f"{what} was rejected: {reason}", outcome="rejected", reason=reason, message_id=self.message_id
+        )
+
+
+def _described(outgoing: Outgoing) -> str:
+    if outgoing.exchange == EVENTS:
+        return f"event {outgoing.routing_key}"
+    return f"message to {outgoing.properties.headers.get('destination', outgoing.routing_key)}"
+
+
+def resolve(admission: Admission, all_attempts: list[Attempts]) -> None:
+    """Tell a circuit what its call came to; of many messages the worst counts, once."""
+    verdicts = {attempts.verdict for attempts in all_attempts}
+    if verdicts.intersection(_COUNTED):
+        lost = any(attempts.lost_connection for attempts in all_attempts)
+        admission.failed(connection=lost or Verdict.NOT_SENT in verdicts)
+    elif Verdict.CONFIRMED in verdicts:
+        admission.succeeded()
+    else:
+        admission.ignored(answered=bool(verdicts.intersection(_ANSWERED)))
+
+
+def bulk_error(all_attempts: list[Attempts], refusal: MessageHubCircuitBreakerError | None) -> MessageHubError:
+    """What the caller of a bulk call is told; ``refusal`` is that of an open circuit."""
+    verdicts = {attempts.verdict for attempts in all_attempts}
+    if refusal is not None and verdicts == {Verdict.REFUSED_CIRCUIT}:
+        return refusal
+    if len(verdicts) == 1 and verdicts <= {Verdict.NOT_SENT, Verdict.MISCONFIGURED}:
+        return all_attempts[0].error()
+    failures = [
+        DeliveryFailure(
+            index,
+            attempts.message_id,
+            "unknown" if attempts.verdict is Verdict.UNKNOWN else "rejected",
+            printable(attempts.reason, 500),
+        )
+        for index, attempts in enumerate(all_attempts)
+        if attempts.verdict is not Verdict.CONFIRMED
+    ]
+    unknown = sum(failure.outcome == "unknown" for failure in failures)
+    return MessageHubDeliveryError(
+        f"{len(failures)} of {len(all_attempts)} messages were not confirmed ({unknown} of them unknown); "
+        f"error.failures names each, the first: {failures[0].reason}",
+        outcome="unknown" if unknown else "rejected",
+        reason=failures[0].reason,
+        message_id=failures[0].message_id,
+        failures=failures,
+    )
