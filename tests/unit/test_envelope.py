@@ -364,9 +364,9 @@ def test_ids_of_another_kind_are_refused_by_both(make: Any) -> None:
     target = {"event_type": "a.b"} if make is event_properties else {"destination": "d"}
     with pytest.raises(MessageValidationError, match=r"^message_id of type str is not usable: a uuid\.UUID is"):
         make(source="a", message_id=str(uuid4()), **target)
-    with pytest.raises(MessageValidationError, match="^correlation_id of type str is not usable"):
+    with pytest.raises(MessageValidationError, match=r"^correlation_id of type str is not usable"):
         make(source="a", correlation_id="a\nb", **target)
-    with pytest.raises(MessageValidationError, match="^headers of type list are not usable: a dict is"):
+    with pytest.raises(MessageValidationError, match=r"^headers of type list are not usable: a dict is"):
         make(source="a", headers=["x"], **target)
 
 
@@ -436,8 +436,8 @@ def test_an_unparsable_timestamp_gives_way_to_the_property_and_then_to_now(heade
     assert event_from_wire(second, "a.b", {}).timestamp == datetime.fromtimestamp(1_700_000_000, timezone.utc)
     for bad in (None, 2**63):
         third = Properties(message_id=identity, timestamp=bad, headers={"timestamp": header})
-        age = datetime.now(timezone.utc) - event_from_wire(third, "a.b", {}).timestamp
-        assert timedelta(0) <= age < timedelta(minutes=1)
+        before = datetime.now(timezone.utc)
+        assert before <= event_from_wire(third, "a.b", {}).timestamp <= datetime.now(timezone.utc)
 
 
 @pytest.mark.parametrize(
@@ -481,13 +481,13 @@ def test_a_body_that_is_no_json_object_is_invalid_for_a_reason_without_its_bytes
 
 @pytest.mark.parametrize("bomb", [b"[" * 500_000, b'{"a":' * 200_000], ids=["arrays", "objects"])
 def test_a_nesting_bomb_is_invalid(bomb: bytes) -> None:
-    with pytest.raises(InvalidMessage, match="^the body is nested too deeply$"):
+    with pytest.raises(InvalidMessage, match=r"^the body is nested too deeply$"):
         decode_payload(bomb, 2_000_000)
 
 
 def test_a_number_of_too_many_digits_is_invalid() -> None:
     digits = b"9" * (sys.get_int_max_str_digits() + 1)
-    with pytest.raises(InvalidMessage, match="^the body holds a number of too many digits$"):
+    with pytest.raises(InvalidMessage, match=r"^the body holds a number of too many digits$"):
         decode_payload(b'{"a":' + digits + b"}", MAX)
 
 
@@ -535,7 +535,7 @@ def test_a_message_is_a_read_only_mapping_of_the_wires_names() -> None:
     assert len(message) == 9
     assert message["correlation_id"] == message.correlation_id == message.get("correlation_id") == "c"
     assert dict(message.items()) == {key: message[key] for key in message}
-    assert list(message.values())[0] == message.id
+    assert next(iter(message.values())) == message.id
     assert "payload" in message
     assert "headers" not in message
     assert message.get("headers", 7) == 7
@@ -547,7 +547,7 @@ def test_an_envelope_cannot_be_changed() -> None:
     event = event_from_wire(event_properties(source="a", event_type="b.c"), "b.c", {})
     for envelope in (a_message(), event):
         with pytest.raises(ValidationError):
-            envelope.source = "other"
+            setattr(envelope, "source", "other")  # noqa: B010  # mypy knows it cannot be done
 
 
 def test_a_message_made_by_hand_cannot_be_replied_to_and_says_why() -> None:
