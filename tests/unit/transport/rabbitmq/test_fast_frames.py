@@ -1,0 +1,163 @@
+"""Our own encoding and decoding of the common frames, held to pika's under random values and bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pika import frame, spec
+
+from message_hub_sync.envelope import Properties
+from message_hub_sync.transport.base import Outgoing
+from message_hub_sync.transport.rabbitmq import fast_decoding, fast_encoding
+from message_hub_sync.transport.rabbitmq.encoding import properties_from_pika, properties_to_pika
+
+FRAGMENT = 4096
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
+short = st.none() | texts
+octets = st.none() | st.integers(0, 255)
+common_values = texts | st.integers(-(2**63), 2**63 - 1) | st.booleans() | st.none()
+any_values = common_values | st.dictionaries(texts, texts, max_size=2) | st.lists(st.integers(0, 9), max_size=2)
+
+
+def properties(values: Any) -> st.SearchStrategy[Properties]:
+    return st.builds(
+        Properties,
+        message_id=short,
+        correlation_id=short,
+        type=short,
+        app_id=short,
+        content_type=short,
+        content_encoding=short,
+        delivery_mode=octets,
+        priority=octets,
+        expiration=short,
+        timestamp=st.none() | st.integers(0, 2**40),
+        reply_to=short,
+        user_id=short,
+        headers=st.dictionaries(texts, values, max_size=6),
+    )
+
+
+def pika_frames(outgoing: Outgoing, channel: int) -> bytes:
+    method = spec.Basic.Publish(
+        exchange=outgoing.exchange, routing_key=outgoing.routing_key, mandatory=outgoing.mandatory
+    )
+    frames = frame.Method(channel, method).marshal()
+    frames += frame.Header(channel, len(outgoing.body), properties_to_pika(outgoing.properties)).marshal()
+    if outgoing.body:
+        frames += frame.Body(channel, outgoing.body).marshal()
+    return bytes(frames)
+
+
+@settings(max_examples=400)
+@given(properties(any_values), st.binary(max_size=300), texts, texts, st.booleans(), st.integers(1, 65535))
+def test_a_publish_is_encoded_byte_for_byte_as_pika_does(
+    given_properties: Properties, body: bytes, exchange: str, key: str, mandatory: bool, channel: int
+) -> None:
+    outgoing = Outgoing(exchange, key, body, given_properties, mandatory)
+    encoded = fast_encoding.encode_publish(outgoing, channel, FRAGMENT)
+    if encoded is None:
+        assert any(isinstance(value, (dict, list)) for value in given_properties.headers.values())
+    else:
+        assert encoded == pika_frames(outgoing, channel)
+
+
+def test_the_common_publish_is_never_left_to_pika() -> None:
+    outgoing = Outgoing("events", "a.b", b"{}", Properties(headers={"source": "a", "priority": 0, "ttl": None}))
+    assert fast_encoding.encode_publish(outgoing, 1, FRAGMENT) is not None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"message_id": "x" * 256},
+        {"priority": 256},
+        {"timestamp": -1},
+        {"headers": {"n": 2**63}},
+        {"headers": {"n" * 256: "v"}},
+        {"headers": {"n": 1.5}},
+    ],
+)
+def test_what_amqp_cannot_carry_is_left_for_pika_to_refuse(changed: dict[str, Any]) -> None:
+    outgoing = Outgoing("events", "a.b", b"{}", dataclasses.replace(Properties(), **changed))
+    assert fast_encoding.encode_publish(outgoing, 1, FRAGMENT) is None
+
+
+def test_a_body_of_more_than_one_frame_is_left_to_pika() -> None:
+    assert fast_encoding.encode_publish(Outgoing("", "q", b"x" * (FRAGMENT + 1), Properties()), 1, FRAGMENT) is None
+
+
+@given(st.integers(1, 65535), st.integers(0, 2**64 - 1), st.booleans())
+def test_an_ack_is_encoded_byte_for_byte_as_pika_does(channel: int, tag: int, multiple: bool) -> None:
+    assert (
+        fast_encoding.encode_ack(channel, tag, multiple)
+        == frame.Method(channel, spec.Basic.Ack(tag, multiple)).marshal()
+    )
+
+
+def header_payload(given_properties: Properties, size: int) -> bytes:
+    return bytes(frame.Header(1, size, properties_to_pika(given_properties)).marshal()[7:-1])
+
+
+def by_pika(payload: bytes) -> Properties:
+    decoded = spec.BasicProperties()
+    decoded.decode(payload[12:])
+    return properties_from_pika(decoded)
+
+
+@settings(max_examples=400)
+@given(properties(any_values), st.integers(0, 2**40))
+def test_properties_are_decoded_as_pika_does(given_properties: Properties, size: int) -> None:
+    payload = header_payload(given_properties, size)
+    decoded = fast_decoding.decode_properties(payload)
+    if decoded is None:
+        assert (
+            any(isinstance(value, (dict, list)) for value in given_properties.headers.values())
+            or (given_properties.timestamp or 0) > 253_402_300_799
+        )
+    else:
+        assert decoded == by_pika(payload)
+
+
+@settings(max_examples=600)
+@given(properties(common_values), st.data())
+def test_a_damaged_header_is_decoded_as_pika_does_or_left_to_it(
+    given_properties: Properties, data: st.DataObject
+) -> None:
+    payload = bytearray(header_payload(given_properties, 3))
+    for _ in range(data.draw(st.integers(1, 3))):
+        payload[data.draw(st.integers(12, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    decoded = fast_decoding.decode_properties(bytes(payload))
+    if decoded is not None:
+        assert decoded == by_pika(bytes(payload))
+
+
+@given(st.binary(max_size=60))
+def test_random_bytes_raise_nothing(payload: bytes) -> None:
+    fast_decoding.decode_properties(payload)
+    fast_decoding.decode_deliver(payload)
+
+
+@given(texts, st.integers(0, 2**64 - 1), st.booleans(), texts, texts)
+def test_a_delivery_is_decoded_as_pika_does(tag: str, number: int, redelivered: bool, exchange: str, key: str) -> None:
+    method = spec.Basic.Deliver(tag, number, redelivered, exchange, key)
+    payload = bytes(frame.Method(1, method).marshal()[7:-1])
+    assert fast_decoding.decode_deliver(payload) == (tag, number, redelivered, exchange, key)
+
+
+def test_a_delivery_that_is_cut_short_is_left_to_pika() -> None:
+    payload = bytes(frame.Method(1, spec.Basic.Deliver("tag", 1, False, "events", "a.b")).marshal()[7:-1])
+    assert fast_decoding.decode_deliver(payload[:-1]) is None
+    assert fast_decoding.decode_deliver(payload + b"x") is None
+
+
+def test_a_timestamp_beyond_all_calendars_is_left_to_pika() -> None:
+    payload = bytearray(header_payload(Properties(headers={}, timestamp=1), 3))
+    payload[-8:] = struct.pack(">Q", 2**64 - 1)
+    assert fast_decoding.decode_properties(bytes(payload)) is None
