@@ -226,6 +226,11 @@ def test_a_ttl_below_a_millisecond_is_one() -> None:
     assert message_properties(source="a", destination="b", ttl=4_294_967).expiration == "4294967000"
 
 
+def test_a_ttl_with_a_fraction_rides_in_its_header_as_text() -> None:
+    found = message_properties(source="a", destination="b", ttl=1.5)
+    assert (found.headers["ttl"], found.expiration) == ("1.5", "1500")
+
+
 def test_what_is_sent_while_a_message_is_handled_continues_it() -> None:
     with entered(Handling("c-1", message_id="m-1")):
         continued = event_properties(source="a", event_type="b.c")
