@@ -40,7 +40,8 @@ def check_once(registry=REGISTRY):
     list(text_string_to_metric_families(text))
     samples = Tally(line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#"))
     assert samples.most_common(1)[0][1] == 1, samples.most_common(1)
-    list(parse_openmetrics(openmetrics(registry).decode()))
+    if registry is REGISTRY:  # older MultiProcessCollectors group no histogram as OpenMetrics has it
+        list(parse_openmetrics(openmetrics(registry).decode()))
 """
 
 
