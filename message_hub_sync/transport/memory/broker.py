@@ -289,7 +289,7 @@ class Hub:
     def settle(self, subscriber: Subscriber, tag: int) -> None:
         """A message is done with. One that was settled before, or whose queue is gone, is ignored."""
         with self._lock:
-            if subscriber.unsettled.pop(tag, None) is not None and not subscriber.queue.gone:
+            if subscriber.unsettled.pop(tag, None) is not None:
                 self._serve(subscriber.queue, self.clock.now())
 
     def give_back(self, subscriber: Subscriber, tag: int) -> None:

@@ -175,6 +175,15 @@ def test_a_cancelled_consumer_does_not_bring_its_queue_back(client: Any, taken: 
     assert client.depth("inbox") is None
 
 
+def test_a_consumer_cancelled_while_its_queue_is_deleted_stays_so(client: Any) -> None:
+    consumer = client.consume("inbox")
+    (subscriber,) = client.transport._hub._queues["inbox"].subscribers
+    restart = subscriber.lost
+    subscriber.lost = lambda: (consumer.cancel(0), restart())
+    client.delete("inbox")
+    assert client.depth("inbox") is None
+
+
 def test_a_consumer_that_cannot_be_restored_says_so(connect: Any, caplog: pytest.LogCaptureFixture) -> None:
     client, other = connect(), connect()
     consumer = client.consume("inbox")

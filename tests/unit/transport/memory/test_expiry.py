@@ -100,12 +100,12 @@ def test_dying_again_in_the_same_queue_is_counted(client: Any, clock: VirtualClo
     client.declare("second", arguments=dead_lettering("inbox", **{"x-message-ttl": 1000}))
     consumer = client.consume("inbox")
     headers: dict[str, Any] = {}
-    for queue in ("first", "second", "first"):
+    for queue in ("first", "second", "second"):
         client.publish(queue, headers=headers)
         clock.advance(1)
         (delivery,) = taken(consumer)
         headers = delivery.properties.headers
-    assert [(d["queue"], d["count"]) for d in headers["x-death"]] == [("first", 2), ("second", 1)]
+    assert [(d["queue"], d["count"]) for d in headers["x-death"]] == [("second", 2), ("first", 1)]
     assert headers["x-first-death-queue"] == "first"
 
 
@@ -173,11 +173,33 @@ def test_what_fell_due_while_nobody_was_connected_happens_at_the_next_connect(
 ) -> None:
     first = connect()
     first.declare("inbox")
-    first.declare("waiting", arguments=dead_lettering("inbox", **{"x-message-ttl": 1000}))
-    first.publish("waiting", b"1")
+    first.declare("second", arguments=dead_lettering("inbox", **{"x-message-ttl": 1000}))
+    first.declare("first", arguments=dead_lettering("second", **{"x-message-ttl": 1000}))
+    first.publish("first", b"1")
     first.close()
     clock.advance(5)
     assert bodies(connect().consume("inbox")) == [b"1"]
+
+
+def test_a_deleted_queue_hands_nothing_on(client: Any, clock: VirtualClock, taken: Any) -> None:
+    arguments = dead_lettering("dead", **{"x-message-ttl": 1000})
+    client.declare("dead")
+    consumer = client.consume(Topology(QueueSpec("inbox", arguments=arguments)))
+    client.publish("inbox")
+    (delivery,) = taken(consumer)
+    consumer.cancel(0)
+    client.delete("inbox")
+    consumer.release(delivery)
+    clock.advance(5)
+    assert client.depth("dead") == 0
+
+
+def test_an_alarm_rings_at_its_own_moment() -> None:
+    clock, moments = VirtualClock(), []
+    clock.set_alarm(lambda: moments.append(clock.now()), 2.5)
+    clock.advance(2)
+    clock.advance(2)
+    assert (moments, clock.now()) == ([2.5], 4)
 
 
 def test_a_clock_does_not_go_back() -> None:
