@@ -60,8 +60,8 @@ class Lifecycle:
             self._inherited = session.subscriptions.known_unlocked()
             session.transport.abandon()
 
-    def exiting(self) -> None:
-        """At the interpreter's end: close, within the close timeout."""
+    def exiting(self, deadline: float) -> None:
+        """At the interpreter's end: close."""
         session = self._session
         if session is None or session.closed.is_set() or self._process != os.getpid():
             return
@@ -72,7 +72,12 @@ class Lifecycle:
                 self._config.service_name,
                 running,
             )
-        session.close(time.monotonic() + self._config.close_timeout)
+        session.close(deadline)
+
+    @property
+    def close_timeout(self) -> float:
+        """Seconds that closing may take."""
+        return self._config.close_timeout
 
 
 # Mutable, without a lock: single operations, and a copy before iterating. A child inherits it as it was.
@@ -85,9 +90,12 @@ def _after_fork_in_child() -> None:
 
 
 def _at_exit() -> None:
-    for lifecycle in list(_all):
+    every = list(_all)
+    # One deadline for all of them: a script with twenty clients must not take twenty timeouts to end.
+    deadline = time.monotonic() + max((lifecycle.close_timeout for lifecycle in every), default=0.0)
+    for lifecycle in every:
         try:
-            lifecycle.exiting()
+            lifecycle.exiting(deadline)
         except Exception:
             logger.exception("a client was not closed in order")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from message_hub_sync.attempts import Attempts, Verdict, bulk_error, resolve
 from message_hub_sync.circuit_breaker import Admission, CircuitBreakers
@@ -145,7 +145,11 @@ class Publisher:
         logger.info("the exchange %s is missing and is declared", EVENTS)
         attempts.exchange_missing = False
         attempts.exchange_declared = True
-        self._transport.declare(_exchange_alone(self._config.service_name), deadline)
+        # The seam declares an exchange along with a queue: one of no use, removed again.
+        name = f"{self._config.service_name}.probe.{uuid4().hex[:12]}"
+        topology = Topology(QueueSpec(name, durable=False, exclusive=True, auto_delete=True), EVENT_EXCHANGE)
+        self._transport.declare(topology, deadline)
+        self._transport.delete(topology, name, deadline)
 
     def _attempt_many(self, all_attempts: list[Attempts], deadline: float) -> None:
         due = [attempts for attempts in all_attempts if attempts.verdict is None]
@@ -219,19 +223,6 @@ class Publisher:
             ok=attempts.verdict is Verdict.CONFIRMED,
             seconds=time.monotonic() - started,
         )
-
-
-def _exchange_alone(service: str) -> Topology:
-    """The seam declares an exchange along with a queue; this one expires after a second, unused."""
-    queue = QueueSpec(
-        f"{service}.probe",
-        durable=False,
-        exclusive=True,
-        auto_delete=True,
-        arguments={"x-expires": 1_000},
-        random_suffix=True,
-    )
-    return Topology(queue, EVENT_EXCHANGE)
 
 
 def _circuit(outgoing: Outgoing) -> str:

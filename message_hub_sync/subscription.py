@@ -184,12 +184,11 @@ class Subscriptions:
         with self._lock:
             if self._closed:
                 raise MessageHubConnectionError("this client is closed: nothing is consumed")
-            ended = self._ended.setdefault(subscription, _set_event())
-            if not ended.is_set():
+            ended = self._ended.get(subscription)
+            if ended is not None and not ended.is_set():
                 return
-            if parent is None:
-                joined = self._join(subscription)
-                ended.clear()
+            joined = self._join(subscription) if parent is None else []
+            self._ended[subscription] = threading.Event() if parent is None else _set_event()
         if parent is not None:
             logger.info("%r stays inactive: this is the parent of the %s reloader", subscription, parent)
             return

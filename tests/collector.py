@@ -1,0 +1,44 @@
+"""Waiting for what handlers received: on a condition, never by sleeping."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+
+class Collector:
+    """A list that can be waited on. Calling it appends, so that it serves as a handler."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._items: list[Any] = []
+
+    def __call__(self, item: Any) -> None:
+        with self._condition:
+            self._items.append(item)
+            self._condition.notify_all()
+
+    @property
+    def items(self) -> list[Any]:
+        """What came so far."""
+        with self._condition:
+            return list(self._items)
+
+    def wait(self, count: int = 1, timeout: float = 5.0) -> list[Any]:
+        """The items, once there are ``count``."""
+        with self._condition:
+            assert self._condition.wait_for(lambda: len(self._items) >= count, timeout), (
+                f"{len(self._items)} of {count} came within {timeout} s: {self._items[:10]}"
+            )
+            return list(self._items)
+
+    def stays(self, count: int, seconds: float = 0.2) -> list[Any]:
+        """The items, when there are exactly ``count`` and no other comes for a while."""
+        self.wait(count)
+        deadline = time.monotonic() + seconds
+        with self._condition:
+            while (left := deadline - time.monotonic()) > 0:
+                self._condition.wait(left)
+            assert len(self._items) == count, self._items[:10]
+            return list(self._items)

@@ -1,0 +1,23 @@
+"""What every test may use: a RabbitMQ, provided once, and a collector to wait on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from collector import Collector
+
+from message_hub_sync.testing.rabbitmq_node import provide_rabbitmq
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[str]:
+    """The URL of a RabbitMQ: ``MESSAGE_HUB_TEST_URL``, else a throwaway node, else an error that says how."""
+    with provide_rabbitmq() as url:
+        yield url
+
+
+@pytest.fixture
+def collected() -> Collector:
+    """Where handlers put what they got, and the test waits for it."""
+    return Collector()

@@ -1,0 +1,202 @@
+"""How a client ends, and what it says of itself meanwhile."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+from collector import Collector
+from contract.conftest import Hub
+
+from message_hub_sync import Message, MessageHubClient, MessageHubConnectionError
+
+
+def _threads_of(*names: str) -> list[str]:
+    return [thread.name for thread in threading.enumerate() if any(name in thread.name for name in names)]
+
+
+def _send_for_ever(client: MessageHubClient, destination: str) -> None:
+    while True:
+        client.send_message(destination, {"n": 1})
+
+
+def test_close_lets_the_running_handler_finish_and_settle(hub: Hub) -> None:
+    started, go_on, finished = Collector(), threading.Event(), Collector()
+    client = hub.client("image")
+
+    def handle(message: Message) -> None:
+        started(message)
+        go_on.wait(5)
+        client.send_message(hub.name("campaign"), {"done": message.payload["n"]})
+        finished(message)
+
+    hub.client("campaign").subscribe_messages(lambda message: None)
+    client.subscribe_messages(handle)
+    sender = hub.client("character")
+    sender.send_messages((hub.name("image"), {"n": n}) for n in range(3))
+    started.wait()
+
+    closing = threading.Thread(target=client.close)
+    closing.start()
+    with pytest.raises(MessageHubConnectionError, match="closed"):
+        _send_for_ever(client, hub.name("campaign"))
+    go_on.set()
+    closing.join(5)
+
+    assert len(finished.items) == len(started.items) == 1
+    assert hub.depth(f"{hub.name('image')}.messages") == 2
+    assert _threads_of(hub.name("image")) == []
+
+
+def test_close_is_idempotent_and_final(hub: Hub, collected: Collector) -> None:
+    client = hub.client("image")
+    subscription = client.subscribe_messages(collected)
+
+    client.close()
+    client.close()
+
+    for call in (
+        client.connect,
+        lambda: client.send_message(hub.name("image"), {"n": 1}),
+        lambda: client.publish_event("quest.started", {"n": 1}),
+        lambda: client.request(hub.name("image"), {"n": 1}),
+        lambda: client.subscribe(["quest.started"], collected),
+        client.get_queue_stats,
+        subscription.start,
+    ):
+        with pytest.raises(MessageHubConnectionError, match="closed"):
+            call()
+    assert not client.get_health_status()["connected"]
+    assert not subscription.active
+    assert subscription.wait(0.1)
+
+
+def test_close_inside_a_handler_does_not_wait_for_itself_and_settles_its_message(hub: Hub) -> None:
+    client = hub.client("image")
+    took = Collector()
+
+    def last(message: Message) -> None:
+        started = time.monotonic()
+        client.close()
+        took(time.monotonic() - started)
+
+    subscription = client.subscribe_messages(last)
+    hub.client("character").send_message(hub.name("image"), {"n": 1})
+
+    assert took.wait()[0] < 2
+    assert subscription.wait(2)
+    client.close()
+    assert hub.depth(f"{hub.name('image')}.messages") == 0
+    assert _threads_of(hub.name("image")) == []
+
+
+def test_cancel_inside_a_handler_does_not_wait_for_itself(hub: Hub) -> None:
+    client = hub.client("image")
+    took = Collector()
+
+    def once(message: Message) -> None:
+        started = time.monotonic()
+        subscription.cancel()
+        took(time.monotonic() - started)
+
+    subscription = client.subscribe_messages(once)
+    sender = hub.client("character")
+    sender.send_message(hub.name("image"), {"n": 1})
+    took.wait()
+    sender.send_message(hub.name("image"), {"n": 2})
+
+    assert took.stays(1)[0] < 2
+    client.close()
+    assert hub.depth(f"{hub.name('image')}.messages") == 1
+
+
+def test_close_does_not_wait_longer_than_it_was_told(hub: Hub) -> None:
+    started, go_on = Collector(), threading.Event()
+
+    def stuck(message: Message) -> None:
+        started(message)
+        go_on.wait(10)
+
+    client = hub.client("image")
+    client.subscribe_messages(stuck)
+    hub.client("character").send_message(hub.name("image"), {"n": 1})
+    started.wait()
+
+    began = time.monotonic()
+    client.close(timeout=0.3)
+    took = time.monotonic() - began
+    go_on.set()
+
+    assert took < 1.5
+
+
+def test_a_client_is_a_context_manager(hub: Hub) -> None:
+    with MessageHubClient(hub.name("image"), hub.url) as client:
+        assert client.get_health_status()["connected"]
+
+    assert not client.get_health_status()["connected"]
+
+
+def test_run_forever_ends_with_close(hub: Hub, collected: Collector) -> None:
+    client = hub.client("image")
+    client.subscribe_messages(collected)
+    running = threading.Thread(target=client.run_forever)
+    running.start()
+    hub.client("character").send_message(hub.name("image"), {"n": 1})
+    collected.wait()
+    assert running.is_alive()
+
+    client.close()
+
+    running.join(5)
+    assert not running.is_alive()
+
+
+def test_connect_is_idempotent(hub: Hub) -> None:
+    client = hub.client("image")
+    assert not client.get_health_status()["connected"]
+
+    client.connect()
+    client.connect()
+
+    assert client.get_health_status()["connected"]
+
+
+def test_health_says_how_everything_is_in_words_of_json(hub: Hub, collected: Collector) -> None:
+    client = hub.client("image")
+    client.subscribe(["quest.started", "quest.*"], collected)
+    client.subscribe_messages(collected)
+    client.publish_event("quest.started", {"n": 1})
+    service = hub.name("image")
+
+    status = json.loads(json.dumps(client.get_health_status()))
+
+    assert status["service_name"] == service
+    assert status["connected"] is True
+    assert status["status"] == "ok"
+    assert status["subscriptions"] == ["quest.started", "quest.*"]
+    assert status["circuit_breaker_state"] == "closed"
+    assert {connection["role"] for connection in status["connections"]} == {"publish", "consume"}
+    assert set(status["queues"]) == {f"{service}.quest.started", f"{service}.quest.*", f"{service}.messages"}
+    assert all(queue["active"] for queue in status["queues"].values())
+    assert status["last_error"] is None
+
+
+def test_queue_stats_count_what_waits_and_who_consumes(hub: Hub) -> None:
+    started, go_on = Collector(), threading.Event()
+
+    def stuck(message: Message) -> None:
+        started(message)
+        go_on.wait(5)
+
+    client = hub.client("image")
+    client.subscribe_messages(stuck, prefetch=1)
+    hub.client("character").send_messages((hub.name("image"), {"n": n}) for n in range(4))
+    started.wait()
+
+    stats = client.get_queue_stats()
+    go_on.set()
+
+    assert stats == {f"{hub.name('image')}.messages": {"depth": 3, "consumers": 1}}

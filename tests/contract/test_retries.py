@@ -1,0 +1,288 @@
+"""What becomes of a message whose handler fails."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from datetime import datetime
+
+import pytest
+from collector import Collector
+from contract.conftest import Hub
+
+from message_hub_sync import Event, Message, MessageHubRejectError, MessageHubRetryError, RetryPolicy
+from message_hub_sync.envelope import Properties
+
+TWICE = RetryPolicy(attempts=2, delays=(1,))
+
+
+def test_a_failed_message_comes_again_after_its_delay(hub: Hub) -> None:
+    attempts = Collector()
+
+    def fail_once(message: Message) -> None:
+        attempts((time.monotonic(), message))
+        if len(attempts.items) == 1:
+            raise OSError("the disk is full")
+
+    hub.client("image").subscribe_messages(fail_once)
+    sent = hub.client("character").send_message(hub.name("image"), {"n": 1}, correlation_id="journey-1")
+
+    (first, _), (second, message) = attempts.wait(2)
+    assert second - first >= 0.95
+    assert message.id == sent
+    assert message.correlation_id == "journey-1"
+    assert message.headers["x-attempts"] == 1
+    assert message.headers["x-error-type"] == "OSError"
+
+
+def test_a_message_that_keeps_failing_is_dead_lettered_with_its_story(hub: Hub) -> None:
+    attempts = Collector()
+
+    def fail(event: str) -> None:
+        attempts(event)
+        raise ValueError("no such theme")
+
+    queue = f"{hub.name('campaign')}.campaign.theme_changed"
+    hub.client("campaign").subscribe(["campaign.theme_changed"], fail, retry=TWICE)
+    event_id = hub.client("character").publish_event("campaign.theme_changed", {"campaign_id": "7"})
+
+    attempts.wait(2)
+    dead = hub.take(f"{queue}.dead")
+
+    headers = dead.properties.headers
+    assert json.loads(dead.body) == {"campaign_id": "7"}
+    assert dead.properties.message_id == str(event_id)
+    assert dead.properties.type == "event"
+    assert headers["event_type"] == "campaign.theme_changed"
+    assert headers["source"] == hub.name("character")
+    assert headers["x-attempts"] == 2
+    assert headers["x-error-type"] == "ValueError"
+    assert headers["x-error-message"] == "no such theme"
+    assert "raise ValueError" in headers["x-error-traceback"]
+    assert headers["x-service"] == hub.name("campaign")
+    assert headers["x-original-exchange"] == "events"
+    assert headers["x-original-routing-key"] == "campaign.theme_changed"
+    assert datetime.fromisoformat(headers["x-first-failed-at"]).tzinfo is not None
+    assert len(attempts.items) == 2
+    assert hub.depth(queue) == 0
+
+
+def test_other_messages_go_on_while_one_waits_for_its_retry(hub: Hub) -> None:
+    handled = Collector()
+
+    def handle(message: Message) -> None:
+        if message.payload["n"] == 0 and "x-attempts" not in message.headers:
+            raise RuntimeError("not yet")
+        handled(message.payload["n"])
+
+    hub.client("image").subscribe_messages(handle)
+    hub.client("character").send_messages((hub.name("image"), {"n": n}) for n in range(20))
+
+    assert handled.wait(20) == [*range(1, 20), 0]
+
+
+def test_a_handler_may_ask_for_a_retry_and_refuse_one(hub: Hub, collected: Collector) -> None:
+    def handle(message: Message) -> None:
+        collected(message.payload["n"])
+        if message.payload["n"] == "later":
+            if "x-attempts" not in message.headers:
+                raise MessageHubRetryError(delay=0.5)
+        else:
+            raise MessageHubRejectError("not for us")
+
+    hub.client("image").subscribe_messages(handle)
+    sender = hub.client("character")
+    sender.send_message(hub.name("image"), {"n": "never"})
+    sender.send_message(hub.name("image"), {"n": "later"})
+
+    assert collected.wait(3) == ["never", "later", "later"]
+    dead = hub.take(f"{hub.name('image')}.messages.dead")
+    assert json.loads(dead.body) == {"n": "never"}
+    assert "not for us" in dead.properties.headers["x-reason"]
+
+
+def test_an_error_that_is_never_retried_dead_letters_at_once(hub: Hub) -> None:
+    def fail(message: Message) -> None:
+        raise KeyError("gone")
+
+    client = hub.client("image", retry=RetryPolicy(never=(LookupError,)))
+    client.subscribe_messages(fail)
+    hub.client("character").send_message(hub.name("image"), {"n": 1})
+
+    assert hub.take(f"{hub.name('image')}.messages.dead").properties.headers["x-attempts"] == 1
+
+
+def test_a_retry_runs_every_callback_of_the_queue_again(hub: Hub) -> None:
+    first, second = Collector(), Collector()
+
+    def fail_once(event: str) -> None:
+        second(event)
+        if len(second.items) == 1:
+            raise RuntimeError("once")
+
+    client = hub.client("campaign")
+    client.subscribe(["quest.started"], first)
+    client.subscribe(["quest.started"], fail_once)
+    hub.client("character").publish_event("quest.started", {"n": 1})
+
+    second.wait(2)
+    assert len(first.items) == 2
+
+
+def test_a_retried_event_is_still_what_was_published(hub: Hub, collected: Collector) -> None:
+    def fail_once(event: Event) -> None:
+        collected(event)
+        if len(collected.items) == 1:
+            raise RuntimeError("once")
+
+    hub.client("campaign").subscribe(["quest.*"], fail_once)
+    hub.client("character").publish_event("quest.started", {"n": 1})
+
+    first, second = collected.wait(2)
+    assert second.event_type == first.event_type == "quest.started"
+    assert (second.id, second.payload, second.timestamp) == (first.id, first.payload, first.timestamp)
+
+
+def test_a_message_whose_ttl_passes_while_it_waits_is_dead_lettered_as_expired(hub: Hub) -> None:
+    attempts = Collector()
+
+    def fail(message: Message) -> None:
+        attempts(message)
+        raise RuntimeError("always")
+
+    hub.client("image").subscribe_messages(fail)
+    hub.client("character").send_message(hub.name("image"), {"n": 1}, ttl=0.5)
+
+    dead = hub.take(f"{hub.name('image')}.messages.dead")
+    assert "expired" in dead.properties.headers["x-reason"]
+    assert dead.properties.expiration is None
+    assert len(attempts.items) == 1
+
+
+def test_a_failed_event_of_a_passing_subscription_is_dropped(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    handled = Collector()
+
+    def fail(event: dict) -> None:  # type: ignore[type-arg]
+        handled(event["n"])
+        raise RuntimeError("always")
+
+    queue = hub.client("campaign").subscribe(["quest.started"], fail, durable=False).queues[0]
+    publisher = hub.client("character")
+    publisher.publish_event("quest.started", {"n": 1})
+    publisher.publish_event("quest.started", {"n": 2})
+
+    assert handled.stays(2) == [1, 2]
+    assert hub.depth(f"{queue}.dead") is None
+    assert "dropped" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("body", "properties", "reason"),
+    [
+        (b"", {}, "empty"),
+        (b"{", {}, "not JSON"),
+        (b"[1]", {}, "array"),
+        (b'{"a": NaN}', {}, "NaN"),
+        (b'{"a": 1, "a": 2}', {}, "duplicate"),
+        (b"[" * 100_000, {}, ""),
+        (b"\xff\xfe", {}, "UTF-8"),
+        (b'{"n": ' + b"9" * 5_000 + b"}", {}, "digits"),
+        (b"{}", {"message_id": None}, "no message_id"),
+        (b"{}", {"message_id": "not-a-uuid"}, "not a UUID"),
+        (b"{}", {"type": "event"}, "type"),
+        (b"{}", {"type": "strange\r\n\x1b[31mtype"}, "type"),
+    ],
+)
+def test_what_is_no_message_is_dead_lettered_at_once_and_the_consumer_goes_on(
+    hub: Hub,
+    collected: Collector,
+    caplog: pytest.LogCaptureFixture,
+    body: bytes,
+    properties: dict[str, str],
+    reason: str,
+) -> None:
+    hub.client("image").subscribe_messages(collected)
+    inbox = f"{hub.name('image')}.messages"
+    identity = {"message_id": "4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e20001", "type": "service_message", **properties}
+
+    with caplog.at_level(logging.INFO, "message_hub_sync.subscription"):
+        hub.put(inbox, body, Properties(**identity))  # type: ignore[arg-type]
+        hub.put(inbox, b"{}", Properties(message_id="4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e20002"))
+
+        collected.stays(1, 0.05)
+        dead = hub.take(f"{inbox}.dead")
+
+    assert dead.body == body
+    assert reason in dead.properties.headers["x-reason"]
+    records = [record for record in caplog.records if record.name == "message_hub_sync.subscription"]
+    assert len(records) == 1
+    assert records[0].getMessage().isprintable()
+
+
+def test_a_payload_that_does_not_fit_the_handlers_model_is_dead_lettered(hub: Hub) -> None:
+    from message_hub_sync.catalogue import CharacterCreated
+
+    def handle(created: CharacterCreated) -> None:
+        raise AssertionError("not to be called")
+
+    queue = f"{hub.name('campaign')}.character.created"
+    hub.client("campaign").subscribe(["character.created"], handle)
+    hub.put(queue, b'{"name": "no id"}', Properties(message_id="4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e20003", type="event"))
+
+    assert "character_id" in hub.take(f"{queue}.dead").properties.headers["x-reason"]
+
+
+def test_sys_exit_in_a_handler_is_a_failure_like_any_other(hub: Hub, collected: Collector) -> None:
+    def leave(message: Message) -> None:
+        if "x-attempts" not in message.headers:
+            raise SystemExit(3)
+        collected(message)
+
+    hub.client("image").subscribe_messages(leave)
+    hub.client("character").send_message(hub.name("image"), {"n": 1})
+
+    assert collected.wait()[0].headers["x-error-type"] == "SystemExit"
+
+
+def test_a_message_given_back_unhandled_is_redelivered_to_another_process_later(hub: Hub) -> None:
+    started, go_on = Collector(), threading.Event()
+
+    def stuck(message: Message) -> None:
+        started(message.payload["n"])
+        go_on.wait(5)
+
+    first = hub.client("image")
+    first.subscribe_messages(stuck, prefetch=2)
+    hub.client("character").send_messages((hub.name("image"), {"n": n}) for n in range(2))
+    started.wait()
+    closing = threading.Thread(target=first.close)
+    closing.start()
+    go_on.set()
+    closing.join(5)
+    handled = Collector()
+
+    # Flagged redelivered on a first connection: it may be what its last consumer died of, so it waits a rung.
+    hub.client("image").subscribe_messages(handled)
+
+    (message,) = handled.stays(1)
+    assert message.payload == {"n": 1}
+    assert message.headers["x-crashes"] == 1
+    assert started.items == [0]
+
+
+def test_a_handler_without_annotation_that_expects_a_dict_is_told_so(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = Collector()
+
+    def handle(event):  # type: ignore[no-untyped-def]
+        failed(event)
+        return event["n"]
+
+    hub.client("campaign").subscribe(["quest.started"], handle, retry=RetryPolicy(attempts=1))
+    hub.client("character").publish_event("quest.started", {"n": 1})
+
+    hub.take(f"{hub.name('campaign')}.quest.started.dead")
+    assert "annotate event: dict or event: Event" in caplog.text
