@@ -1,0 +1,42 @@
+"""A script for cron: handle what has gathered in this service's inbox since the last run, tell about it, and end.
+
+Notes wait in the durable queue digest-service.messages between the runs. (The first run makes it.)
+
+    MESSAGE_HUB_URL=amqp://localhost:5672 python examples/cron_script.py
+"""
+
+import os
+import threading
+
+from message_hub_sync import Message, MessageHubClient
+
+URL = os.environ.get("MESSAGE_HUB_URL", "amqp://localhost:5672")
+SERVICE = "digest-service"
+
+
+def main() -> None:
+    notes: list[str] = []
+    at_end = threading.Event()
+
+    def take(message: Message) -> None:
+        if message.payload["action"] == "end_of_day":
+            at_end.set()
+        else:
+            notes.append(f"{message.source}: {message.payload['note']}")
+
+    with MessageHubClient(SERVICE, URL) as client:
+        inbox = client.subscribe_messages(take)
+        # The inbox keeps its order: when this arrives, all that was there before has been handled.
+        client.send_message(SERVICE, {"action": "end_of_day"})
+        if not at_end.wait(timeout=60):
+            raise SystemExit("the inbox was not emptied within a minute")
+        inbox.cancel()  # what comes from now on waits for the next run
+
+        print(f"digest of {len(notes)} notes")
+        for note in notes:
+            print(f"- {note}")
+        client.publish_event("digest.completed", {"notes": notes})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""A Flask service: its views send and publish, while its subscriptions run beside them.
+
+MESSAGE_HUB_URL=amqp://localhost:5672 flask --app examples/flask_service run
+curl localhost:5000/characters --json '{"character_id": "42", "name": "Mira"}'
+curl localhost:5000/journal
+"""
+
+import os
+from typing import Any
+
+from flask import Flask, request
+
+from message_hub_sync import Event, Message, MessageHubClient, MessageHubError, MessageValidationError
+
+URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
+
+
+def create_app() -> Flask:
+    app = Flask(__name__)
+    hub = MessageHubClient("character-service", URL)
+    journal: list[str] = []
+
+    # With the reloader on, Flask runs this twice: only the process that serves subscribes and connects.
+    @hub.on_event("character.created")
+    def on_created(event: Event) -> None:
+        journal.append(f"created {event.payload['name']}")
+
+    @hub.on_message
+    def on_message(message: Message) -> None:
+        journal.append(f"{message.source} says {message.payload['action']}")
+
+    @app.post("/characters")
+    def create() -> tuple[dict[str, Any], int]:
+        character = request.get_json()
+        event_id = hub.publish_event("character.created", character)
+        message_id = hub.send_message("character-service", {"action": "welcome"})
+        return {"event_id": str(event_id), "message_id": str(message_id)}, 202
+
+    @app.get("/journal")
+    def read() -> dict[str, Any]:
+        return {"entries": journal}
+
+    @app.get("/health")
+    def health() -> dict[str, Any]:
+        return hub.get_health_status()
+
+    @app.errorhandler(MessageHubError)
+    def failed(error: MessageHubError) -> tuple[dict[str, Any], int]:
+        return {"error": str(error)}, 400 if isinstance(error, MessageValidationError) else 503
+
+    return app

@@ -1,0 +1,32 @@
+"""Request and response: ask a service, wait for its answer, and hear of its errors.
+
+MESSAGE_HUB_URL=amqp://localhost:5672 python examples/request_response.py
+"""
+
+import os
+from typing import Any
+
+from message_hub_sync import MessageHubClient, MessageHubRemoteError
+
+URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
+SHEETS = {"123": {"name": "Mira", "level": 3}}
+
+
+def main() -> None:
+    with MessageHubClient("service-a", URL) as service_a, MessageHubClient("service-b", URL) as service_b:
+
+        @service_b.on_message
+        def handle_message(payload: dict[str, Any]) -> dict[str, Any]:
+            return SHEETS[payload["id"]]  # the reply; an exception is a reply, too
+
+        reply = service_a.request("service-b", {"action": "get_data", "id": "123"}, timeout=5)
+        print(f"service-a: {reply.source} answered {reply.payload}")
+
+        try:
+            service_a.request("service-b", {"action": "get_data", "id": "999"}, timeout=5)
+        except MessageHubRemoteError as error:
+            print(f"service-a: no answer but an error, {error.error_type}: {error.error_message}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""State synchronisation: one service owns a state, another keeps a copy of it by its events.
+
+Events arrive at least once, and after a retry perhaps late. The version makes that harmless.
+
+    MESSAGE_HUB_URL=amqp://localhost:5672 python examples/state_synchronisation.py
+"""
+
+import os
+import threading
+
+from message_hub_sync import Event, MessageHubClient
+
+URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
+
+
+class Copy:
+    """The tracking service's copy. Written by the one thread of its subscription."""
+
+    def __init__(self) -> None:
+        self.state = "unknown"
+        self.version = 0
+        self.complete = threading.Event()
+
+    def update(self, event: Event) -> None:
+        version, state = event.payload["version"], event.payload["state"]
+        if version <= self.version:
+            print(f"tracker: version {version} is old, kept {self.version}")
+        else:
+            self.version, self.state = version, state
+            print(f"tracker: version {version} is {state}")
+        if version == 3:
+            self.complete.set()
+
+
+def main() -> None:
+    copy = Copy()
+    with MessageHubClient("owner-service", URL) as owner, MessageHubClient("tracking-service", URL) as tracker:
+        tracker.subscribe(["resource.state.changed"], copy.update)
+
+        for version, state in [(1, "created"), (2, "painted"), (1, "created"), (3, "framed")]:
+            change = {"resource_id": "portrait-1", "state": state, "version": version}
+            owner.publish_event("resource.state.changed", change)
+
+        if not copy.complete.wait(timeout=10):
+            raise SystemExit("the last version did not arrive")
+    print(f"in the end: {copy.state}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Worker threads: all of them share one client, while its subscriptions run beside them.
+
+MESSAGE_HUB_URL=amqp://localhost:5672 python examples/worker_threads.py
+"""
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+
+from message_hub_sync import Event, Message, MessageHubClient
+
+URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
+WORKERS = 4
+ITEMS = 100
+
+
+def main() -> None:
+    handled: SimpleQueue[str] = SimpleQueue()
+
+    with MessageHubClient("image-service", URL) as client:
+
+        @client.on_message
+        def count_message(message: Message) -> None:
+            handled.put("messages")
+
+        @client.on_event("image.item_generated")
+        def count_event(event: Event) -> None:
+            handled.put("events")
+
+        def paint(item: int) -> None:
+            client.send_message("image-service", {"action": "catalogue", "item": item})
+            client.publish_event("image.item_generated", {"image_id": f"item-{item}"})
+
+        with ThreadPoolExecutor(WORKERS, thread_name_prefix="painter") as workers:
+            list(workers.map(paint, range(ITEMS)))  # list() raises what a worker raised
+
+        counted = Counter(handled.get(timeout=10) for _ in range(2 * ITEMS))
+    print(f"{WORKERS} threads sent {ITEMS} messages and {ITEMS} events")
+    print(f"handled: {counted['messages']} messages and {counted['events']} events")
+
+
+if __name__ == "__main__":
+    main()
