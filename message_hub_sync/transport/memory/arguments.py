@@ -9,6 +9,7 @@ from typing import Any
 
 from message_hub_sync.errors import MessageHubConfigurationError
 from message_hub_sync.topology import QueueSpec
+from message_hub_sync.transport.memory.border import MAX_TTL_MS
 
 __all__ = ["QueueArguments", "difference"]
 
@@ -28,7 +29,7 @@ def _is_text(value: Any) -> bool:
 #: The arguments that change what the hub does, as RabbitMQ 3.10 checks them.
 _KNOWN: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "x-queue-type": (_one_of("classic", "quorum"), "'classic' or 'quorum'"),
-    "x-message-ttl": (_whole(0, 4_294_967_295), "milliseconds, at most 4294967295"),
+    "x-message-ttl": (_whole(0, MAX_TTL_MS), f"milliseconds, at most {MAX_TTL_MS}"),
     "x-max-priority": (_whole(1, 255), "a whole number from 1 to 255"),
     "x-max-length": (_whole(0, 2**63 - 1), "a whole number of messages"),
     "x-overflow": (_one_of("drop-head", "reject-publish"), "'drop-head' or 'reject-publish'"),

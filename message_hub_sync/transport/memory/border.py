@@ -16,12 +16,13 @@ from message_hub_sync.envelope import Properties, printable
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.transport.base import Outgoing
 
-__all__ = ["StoredMessage", "admit", "broker_refusal", "copy_headers", "copy_properties", "short_text"]
+__all__ = ["MAX_TTL_MS", "StoredMessage", "admit", "broker_refusal", "copy_headers", "copy_properties", "short_text"]
 
 _INT64 = 2**63
-#: RabbitMQ 3.10: ``max_message_size``, and ``rabbit_misc:check_expiry`` for expirations.
+#: RabbitMQ 3.10: ``max_message_size``.
 _MAX_BODY_BYTES = 134_217_728
-_MAX_EXPIRATION_MS = 4_294_967_295
+#: Ten years, for expirations and ``x-message-ttl``: a RabbitMQ 3.10.8 took this many milliseconds, and not one more.
+MAX_TTL_MS = 315_360_000_000
 #: Whom the broker takes every client of an embedded hub for.
 _USER = "guest"
 
@@ -148,7 +149,7 @@ def short_text(value: Any, what: str) -> None:
 
 
 def _expiration_fits(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= _MAX_EXPIRATION_MS
+    return text.isascii() and text.isdigit() and len(text) <= 12 and int(text) <= MAX_TTL_MS
 
 
 def _whole(value: Any, what: str, end: int) -> None:
