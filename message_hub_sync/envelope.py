@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 import time
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Generic, Literal, NoReturn, cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
@@ -49,6 +51,12 @@ MAX_TTL_SECONDS = 4_294_967
 #: The wire's own headers: a caller's ``headers=`` may not set them, nor any AMQP number above 64 bits.
 _RESERVED_HEADERS = frozenset({"source", "destination", "event_type", "timestamp", "ttl", "priority"})
 _INT64 = 2**63
+#: Python's own limit on the digits of a whole number that is read from text (sys.get_int_max_str_digits()).
+MAX_DIGITS = 4300
+_MANY_DIGITS = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
+_CONTAINERS = (dict, list, tuple)
+#: The first hexadecimal digit of a UUID's clock sequence carries its variant in the upper two bits (RFC 9562, 4.1).
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 #: What a payload is: ``dict[str, Any]`` unless a model is asked for.
 P = TypeVar("P", default=dict[str, Any])
@@ -212,7 +220,28 @@ def encode_payload(payload: Any, max_bytes: int) -> bytes:
             f"payload is {len(body)} bytes as JSON; at most {max_bytes} are allowed "
             "(max_message_bytes): store it elsewhere and send a reference"
         )
+    if (len(body) > MAX_DIGITS and _MANY_DIGITS.search(body)) or _has_other_keys(payload):
+        _check_readable(body, max_bytes)
     return body
+
+
+def _has_other_keys(value: Any) -> bool:
+    """Whether a dict in it has keys that are no texts: ``{1: …, "1": …}`` becomes an object with a key twice."""
+    if type(value) is dict:
+        return any(
+            type(key) is not str or (type(item) in _CONTAINERS and _has_other_keys(item)) for key, item in value.items()
+        )
+    return type(value) in _CONTAINERS and any(type(item) in _CONTAINERS and _has_other_keys(item) for item in value)
+
+
+def _check_readable(body: bytes, max_bytes: int) -> None:
+    """What receivers would refuse is not sent."""
+    try:
+        decode_payload(body, max_bytes)
+    except InvalidMessage as error:
+        raise MessageValidationError(
+            f"payload cannot be read back ({error}): use texts as keys, each once, and send very long numbers as text"
+        ) from None
 
 
 def _refuse_payload(what: str) -> NoReturn:
@@ -287,12 +316,14 @@ def _common_properties(
     elif current is not None:
         correlation = current.correlation_id
     else:
-        correlation = str(uuid4())
+        correlation = _random_uuid()
     if current is not None and current.message_id is not None:
         headers[CAUSATION_HEADER] = current.message_id
     if message_id is None:
-        message_id = uuid4()
-    elif not isinstance(message_id, UUID):
+        identity = _random_uuid()
+    elif isinstance(message_id, UUID):
+        identity = str(message_id)
+    else:
         raise MessageValidationError(
             f"message_id of type {type(message_id).__name__} is not usable: a uuid.UUID is "
             "(the one of the error, when a call that ended unknown is repeated)"
@@ -301,13 +332,19 @@ def _common_properties(
     headers["source"] = source
     headers["timestamp"] = datetime.fromtimestamp(now, timezone.utc).isoformat()
     return Properties(
-        message_id=str(message_id),
+        message_id=identity,
         correlation_id=correlation,
         type=kind,
         app_id=source,
         timestamp=int(now),
         headers=headers,
     )
+
+
+def _random_uuid() -> str:
+    """The text of a random UUID (version 4), at a quarter of the price of ``str(uuid4())``."""
+    digits = os.urandom(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 
 def _check_ttl(ttl: Any) -> None:

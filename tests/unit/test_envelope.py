@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import RFC_4122, UUID, uuid4
 
 import pytest
 from hypothesis import given
@@ -323,7 +323,7 @@ def test_nan_and_the_infinities_are_refused_wherever_they_are(number: float, pla
 
 
 def test_a_text_that_reads_like_nan_is_a_text() -> None:
-    for payload in ({"a": "NaN"}, {"a": "-Infinity, NaN"}, {"NaN": 1}, {"a": "NaN", "digits": 10**5000}):
+    for payload in ({"a": "NaN"}, {"a": "-Infinity, NaN"}, {"NaN": 1}, {"a": "NaN", "digits": 10**4000}):
         assert b"NaN" in encode_payload(payload, MAX)
 
 
@@ -572,3 +572,27 @@ def test_text_for_a_log_is_on_one_line_and_of_bounded_length() -> None:
     assert printable("plain ü") == "plain ü"
     assert printable("a\nb\x1b[0m\u2028\x85\ud800") == r"a\nb\x1b[0m\u2028\x85\ud800"
     assert printable("x" * 300) == "x" * 199 + "…"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [{1: "a", "1": "b"}, {"deep": [{"x": ({1: 0, "1": 1},)}]}, {"n": 10**4301}],
+    ids=["a key twice", "a key twice, nested", "too many digits"],
+)
+def test_a_payload_that_no_receiver_could_read_is_refused(payload: dict[Any, Any]) -> None:
+    with pytest.raises(MessageValidationError, match="cannot be read back"):
+        encode_payload(payload, 10_000)
+
+
+def test_other_keys_and_long_digits_in_texts_are_fine() -> None:
+    assert encode_payload({1: "a", 2: {True: "b"}}, 100) == b'{"1":"a","2":{"true":"b"}}'
+    assert len(encode_payload({"text": "9" * 5000}, 10_000)) > 5000
+
+
+def test_new_messages_get_random_uuids_of_version_4() -> None:
+    found = [event_properties(source="a", event_type="a.b") for _ in range(200)]
+    ids = [UUID(each) for properties in found for each in (properties.message_id, properties.correlation_id) if each]
+    assert len(set(ids)) == 400
+    assert {each.version for each in ids} == {4}
+    assert {each.variant for each in ids} == {RFC_4122}
+    assert len({str(each)[19] for each in ids}) == 4
