@@ -18,15 +18,14 @@ def new_selector() -> selectors.BaseSelector:
 class Waker:
     """A socket pair. :meth:`wake` may be called from any thread and from a signal handler.
 
-    Mutable: ``_rung``, set by wakers and reset by the I/O thread. Unguarded: the worst a race can do is
-    one byte too many.
+    It remembers nothing but what is in the pipe: a flag beside it would be left set by an exception between
+    flag and byte (a signal's), and no later wake would ring any more.
     """
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
-        self._rung = False
 
     def fileno(self) -> int:
         """For selectors."""
@@ -34,16 +33,13 @@ class Waker:
 
     def wake(self) -> None:
         """End the present or the next wait."""
-        if not self._rung:
-            self._rung = True
-            with contextlib.suppress(OSError):  # full: it wakes anyhow; closed: nobody sleeps any more
-                self._writer.send(b"\0")
+        with contextlib.suppress(OSError):  # full: it wakes anyhow; closed: nobody sleeps any more
+            self._writer.send(b"\0")
 
     def clear(self) -> None:
         """Called by the I/O thread after each wait, *before* it looks for work."""
         with contextlib.suppress(OSError):
             self._reader.recv(1024)
-        self._rung = False
 
     def wait(self, deadline: float) -> bool:
         """Sleep until woken (true) or until the deadline (monotonic seconds)."""
