@@ -17,7 +17,6 @@ class ConfirmLedger:
 
     def __init__(self) -> None:
         self._next_tag = 1
-        self._oldest = 1
         self._in_flight: dict[int, tuple[Receipt, Outgoing]] = {}
         self._returned: dict[tuple[str | None, str, str], list[tuple[int, str]]] = {}
 
@@ -52,7 +51,6 @@ class ConfirmLedger:
     def fail(self, result: Result, reason: str, code: int = 0) -> None:
         """No more answers will come: settle all that is in flight."""
         in_flight, self._in_flight = self._in_flight, {}
-        self._oldest = self._next_tag
         self._returned.clear()
         for receipt, _ in in_flight.values():
             receipt.settle(result, reason, code)
@@ -61,14 +59,12 @@ class ConfirmLedger:
         if not multiple:
             entry = self._in_flight.pop(tag, None)
             return [] if entry is None else [entry]
-        last = tag or self._next_tag - 1  # tag 0 with multiple: all of them
-        entries = [
-            entry
-            for each in range(self._oldest, min(last, self._next_tag - 1) + 1)
-            if (entry := self._in_flight.pop(each, None)) is not None
-        ]
-        self._oldest = max(self._oldest, last + 1)
-        return entries
+        tags = []
+        for each in self._in_flight:  # in the order of the tags
+            if tag and each > tag:  # tag 0 means all of them
+                break
+            tags.append(each)
+        return [self._in_flight.pop(each) for each in tags]
 
     def _take_return(self, outgoing: Outgoing) -> tuple[int, str] | None:
         key = (outgoing.properties.message_id, outgoing.exchange, outgoing.routing_key)
