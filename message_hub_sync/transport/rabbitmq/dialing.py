@@ -31,15 +31,19 @@ def dial(
     :raises OSError: including ``TimeoutError``, ``socket.gaierror`` and ``ssl.SSLError``.
     """
     last: OSError | None = None
-    for family, kind, protocol, _, target in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    for position, (family, kind, protocol, _, target) in enumerate(found):
+        # An address that swallows everything (IPv6 without a route) leaves time for those after it.
+        now = time.monotonic()
+        until = now + (deadline - now) / (len(found) - position)
         connection = socket.socket(family, kind, protocol)
         try:
             connection.setblocking(False)
             _tune(connection)
-            _connect(connection, target, deadline, await_socket)
+            _connect(connection, target, until, await_socket)
             if address.tls:
                 assert address.ssl_context is not None
-                return _handshake(connection, address, address.ssl_context, deadline, await_socket)
+                return _handshake(connection, address, address.ssl_context, until, await_socket)
         except OSError as error:
             connection.close()
             last = error
