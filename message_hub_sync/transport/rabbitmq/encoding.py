@@ -12,6 +12,8 @@ from message_hub_sync.envelope import Properties
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.transport.base import Outgoing
 
+_FRAME_OVERHEAD = spec.FRAME_HEADER_SIZE + spec.FRAME_END_SIZE
+
 __all__ = ["encode_ack", "encode_publish", "encode_reject", "properties_from_pika", "properties_to_pika"]
 
 
@@ -36,6 +38,11 @@ def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -
             f"a property or header cannot be carried by AMQP ({type(error).__name__}): "
             "texts of at most 255 bytes and 64-bit whole numbers are"
         ) from None
+    if len(pieces[1]) > max_fragment + _FRAME_OVERHEAD:
+        raise MessageValidationError(
+            f"properties and headers of {len(pieces[1])} bytes do not fit into a frame: "
+            f"{max_fragment + _FRAME_OVERHEAD} bytes are allowed; put it into the payload"
+        )
     if len(body) <= max_fragment:
         if body:
             pieces.append(frame.Body(channel_number, body).marshal())
