@@ -190,6 +190,7 @@ def test_a_request_that_nobody_took_expires_with_its_caller(hub: Hub, collected:
     client = hub.client("character")
     with pytest.raises(MessageHubTimeoutError):
         client.request(hub.name("campaign"), {"n": "request"}, timeout=0.2)
+    threading.Event().wait(0.2)  # its ttl began when it was sent, a little after its timeout
     client.send_message(hub.name("campaign"), {"n": "message"})
 
     hub.client("campaign").subscribe_messages(collected)

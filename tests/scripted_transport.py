@@ -1,0 +1,120 @@
+"""A transport that does what a test tells it, attempt by attempt: for faults that no hub can be asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+from message_hub_sync.topology import QueueSpec, Topology
+from message_hub_sync.transport.base import (
+    ConnectionStatus,
+    Delivery,
+    Outgoing,
+    QueueStats,
+    Receipt,
+    Result,
+)
+
+#: What one attempt comes to: a result (with reason and code), ``None`` for no answer, an error to raise.
+Step = Result | tuple[Result, str, int] | BaseException | None
+
+
+class ScriptedTransport:
+    """Publishes by script; when that is used up, everything is confirmed. ``log`` tells what was asked of it."""
+
+    def __init__(self, *steps: Step) -> None:
+        self.steps = list(steps)
+        self.log: list[tuple[str, Any]] = []
+        self.published: list[Outgoing] = []
+        self.receipts: list[Receipt] = []
+
+    def _take(self, outgoing: Outgoing, deadline: float) -> Receipt:
+        self.published.append(outgoing)
+        step: Step = self.steps.pop(0) if self.steps else Result.CONFIRMED
+        if isinstance(step, BaseException):
+            raise step
+        receipt = Receipt()
+        self.receipts.append(receipt)
+        if isinstance(step, tuple):
+            receipt.settle(*step)
+        elif step is not None:
+            receipt.settle(step)
+        return receipt
+
+    def connect(self, deadline: float) -> None:
+        self.log.append(("connect", deadline))
+
+    def publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
+        self.log.append(("alone" if alone else "publish", deadline - time.monotonic()))
+        return self._take(outgoing, deadline)
+
+    def publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:
+        self.log.append(("many", len(batch)))
+        return [self._take(outgoing, deadline) for outgoing in batch]
+
+    def declare(self, topology: Topology, deadline: float) -> None:
+        self.log.append(("declare", topology.exchange.name if topology.exchange else None))
+
+    def declare_queue(self, queue: QueueSpec, deadline: float) -> None:
+        self.log.append(("declare_queue", queue.name))
+
+    def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
+        return ScriptedConsumer(topology.queue.name)
+
+    def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:
+        return dict.fromkeys(names)
+
+    def delete(self, topology: Topology, queue: str, deadline: float) -> None:
+        self.log.append(("delete", queue))
+
+    def status(self) -> Sequence[ConnectionStatus]:
+        return []
+
+    def on_connected(self, listener: Callable[[], None]) -> None:
+        self.log.append(("on_connected", listener))
+
+    def close(self, deadline: float) -> None:
+        self.log.append(("close", deadline))
+
+    def abandon(self) -> None:
+        self.log.append(("abandon", None))
+
+    def asked(self) -> list[str]:
+        """What was asked of it, in order."""
+        return [name for name, _ in self.log]
+
+
+class ScriptedConsumer:
+    """A queue into which the test puts deliveries by hand; remembers what was settled."""
+
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
+        self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
+        self.settled: list[int] = []
+        self.closed = False
+
+    @property
+    def deliveries(self) -> SimpleQueue[Delivery | None]:
+        return self._deliveries
+
+    @property
+    def queue(self) -> str:
+        return self._queue
+
+    @property
+    def active(self) -> bool:
+        return not self.closed
+
+    def settle(self, delivery: Delivery) -> None:
+        self.settled.append(delivery.delivery_tag)
+
+    def release(self, delivery: Delivery) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def cancel(self, deadline: float) -> None: ...
+
+    def close(self, deadline: float) -> None:
+        self.closed = True

@@ -1,0 +1,458 @@
+"""Consuming, played by hand: what is settled when, and what a failed move leaves behind."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from collector import Collector
+from scripted_transport import ScriptedConsumer, ScriptedTransport, Step
+
+from message_hub_sync import runtime
+from message_hub_sync.config import ClientConfig, MemoryAddress
+from message_hub_sync.envelope import Properties
+from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
+from message_hub_sync.handlers import handler_for
+from message_hub_sync.metrics import ServiceMetrics
+from message_hub_sync.publisher import Publisher
+from message_hub_sync.queue_consumer import Options, Surroundings
+from message_hub_sync.request_reply import Replies, Requests
+from message_hub_sync.retry import RetryPolicy
+from message_hub_sync.subscription import Subscription, Subscriptions, event_sources, inbox_sources
+from message_hub_sync.topology import Topology
+from message_hub_sync.transport.base import Delivery, Result
+
+ID = "4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e2000{}"
+
+
+class OneConsumer(ScriptedTransport):
+    """Hands out one consumer, and tells each settlement."""
+
+    def __init__(self, *steps: Step) -> None:
+        super().__init__(*steps)
+        self.settled = Collector()
+        self.consumers: list[ScriptedConsumer] = []
+
+    def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
+        consumer = ScriptedConsumer(topology.queue.name)
+        consumer.settle = lambda delivery: self.settled(delivery.delivery_tag)  # type: ignore[method-assign]
+        self.consumers.append(consumer)
+        return consumer
+
+
+class Bench:
+    """Subscriptions over a script. :meth:`deliver` plays the broker."""
+
+    def __init__(self, *steps: Step, retry: RetryPolicy | None = None) -> None:
+        self.transport = OneConsumer(*steps)
+        self.config = ClientConfig("image-service", MemoryAddress("unused"))
+        metrics = ServiceMetrics("image-service")
+        publisher = Publisher(self.transport, self.config, None, metrics)  # type: ignore[arg-type]
+        self.requests = Requests(self.transport, self.config, publisher, metrics)
+        surroundings = Surroundings(
+            self.transport,
+            self.config,
+            metrics,
+            self.requests,
+            Replies(self.config, publisher),
+            retry or RetryPolicy(),
+        )
+        self.subscriptions = Subscriptions(surroundings)
+        self.tag = 0
+
+    def subscribe(
+        self, callback: Callable[..., Any], *, durable: bool = True, options: Options | None = None
+    ) -> Subscription:
+        sources = event_sources(self.config, ["quest.started"], durable=durable)
+        handler = handler_for(callback, "event")
+        subscription = Subscription(lambda: self.subscriptions, self.config, sources, handler, options or Options())
+        subscription.start()
+        return subscription
+
+    def subscribe_messages(self, callback: Callable[..., Any]) -> Subscription:
+        sources = inbox_sources(self.config)
+        handler = handler_for(callback, "message")
+        subscription = Subscription(lambda: self.subscriptions, self.config, sources, handler, Options())
+        subscription.start()
+        return subscription
+
+    def deliver(self, *, redelivered: bool = False, connection_number: int = 1, **properties: Any) -> int:
+        self.tag += 1
+        fields = {"message_id": ID.format(self.tag), "headers": {}, **properties}
+        consumer = self.transport.consumers[-1]
+        consumer.deliveries.put(
+            Delivery(
+                body=b"{}",
+                properties=Properties(**fields),
+                exchange="events",
+                routing_key="quest.started",
+                queue=consumer.queue,
+                redelivered=redelivered,
+                delivery_tag=self.tag,
+                connection_number=connection_number,
+                origin=None,
+            )
+        )
+        return self.tag
+
+
+def fail(event: str) -> None:
+    raise ValueError("always")
+
+
+def moved_to(bench: Bench) -> list[str]:
+    return [outgoing.routing_key for outgoing in bench.transport.published]
+
+
+def test_a_delivery_is_settled_after_its_handler_not_before() -> None:
+    bench = Bench()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def handle(event: str) -> None:
+        inside.set()
+        go_on.wait(5)
+
+    bench.subscribe(handle)
+    tag = bench.deliver()
+    assert inside.wait(5)
+    assert bench.transport.settled.items == []
+
+    go_on.set()
+
+    assert bench.transport.settled.wait() == [tag]
+
+
+def test_a_failed_message_is_settled_only_when_the_broker_has_its_retry() -> None:
+    bench = Bench(None)
+    bench.subscribe(fail)
+    tag = bench.deliver()
+    with pytest.raises(AssertionError):
+        bench.transport.settled.wait(1, timeout=0.4)
+    assert moved_to(bench) == ["image-service.quest.started.retry.1000"]
+
+    bench.transport.receipts[0].settle(Result.CONFIRMED)
+
+    assert bench.transport.settled.wait() == [tag]
+    assert len(bench.transport.published) == 1
+
+
+@pytest.mark.parametrize(
+    "step", [Result.NACKED, Result.LOST, Result.NOT_WRITTEN, MessageHubConnectionError("down"), OSError("a bug")]
+)
+def test_a_move_that_fails_is_repeated_without_running_the_handler_again(step: Step) -> None:
+    bench = Bench(step, step)
+    ran = Collector()
+
+    def handle(event: str) -> None:
+        ran(event)
+        raise ValueError("always")
+
+    bench.subscribe(handle)
+    tag = bench.deliver()
+
+    assert bench.transport.settled.wait() == [tag]
+    assert len(ran.items) == 1
+    assert len(bench.transport.published) == 3
+
+
+def test_a_missing_retry_queue_is_declared_and_the_move_repeated_at_once() -> None:
+    bench = Bench(Result.RETURNED)
+    bench.subscribe(fail)
+    bench.deliver()
+
+    bench.transport.settled.wait(timeout=0.2)
+
+    assert ("declare_queue", "image-service.quest.started.retry.1000") in bench.transport.log
+    assert all(outgoing.mandatory for outgoing in bench.transport.published)
+
+
+def test_a_channel_closed_under_a_move_has_it_repeated_alone() -> None:
+    bench = Bench((Result.CHANNEL_CLOSED, "404", 404))
+    bench.subscribe(fail)
+    bench.deliver()
+
+    bench.transport.settled.wait()
+
+    assert bench.transport.asked() == ["publish", "alone"]
+
+
+def test_others_are_handled_while_moves_are_stuck_and_the_log_names_each_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(*[MessageHubConnectionError("down")] * 5)
+    handled = Collector()
+
+    def handle(event: str, envelope: Any) -> None:
+        if "fails" in envelope.headers:
+            raise ValueError("always")
+        handled(envelope.id)
+
+    bench.subscribe(handle)
+    for _ in range(2):
+        bench.deliver(headers={"fails": 1})
+    began = time.monotonic()
+    for _ in range(3):
+        bench.deliver()
+
+    handled.wait(3)
+    assert time.monotonic() - began < 1
+    bench.transport.settled.wait(5)
+    moves = [record for record in caplog.records if "could not be moved" in record.getMessage()]
+    assert [record.levelno for record in moves if record.levelno >= logging.WARNING] == [logging.WARNING] * 2
+
+
+def test_a_redelivered_message_on_a_first_connection_waits_a_rung_unhandled() -> None:
+    bench = Bench(retry=RetryPolicy(attempts=2))
+    handled = Collector()
+    bench.subscribe(handled)
+
+    bench.deliver(redelivered=True)
+    bench.deliver(redelivered=True, headers={"x-crashes": 1})
+    bench.deliver(redelivered=True, headers={"x-crashes": 2})
+    bench.transport.settled.wait(3)
+
+    first, second, third = bench.transport.published
+    assert first.routing_key == second.routing_key == "image-service.quest.started.retry.1000"
+    assert (first.properties.headers["x-crashes"], second.properties.headers["x-crashes"]) == (1, 2)
+    assert third.routing_key == "image-service.quest.started.dead"
+    assert handled.items == []
+
+
+def test_a_redelivered_message_on_a_later_connection_is_handled_in_place() -> None:
+    bench = Bench()
+    handled = Collector()
+    bench.subscribe(handled)
+
+    bench.deliver(redelivered=True, connection_number=2)
+
+    handled.wait()
+    assert bench.transport.published == []
+
+
+def test_a_redelivered_event_of_a_passing_subscription_is_handled() -> None:
+    bench = Bench()
+    handled = Collector()
+    bench.subscribe(handled, durable=False)
+
+    bench.deliver(redelivered=True)
+
+    handled.wait()
+
+
+def test_a_store_that_raises_has_the_message_retried_not_dropped() -> None:
+    class Broken:
+        def __contains__(self, key: str) -> bool:
+            raise ConnectionError("the store is down")
+
+        def add(self, key: str) -> None: ...
+
+    bench = Bench()
+    handled = Collector()
+    bench.subscribe(handled, options=Options(deduplicate=Broken()))
+
+    bench.deliver()
+
+    bench.transport.settled.wait()
+    assert moved_to(bench) == ["image-service.quest.started.retry.1000"]
+    assert handled.items == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, RecursionError])
+def test_no_exception_ends_a_worker(error: type[BaseException]) -> None:
+    bench = Bench()
+
+    def handle(event: str, envelope: Any) -> None:
+        if "fails" in envelope.headers:
+            raise error
+
+    bench.subscribe(handle)
+    bench.deliver(headers={"fails": 1})
+    last = bench.deliver()
+
+    assert last in bench.transport.settled.wait(2)
+
+
+def test_a_fault_of_the_transport_does_not_end_a_worker_either(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.subscribe(lambda event: None)
+    settled = Collector()
+
+    def settle(delivery: Delivery) -> None:
+        settled(delivery.delivery_tag)
+        if delivery.delivery_tag == 1:
+            raise RuntimeError("a bug")
+
+    bench.transport.consumers[-1].settle = settle  # type: ignore[method-assign]
+    bench.deliver()
+    bench.deliver()
+
+    assert settled.wait(2) == [1, 2]
+    assert "stays unsettled" in caplog.text
+
+
+def test_a_failure_is_logged_once_with_its_traceback_and_correlation(caplog: pytest.LogCaptureFixture) -> None:
+    from message_hub_sync.correlation import CorrelationFilter
+
+    bench = Bench()
+    caplog.handler.addFilter(CorrelationFilter())
+    bench.subscribe(fail)
+    bench.deliver(correlation_id="journey-1")
+    bench.transport.settled.wait()
+
+    (record,) = [record for record in caplog.records if record.name == "message_hub_sync.subscription"]
+    assert record.levelno == logging.WARNING
+    assert record.exc_info is not None
+    assert record.correlation_id == "journey-1"  # type: ignore[attr-defined]
+    assert "attempt 1 of 4, again in 1 s" in record.getMessage()
+
+
+def test_the_parent_of_a_reloader_stays_inactive(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("message_hub_sync.subscription.reloader_parent", lambda: "django")
+    bench = Bench()
+
+    with caplog.at_level(logging.INFO):
+        subscription = bench.subscribe(lambda event: None)
+
+    assert not subscription.active
+    assert bench.transport.consumers == []
+    assert "parent of the django reloader" in caplog.text
+
+
+def test_a_process_that_becomes_a_reloaders_parent_consumes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    handled = Collector()
+    subscription = bench.subscribe(handled)
+    (worker,) = [t for t in threading.enumerate() if t.name.startswith("message-hub-image-service")]
+    monkeypatch.setattr("message_hub_sync.queue_consumer.became_reloader_parent", lambda: True)
+
+    bench.deliver()
+
+    worker.join(5)
+    assert bench.transport.consumers[-1].closed
+    assert handled.items == []
+    assert bench.transport.settled.items == []
+    assert not subscription.active
+
+
+def test_concurrent_subscriptions_to_one_queue_share_one_consumer() -> None:
+    bench = Bench()
+    together = threading.Barrier(8)
+
+    def subscribe() -> None:
+        together.wait(5)
+        bench.subscribe(lambda event: None)
+
+    threads = [threading.Thread(target=subscribe) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+
+    assert len(bench.transport.consumers) == 1
+    assert len(bench.subscriptions.running()) == 8
+
+
+def test_a_failed_start_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    works = bench.transport.consume
+    monkeypatch.setattr(bench.transport, "consume", _down)
+    with pytest.raises(MessageHubConnectionError):
+        bench.subscribe(lambda event: None)
+    assert bench.subscriptions.known() == []
+
+    monkeypatch.setattr(bench.transport, "consume", works)
+
+    assert bench.subscribe(lambda event: None).active
+
+
+def _down(topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
+    raise MessageHubConnectionError("no connection to the hub in time")
+
+
+def test_cancelling_leaves_no_thread_and_nothing_to_remember() -> None:
+    bench = Bench()
+    for _ in range(20):
+        bench.subscribe(lambda event: None).cancel()
+
+    assert bench.subscriptions.known() == bench.subscriptions.consumers() == []
+    assert all(consumer.closed for consumer in bench.transport.consumers)
+    assert not [t for t in threading.enumerate() if t.name.startswith("message-hub-image-service")]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    made: list[Bench] = []
+    init = Bench.__init__
+
+    def remembered(self: Bench, *steps: Step, **options: Any) -> None:
+        init(self, *steps, **options)
+        made.append(self)
+
+    monkeypatch = request.getfixturevalue("monkeypatch")
+    monkeypatch.setattr(Bench, "__init__", remembered)
+    yield
+    for bench in made:
+        bench.subscriptions.stop(time.monotonic() + 5)
+    assert not [t for t in threading.enumerate() if t.name.startswith("message-hub-image-service")]
+
+
+# --- which process is a reloader's parent ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "modules", "expected"),
+    [
+        (["manage.py", "runserver"], {}, ["django"], "django"),
+        (["manage.py", "runserver", "8001"], {"RUN_MAIN": "true"}, ["django"], None),
+        (["manage.py", "runserver", "--noreload"], {}, ["django"], None),
+        (["manage.py", "migrate"], {}, ["django"], None),
+        (["worker.py", "runserver"], {}, [], None),
+        (["flask", "run", "--debug"], {"FLASK_RUN_FROM_CLI": "true"}, [], "flask"),
+        (["flask", "--debug", "run"], {"FLASK_RUN_FROM_CLI": "true"}, [], "flask"),
+        (["flask", "run"], {"FLASK_RUN_FROM_CLI": "true", "FLASK_DEBUG": "1"}, [], "flask"),
+        (["flask", "run", "--reload"], {"FLASK_RUN_FROM_CLI": "true"}, [], "flask"),
+        (["flask", "run", "--debug", "--no-reload"], {"FLASK_RUN_FROM_CLI": "true"}, [], None),
+        (["flask", "run"], {"FLASK_RUN_FROM_CLI": "true"}, [], None),
+        (["flask", "run"], {"FLASK_RUN_FROM_CLI": "true", "FLASK_RUN_RELOAD": "1"}, [], "flask"),
+        (["flask", "shell"], {"FLASK_RUN_FROM_CLI": "true", "FLASK_DEBUG": "1"}, [], None),
+        (["flask", "run", "--debug"], {"FLASK_RUN_FROM_CLI": "true", "WERKZEUG_RUN_MAIN": "true"}, [], None),
+        (["app.py"], {}, ["werkzeug._reloader"], "werkzeug"),
+        (["app.py"], {"WERKZEUG_RUN_MAIN": "true"}, ["werkzeug._reloader"], None),
+        (["gunicorn", "app:app"], {"FLASK_DEBUG": "1"}, ["django"], None),
+    ],
+)
+def test_a_reloaders_parent_is_recognised(
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    environ: dict[str, str],
+    modules: list[str],
+    expected: str | None,
+) -> None:
+    import sys
+    import types
+
+    for name in ("FLASK_RUN_FROM_CLI", "FLASK_DEBUG", "FLASK_RUN_RELOAD", "RUN_MAIN", "WERKZEUG_RUN_MAIN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    for name in ("django", "werkzeug._reloader"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in modules:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setattr(sys, "argv", argv)
+
+    assert runtime.reloader_parent() == expected
+
+
+def test_refusing_takes_no_new_subscription() -> None:
+    bench = Bench()
+    bench.subscriptions.refuse()
+
+    with pytest.raises(MessageHubError, match="closed"):
+        bench.subscribe(lambda event: None)
