@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 
-from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
+from message_hub_sync.transport.rabbitmq.link import on_io_thread
 from message_hub_sync.transport.rabbitmq.transport import RabbitMQTransport
 
 __all__ = ["RabbitMQTransport"]
 
 
-def _not_ours(record: logging.LogRecord) -> bool:
-    """pika warns of every channel the broker closes; ours are questions that expect it, or are reported by us."""
-    arguments = record.args if isinstance(record.args, tuple) else ()
-    return not any(isinstance(getattr(each, "connection", None), ThreadedConnection) for each in arguments)
+def _not_ours(_record: logging.LogRecord) -> bool:
+    """What pika logs on our I/O threads is dropped; what matters of it is reported by us.
+
+    It logs while the connection's lock is held, and a logging handler is a user's code: one that publishes
+    would wait for that lock for ever. It also warns of each channel that the broker closes, which ours expect.
+    """
+    return not on_io_thread()
 
 
-logging.getLogger("pika.channel").addFilter(_not_ours)
+for _name in ("callback", "channel", "connection", "credentials", "data", "frame", "heartbeat"):
+    # On each, because the filters of a parent are not asked about its children's records.
+    logging.getLogger(f"pika.{_name}").addFilter(_not_ours)

@@ -8,8 +8,8 @@ Rules, each learned the hard way:
 
 * The lock is taken at the entry points only; the six methods assume it. pika sends an RPC before it
   registers the reply's callback, so parsing and RPC must share it.
-* Under it no user code runs. Callbacks settle receipts, put to unbounded queues, or append to ``after``,
-  which runs once the lock is free.
+* Under it no user code runs, logging handlers included. Callbacks settle receipts, put to unbounded queues,
+  or append to ``after``, which runs once the lock is free.
 * A failed send never ends the connection: the reader reads to the end first, since acknowledgements may
   still be readable after ECONNRESET.
 * An exception while parsing ends the connection, it never ends the thread.
@@ -23,17 +23,16 @@ import logging
 import selectors
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pika
 from pika import exceptions as amqp
-from pika import frame, spec
 from pika.connection import Connection
 
+from message_hub_sync.transport.rabbitmq.decoding import decode, frame_size
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
 from message_hub_sync.transport.rabbitmq.waker import Waker, new_selector
 
@@ -44,16 +43,18 @@ logger = logging.getLogger("message_hub_sync.rabbitmq")
 #: Bytes waiting to be sent above which publishers wait for room.
 OUT_BUFFER_BYTES = 8 * 1024 * 1024
 _RECEIVE_BYTES = 64 * 1024
+#: TLS is read with the lock held: after so many records (of at most 16 KiB) the writers have their turn.
+_TLS_TURN_RECORDS = 64
 #: Seconds the reader has to find the end of a connection on which a send failed.
 _END_AFTER_FAILED_SEND = 2.0
-_FRAME_START = struct.Struct(">BHI")
 
 
 class ThreadedConnection(Connection):
     """One AMQP connection over an already connected socket.
 
-    Mutable, guarded by ``lock``: ``_out``, ``_timers``, ``_ending``, ``_send_failed``, ``after``, ``ended``
-    and everything pika keeps. ``_next_wake`` is the I/O thread's own; others only compare with it.
+    Mutable, guarded by ``lock``: ``_out``, ``_timers``, ``_ending``, ``_send_failed``, ``after``, ``ended``,
+    ``end_reason`` and everything pika keeps. ``closing`` is set once, by whoever closes. ``_next_wake`` and
+    ``_more`` are the I/O thread's own; others only compare with the former.
     """
 
     def __init__(self, parameters: pika.ConnectionParameters, connected: socket.socket, waker: Waker) -> None:
@@ -61,6 +62,8 @@ class ThreadedConnection(Connection):
         self.room = threading.Condition(self.lock)
         self.after: list[Callable[[], None]] = []
         self.ended = False
+        #: Set when the client closes: nothing new is begun, and what waits for an answer need not any more.
+        self.closing = False
         self.end_reason: BaseException | None = None
         self._socket = connected
         self._tls = isinstance(connected, ssl.SSLSocket)
@@ -74,14 +77,14 @@ class ThreadedConnection(Connection):
         self._cancelled_timers: set[int] = set()
         self._timer_numbers = itertools.count(1)
         self._next_wake = 0.0
+        self._more = False
         self._selector = new_selector()
         self._selector.register(connected, selectors.EVENT_READ)
         self._selector.register(waker, selectors.EVENT_READ)
         self._interest = selectors.EVENT_READ
         super().__init__(  # type: ignore[no-untyped-call, unused-ignore]
             parameters,
-            on_open_error_callback=self._note_end,
-            on_close_callback=self._note_end,
+            on_open_error_callback=lambda *_: None,  # without one pika raises
             internal_connection_workflow=False,
         )
 
@@ -93,24 +96,33 @@ class ThreadedConnection(Connection):
         return int(self._body_max_length)
 
     @property
+    def alive(self) -> bool:
+        """Whether there may still be something to read."""
+        return not self._ending and not self.ended
+
+    @property
     def usable(self) -> bool:
         """Whether something written now may still arrive."""
-        return not self._ending and not self.ended
+        return not (self._ending or self.ended or self._send_failed or self.closing)
 
     def write(self, data: bytes) -> None:
         """Send whole frames, or keep what the socket does not take. The caller holds the lock."""
-        self.bytes_sent += len(data)
-        self.frames_sent += 1
         if self._send_failed:
             return
-        if not self._out:
-            sent = self._send(data)
-            if sent == len(data) or self._send_failed:
+        try:
+            self.bytes_sent += len(data)
+            self.frames_sent += 1
+            if self._out:
+                self._out += data
                 return
-            self._out += memoryview(data)[sent:]
-            self._waker.wake()  # the I/O thread must wait for the socket to become writable
-        else:
-            self._out += data
+            sent = self._send(data)
+            if sent < len(data) and not self._send_failed:
+                self._out += memoryview(data)[sent:]
+                self._waker.wake()  # the I/O thread must wait for the socket to become writable
+        except BaseException:
+            # A signal's exception: how much of it is on the wire nobody knows, so that nothing may follow.
+            self.kill(amqp.StreamLostError("writing was interrupted"))
+            raise
 
     def wait_for_room(self, deadline: float) -> bool:
         """Wait until the out-buffer has room again; false when the deadline passes first."""
@@ -155,17 +167,19 @@ class ThreadedConnection(Connection):
 
     def step(self, until: float) -> None:
         """One round: wait for the socket, a wake or a timer, at most until ``until``; then do what is due."""
-        wanted = selectors.EVENT_READ
+        wanted: int = selectors.EVENT_READ
         if self._out and not self._send_failed:
             wanted |= selectors.EVENT_WRITE
         if wanted != self._interest:
             self._selector.modify(self._socket, wanted)
             self._interest = wanted
-        self._next_wake = min(until, self._timers[0][0]) if self._timers else until
-        pending = self._tls and self._socket.pending()  # type: ignore[attr-defined]
-        at_once = pending or self._ending or self.after
+        # First this, then a look at the timers: whoever adds one in between sees that it must ring.
+        self._next_wake = until
+        if self._timers:
+            self._next_wake = min(until, self._timers[0][0])
+        at_once = self._more or self._ending or self.after
         timeout = 0.0 if at_once else max(0.0, self._next_wake - time.monotonic())
-        readable = bool(pending)
+        readable = self._more
         for key, events in self._selector.select(timeout):
             if key.fileobj is self._waker:
                 self._waker.clear()
@@ -182,6 +196,24 @@ class ThreadedConnection(Connection):
         if self._ending:
             self.finish()
 
+    def on_blocked(self, announce: Callable[[bool], None]) -> None:
+        """Have ``announce`` called, no lock held, when the broker stops (true) or resumes (false) taking messages."""
+        self.add_on_connection_blocked_callback(lambda *_: self.after.append(lambda: announce(True)))
+        self.add_on_connection_unblocked_callback(lambda *_: self.after.append(lambda: announce(False)))
+
+    def say_goodbye(self) -> None:
+        """Begin the orderly end; :attr:`alive` turns false once the broker has answered."""
+        with self.lock:
+            if self.is_open:
+                self.close()
+                self._flush()
+
+    def end(self, why: str) -> None:
+        """End it now, if it has not ended."""
+        with self.lock:
+            self.kill(amqp.StreamLostError(why))
+        self.finish()
+
     def finish(self) -> None:
         """Close the socket and tell pika, which tells every channel. Once, by the I/O thread only."""
         with self.lock:
@@ -195,26 +227,37 @@ class ThreadedConnection(Connection):
             self._out.clear()
             if self._stream_error is None and self._error is None:
                 self._stream_error = amqp.StreamLostError("the connection was dropped")
+            self.end_reason = self._why()
             try:
                 self._on_stream_terminated(self._stream_error)
-            except Exception:  # a callback's fault must not keep the thread from failing the waiters
-                logger.exception("a channel could not be told that its connection ended")
+            except Exception as error:  # a callback's fault must not keep the thread from failing the waiters
+                self._report("a channel could not be told that its connection ended", error)
             self.room.notify_all()
         self._run_after()
 
     def check_usable(self) -> None:
         """:raises ConnectionEnded: it is not usable any more."""
-        if self.ended or self._ending:
+        if not self.usable:
             raise ConnectionEnded
+
+    def _why(self) -> BaseException | None:
+        """What ended it, before pika guesses at passwords from the state of the handshake."""
+        if self.frames_received == 0 and self._frame_buffer:
+            return amqp.IncompatibleProtocolError("no frame of AMQP 0-9-1")
+        return cast("BaseException | None", self._error if self._stream_error is None else self._stream_error)
 
     def _receive(self) -> bytes:
         """What can be read now; at the end of the stream, note why. TLS reads until it would wait."""
-        received = []
+        received: list[bytes] = []
+        self._more = False
         try:
             while data := self._socket.recv(_RECEIVE_BYTES):
-                received.append(data)
                 if not self._tls:
                     return data
+                received.append(data)
+                if len(received) == _TLS_TURN_RECORDS:
+                    self._more = True
+                    return b"".join(received)
             error: Exception = amqp.StreamLostError("end of stream")
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return b"".join(received)
@@ -230,9 +273,11 @@ class ThreadedConnection(Connection):
             return
         try:
             self._on_data_available(data)
+        except amqp.IncompatibleProtocolError as error:
+            self.kill(error)
         except Exception as error:
-            logger.warning("a frame could not be understood (%s): the connection ends", type(error).__name__)
-            self.kill(amqp.StreamLostError(f"undecodable frame: {type(error).__name__}"))
+            self._report("a frame could not be understood: the connection ends", error)
+            self.kill(amqp.InvalidFrameError(type(error).__name__))
 
     def _on_data_available(self, data_in: bytes) -> None:
         """Split into frames without copying the rest for each, and hand them to pika's machinery."""
@@ -241,13 +286,12 @@ class ThreadedConnection(Connection):
         position, end = 0, len(data)
         try:
             while end - position >= 8:
-                kind, _, size = _FRAME_START.unpack_from(data, position)
-                # A peer of another protocol version answers with a protocol header of 8 bytes, not a frame.
-                stop = position + (8 if data[position : position + 4] == b"AMQP" else size + 8)
+                kind, size = frame_size(data, position)
+                stop = position + size
                 if stop > end:
                     break
-                value = _decode(kind, data[position:stop])
-                self.bytes_received += stop - position
+                value = decode(kind, data[position:stop])
+                self.bytes_received += size
                 position = stop
                 self._process_frame(value)
         finally:
@@ -265,7 +309,7 @@ class ThreadedConnection(Connection):
             try:
                 callback()
             except Exception as error:
-                logger.exception("a timer of the connection failed: the connection ends")
+                self._report("a timer of the connection failed: the connection ends", error)
                 self.kill(amqp.StreamLostError(f"a timer failed: {type(error).__name__}"))
 
     def _run_after(self) -> None:
@@ -273,7 +317,16 @@ class ThreadedConnection(Connection):
             with self.lock:
                 calls, self.after = self.after, []
             for call in calls:
-                call()
+                try:
+                    call()
+                except Exception:
+                    logger.exception("what followed from a frame failed: the connection ends")
+                    with self.lock:
+                        self.kill(amqp.StreamLostError("what followed from a frame failed"))
+
+    def _report(self, what: str, error: Exception) -> None:
+        """Log once the lock is free: a logging handler is a user's code, and may want to publish."""
+        self.after.append(lambda: logger.error(what, exc_info=error))
 
     # --- sending, the lock held ----------------------------------------------------------------
 
@@ -326,20 +379,3 @@ class ThreadedConnection(Connection):
     def _adapter_disconnect_stream(self) -> None:
         self._ending = True
         self._waker.wake()
-
-    def _note_end(self, _connection: Connection, reason: BaseException | None) -> None:
-        self.end_reason = reason
-
-
-def _decode(kind: int, data: bytes) -> Any:
-    """One frame by pika's decoder. A header that it chokes on becomes one bad message, not a dead connection."""
-    try:
-        _, value = frame.decode_frame(data)
-    except Exception as error:
-        if kind != spec.FRAME_HEADER:
-            raise
-        channel = _FRAME_START.unpack_from(data)[1]
-        _, _, body_size = struct.unpack_from(">HHQ", data, _FRAME_START.size)
-        properties = spec.BasicProperties(headers={"x-undecodable": type(error).__name__})
-        return frame.Header(channel, body_size, properties)
-    return value

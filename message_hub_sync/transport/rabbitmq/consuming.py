@@ -6,27 +6,25 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
-from typing import Any
-
-from pika import exceptions as amqp
+from queue import Empty, SimpleQueue
 
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.errors import (
-    MessageHubAuthorizationError,
-    MessageHubConfigurationError,
-    MessageHubConnectionError,
-    MessageHubError,
-)
+from message_hub_sync.errors import MessageHubError
 from message_hub_sync.topology import Topology
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
-from message_hub_sync.transport.rabbitmq.declaring import Declarations
-from message_hub_sync.transport.rabbitmq.encoding import encode_ack, encode_reject, properties_from_pika
+from message_hub_sync.transport.rabbitmq.declaring import Declarations, present_name
+from message_hub_sync.transport.rabbitmq.encoding import encode_reject
+from message_hub_sync.transport.rabbitmq.intake import Intake
 from message_hub_sync.transport.rabbitmq.link import Link
-from message_hub_sync.transport.rabbitmq.rpc import BrokerChannel, opened
-from message_hub_sync.transport.rabbitmq.settlements import Settlements
-from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, describe, entity_error
+from message_hub_sync.transport.rabbitmq.rpc import opened
+from message_hub_sync.transport.rabbitmq.translation import (
+    ChannelClosed,
+    ConnectionEnded,
+    RpcTimedOut,
+    describe,
+    entity_error,
+)
 
 __all__ = ["ConsumeLink", "RabbitMQConsumer"]
 
@@ -35,57 +33,14 @@ logger = logging.getLogger("message_hub_sync.rabbitmq")
 #: Seconds an acknowledgement may wait for others, and how many may wait at most.
 _FLUSH_SECONDS, _FLUSH_COUNT = 0.05, 64
 #: Seconds until a consumer that cannot be restored is tried again: soon at first, then rarely.
-_FIRST_RETRY, _LONGEST_RETRY = 0.5, 30.0
-
-
-class _Intake:
-    """One channel's worth of a consumer: a delivery settles on the channel it came on, or not at all.
-
-    Mutable, guarded by the connection's lock: ``settlements``, ``closed``, ``flush_armed``.
-    """
-
-    def __init__(self, consumer: RabbitMQConsumer, channel: BrokerChannel, queue: str, connection_number: int) -> None:
-        self.consumer = consumer
-        self.channel = channel
-        self.connection = channel.connection
-        self.number = channel.number
-        self.queue = queue
-        self.connection_number = connection_number
-        self.settlements = Settlements()
-        self.closed = False
-        self.flush_armed = False
-        self.consumer_tag = ""
-
-    def deliver(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        """pika's callback for one message; the connection's lock is held."""
-        self.consumer.deliveries.put(
-            Delivery(
-                body=body,
-                properties=properties_from_pika(properties),
-                exchange=method.exchange,
-                routing_key=method.routing_key,
-                queue=self.queue,
-                redelivered=method.redelivered,
-                delivery_tag=method.delivery_tag,
-                connection_number=self.connection_number,
-                origin=self,
-            )
-        )
-
-    def flush(self) -> None:
-        """Say what waits; the connection's lock is held."""
-        self.flush_armed = False
-        if not self.closed and self.connection.usable:
-            frames = [encode_ack(self.number, tag, multiple) for tag, multiple in self.settlements.take()]
-            if frames:
-                self.connection.write(b"".join(frames))
+_FIRST_RETRY, _LONGEST_RETRY = 0.5, 10.0
 
 
 class RabbitMQConsumer:
     """One queue being consumed (see :class:`~message_hub_sync.transport.base.Consumer`).
 
-    Mutable: ``_intake``, replaced by the I/O thread; ``_cancelled`` and ``_closed``, set once by the owner;
-    ``retry_at`` and ``_failures``, the I/O thread's own. Each is one reference or flag, read without a lock.
+    Mutable: ``cancelled`` and ``_closed``, set once by the owner; ``_intake``, ``_queue``, ``_retry_at``,
+    ``_failures`` and ``_tried_on``, the I/O thread's own. Each is one reference or flag, read without a lock.
     """
 
     def __init__(self, owner: ConsumeLink, topology: Topology, prefetch: int) -> None:
@@ -94,12 +49,14 @@ class RabbitMQConsumer:
         self._prefetch = prefetch
         self._flush_at = 1 if owner.settle_each else max(1, min(_FLUSH_COUNT, prefetch // 2))
         self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
-        self._intake: _Intake | None = None
-        self._cancelled = False
+        self.tag_prefix = owner.tag_prefix
+        self.cancelled = False
         self._closed = False
-        self._failures = 0
+        self._intake: Intake | None = None
         self._queue = topology.queue.name
-        self.retry_at = 0.0
+        self._tried_on: ThreadedConnection | None = None
+        self._failures = 0
+        self._retry_at = 0.0
 
     @property
     def deliveries(self) -> SimpleQueue[Delivery | None]:
@@ -115,12 +72,17 @@ class RabbitMQConsumer:
     def active(self) -> bool:
         """Whether the broker is delivering from it now."""
         intake = self._intake
-        return intake is not None and not intake.closed and not self._cancelled and intake.connection.usable
+        return (
+            intake is not None
+            and intake.consuming
+            and not (intake.closed or self.cancelled)
+            and intake.connection.usable
+        )
 
     def settle(self, delivery: Delivery) -> None:
         """Acknowledge, together with others."""
         intake = delivery.origin
-        assert isinstance(intake, _Intake)
+        assert isinstance(intake, Intake)
         with intake.connection.lock:
             if intake.closed:
                 return
@@ -134,7 +96,7 @@ class RabbitMQConsumer:
     def release(self, delivery: Delivery) -> None:
         """Give it back to its queue."""
         intake = delivery.origin
-        assert isinstance(intake, _Intake)
+        assert isinstance(intake, Intake)
         with intake.connection.lock:
             if not intake.closed and intake.settlements.given_back(delivery.delivery_tag):
                 intake.connection.write(encode_reject(intake.number, delivery.delivery_tag))
@@ -148,41 +110,55 @@ class RabbitMQConsumer:
 
     def cancel(self, deadline: float) -> None:
         """Stop the intake."""
-        if self._cancelled:
-            return
-        self._cancelled = True
-        self._on_intake(self._send_cancel, deadline)
+        if not self.cancelled:
+            self.cancelled = True
+            self._on_intake(self._send_cancel, deadline)
 
     def close(self, deadline: float) -> None:
         """Flush and give back what is not settled."""
-        self._cancelled = self._closed = True
+        self.cancelled = self._closed = True
         self._owner.forget(self)
         self.flush()
         self._on_intake(self._close_channel, deadline)
-        self._intake = None
 
-    def _on_intake(self, work: Callable[[_Intake, float], None], deadline: float) -> None:
-        """Do ``work`` on the I/O thread; without a connection there is nothing left to do."""
+    def discard_deliveries(self) -> None:
+        """What came on a channel that is gone is delivered again: handled from here, it would be handled twice."""
+        calls_to_look_up = 0
+        try:
+            while True:
+                calls_to_look_up += self._deliveries.get_nowait() is None
+        except Empty:
+            for _ in range(calls_to_look_up):
+                self._deliveries.put(None)
+
+    def _on_intake(self, work: Callable[[Intake, float], None], deadline: float) -> None:
+        """Do ``work`` on the I/O thread; where the channel is gone there is nothing left to do."""
         intake = self._intake
-        if intake is None or intake.closed or not intake.connection.usable:
+        if intake is None or intake.closed:
             return
 
-        def on_its_connection(connection: ThreadedConnection) -> None:
-            if connection is intake.connection and not intake.closed:
+        def on_its_channel() -> None:
+            if not intake.closed:
                 work(intake, deadline)
 
-        try:
-            self._owner.link.call(on_its_connection, deadline)
-        except MessageHubError as error:
-            logger.debug("the consumer of %s could not be ended properly: %s", self._queue, error)
+        self._owner.link.on_connection(intake.connection, on_its_channel, deadline)
 
-    def _send_cancel(self, intake: _Intake, deadline: float) -> None:
-        intake.channel.ask(lambda pika, done: pika.basic_cancel(intake.consumer_tag, callback=done), deadline)
+    def _send_cancel(self, intake: Intake, deadline: float) -> None:
+        if intake.consumer_tag in intake.channel.pika.consumer_tags:  # else pika asks nothing, and nobody answers
+            intake.channel.ask(lambda pika, done: pika.basic_cancel(intake.consumer_tag, callback=done), deadline)
 
-    def _close_channel(self, intake: _Intake, deadline: float) -> None:
+    def _close_channel(self, intake: Intake, deadline: float) -> None:
         intake.channel.close(deadline)
 
     # --- on the I/O thread ---------------------------------------------------------------------
+
+    def due(self, connection: ThreadedConnection) -> float | None:
+        """When to establish it on this connection; ``None``: it is, or is not to be."""
+        intake = self._intake
+        established = intake is not None and not intake.closed and intake.connection is connection
+        if self.cancelled or established:
+            return None
+        return self._retry_at if self._tried_on is connection else 0.0
 
     def establish(self, connection: ThreadedConnection, deadline: float) -> None:
         """Declare and consume on this connection, where that is not so yet.
@@ -190,71 +166,71 @@ class RabbitMQConsumer:
         :raises MessageHubError: something is not allowed or does not fit.
         :raises ConnectionEnded: the connection ended meanwhile.
         """
-        intake = self._intake
-        if self._cancelled or (intake is not None and not intake.closed and intake.connection is connection):
+        if self.due(connection) is None:
             return
-        name = self._owner.declarations.topology(connection, self._topology, deadline)
+        if self._tried_on is not connection:
+            # Once a connection: what an attempt that failed has declared is used by the next one.
+            self._tried_on = connection
+            self._queue = present_name(self._topology.queue)
+        name = self._queue
+        self._owner.declarations.topology(connection, self._topology, name, deadline)
         channel = opened(connection, deadline)
-        intake = _Intake(self, channel, name, self._owner.link.connection_number)
-
-        def lost(reason: BaseException) -> None:
-            intake.closed = True
-            if isinstance(reason, amqp.ChannelClosedByBroker):
-                logger.warning("the channel consuming %s was closed by the broker: %s", name, reason.reply_text)
-                connection.after.append(self._owner.link.disturb)
-
-        def cancelled(_frame: Any) -> None:
-            logger.warning("the broker ended the consumer of %s (the queue was deleted or moved)", name)
-            connection.after.append(lambda: self._owner.replace(intake))
-
-        channel.on_closed = lost
+        intake = Intake(self, channel, name, self._owner.link.connection_number)
         try:
-            channel.ask(lambda pika, done: pika.basic_qos(prefetch_count=self._prefetch, callback=done), deadline)
             with connection.lock:
-                channel.pika.add_on_cancel_callback(cancelled)
-            self._queue = name
+                channel.pika.add_on_cancel_callback(intake.cancelled_by_broker)
+            channel.ask(lambda pika, done: pika.basic_qos(prefetch_count=self._prefetch, callback=done), deadline)
             self._intake = intake
-            intake.consumer_tag = f"{self._owner.tag_prefix}.{channel.number}"
             channel.ask(
                 lambda pika, done: pika.basic_consume(
-                    name,
-                    intake.deliver,
-                    exclusive=False,
-                    consumer_tag=intake.consumer_tag,
-                    callback=done,
+                    name, intake.deliver, consumer_tag=intake.consumer_tag, callback=done
                 ),
                 deadline,
             )
         except ChannelClosed as closed:
-            intake.closed = True
             raise entity_error(closed, f"consuming the queue {name!r}") from None
         except BaseException:
-            intake.closed = True
+            with connection.lock:
+                intake.close()
             channel.close(deadline)
             raise
+        with connection.lock:
+            intake.consuming = True
+        if intake.closed:
+            self.restore()  # between the answer and now
+        elif self._closed:
+            channel.close(deadline)  # whoever closed it saw no channel yet
+        elif self.cancelled:
+            self._send_cancel(intake, deadline)
+        if self._failures:
+            logger.info("the queue %s is consumed again", name)
         self._failures = 0
 
     def not_established(self, error: BaseException) -> None:
-        """Restoring failed: report once in a while, and try again later."""
+        """Restoring failed: say so once, and try again later, ever more rarely."""
         self._failures += 1
         pause = min(_LONGEST_RETRY, _FIRST_RETRY * 2.0 ** min(self._failures - 1, 10))
-        self.retry_at = time.monotonic() + pause
-        log = logger.error if self._failures == 1 else logger.debug
-        log(
+        self._retry_at = time.monotonic() + pause
+        logger.log(
+            logging.ERROR if self._failures == 1 else logging.DEBUG,
             "the consumer of %s cannot be restored, next try in %.1f s: %s",
             self._queue,
             pause,
             describe(error),
         )
 
-    def give_up_intake(self, intake: _Intake) -> None:
-        """The broker ended the consumer: a new channel will be made. What runs still settles on the old one."""
-        if self._intake is intake:
-            with intake.connection.lock:
-                intake.flush()
-                intake.closed = True
-                if intake.channel.pika.is_open:
-                    intake.channel.pika.close()
+    def restore(self) -> None:
+        """Its channel is gone: have another one made soon. No lock held."""
+        self._owner.link.disturb()
+
+    def replace(self, intake: Intake) -> None:
+        """The broker ended the consumer: another channel is made, and what was not settled goes back. No lock held."""
+        with intake.connection.lock:
+            intake.flush()
+            intake.close()
+            if intake.channel.pika.is_open:
+                intake.channel.pika.close()
+        self.restore()
 
 
 class ConsumeLink:
@@ -282,7 +258,7 @@ class ConsumeLink:
             with self._lock:
                 self._consumers.append(consumer)
             if not consumer.active:
-                self.link.disturb()  # it was lost between being established and being known
+                consumer.restore()  # it was lost between being established and being known
         except BaseException:
             consumer.close(deadline)
             raise
@@ -294,27 +270,27 @@ class ConsumeLink:
             if consumer in self._consumers:
                 self._consumers.remove(consumer)
 
-    def replace(self, intake: _Intake) -> None:
-        """On the I/O thread, no lock held: the broker ended a consumer."""
-        intake.consumer.give_up_intake(intake)
-        self.link.disturb()
+    def close(self, deadline: float) -> None:
+        """Say what waits to be acknowledged, and end the connection."""
+        with self._lock:
+            consumers = list(self._consumers)
+        for consumer in consumers:
+            consumer.flush()
+        self.link.close(deadline)
 
     def _restore(self, connection: ThreadedConnection) -> float | None:
         """Entity by entity: what fails is reported and tried again, the others go on."""
         with self._lock:
             consumers = list(self._consumers)
-        again: float | None = None
         for consumer in consumers:
-            if consumer.retry_at <= time.monotonic():
+            due = consumer.due(connection)
+            if due is not None and due <= time.monotonic():
                 try:
                     consumer.establish(connection, Link.restore_deadline())
-                    consumer.retry_at = 0.0
-                except (
-                    MessageHubAuthorizationError,
-                    MessageHubConfigurationError,
-                    MessageHubConnectionError,
-                ) as error:
+                except ConnectionEnded:
+                    raise
+                except (MessageHubError, ChannelClosed, RpcTimedOut) as error:
+                    # No answer is the entity's fault too: a quorum queue without its majority is silent.
                     consumer.not_established(error)
-            if consumer.retry_at:
-                again = consumer.retry_at if again is None else min(again, consumer.retry_at)
-        return again
+        moments = [due for consumer in consumers if (due := consumer.due(connection)) is not None]
+        return min(moments, default=None)

@@ -12,11 +12,16 @@ from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.rpc import temporary_channel
 from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, entity_error
 
-__all__ = ["Declarations"]
+__all__ = ["Declarations", "present_name"]
 
 logger = logging.getLogger("message_hub_sync.rabbitmq")
 
 _ACCESS_REFUSED, _NOT_FOUND, _RESOURCE_LOCKED, _PRECONDITION_FAILED = 403, 404, 405, 406
+
+
+def present_name(spec: QueueSpec) -> str:
+    """The name under which the queue is declared now, a random part included where it is to have one."""
+    return f"{spec.name}.{uuid4().hex[:12]}" if spec.random_suffix else spec.name
 
 
 class Declarations:
@@ -29,15 +34,15 @@ class Declarations:
     def __init__(self) -> None:
         self._adopted: set[str] = set()
 
-    def topology(self, connection: ThreadedConnection, topology: Topology, deadline: float) -> str:
-        """Declare all of it; returns the queue's name, its random part included.
+    def topology(self, connection: ThreadedConnection, topology: Topology, name: str, deadline: float) -> None:
+        """Declare all of it, the queue under its present name.
 
         :raises MessageHubAuthorizationError: the user may neither declare nor look.
         :raises MessageHubConfigurationError: something there cannot be adopted.
         """
         if topology.exchange is not None:
             self._exchange(connection, topology.exchange, deadline)
-        name = self.queue(connection, topology.queue, deadline)
+        self.queue(connection, topology.queue, name, deadline)
         for binding in topology.bindings:
             what = f"binding the queue {name!r} to the exchange {binding.exchange!r}"
             try:
@@ -50,11 +55,9 @@ class Declarations:
                     )
             except ChannelClosed as closed:
                 raise entity_error(closed, what) from None
-        return name
 
-    def queue(self, connection: ThreadedConnection, spec: QueueSpec, deadline: float) -> str:
-        """Declare one queue; returns its name. Errors as :meth:`topology`."""
-        name = f"{spec.name}.{uuid4().hex[:12]}" if spec.random_suffix else spec.name
+    def queue(self, connection: ThreadedConnection, spec: QueueSpec, name: str, deadline: float) -> None:
+        """Declare one queue under its present name. Errors as :meth:`topology`."""
         what = f"declaring the queue {name!r}"
         try:
             with temporary_channel(connection, deadline) as channel:
@@ -76,7 +79,6 @@ class Declarations:
                 self._look(connection, what, closed, name, None, deadline)
             else:
                 raise entity_error(closed, what) from None
-        return name
 
     def _exchange(self, connection: ThreadedConnection, spec: ExchangeSpec, deadline: float) -> None:
         what = f"declaring the exchange {spec.name!r}"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-import time
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -12,17 +11,20 @@ from pika import exceptions as amqp
 from pika import spec
 
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.errors import MessageHubConnectionError
+from message_hub_sync.errors import MessageHubConnectionError, MessageHubError, MessageValidationError
 from message_hub_sync.transport.base import ConnectionState, Outgoing, Receipt, Result
 from message_hub_sync.transport.rabbitmq.confirms import ConfirmLedger
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.encoding import encode_publish
 from message_hub_sync.transport.rabbitmq.link import Link
 from message_hub_sync.transport.rabbitmq.rpc import BrokerChannel, opened
-from message_hub_sync.transport.rabbitmq.translation import describe
+from message_hub_sync.transport.rabbitmq.translation import RpcTimedOut, describe
 
 __all__ = ["PublishLink"]
 
+logger = logging.getLogger("message_hub_sync.rabbitmq")
+
+_NO_ROOM = "the broker reads too slowly"
 _BLOCKED = "the broker accepts no messages (memory or disk alarm); nothing was sent"
 
 
@@ -59,13 +61,22 @@ class ConfirmChannel:
 
         raw.on_closed = closed
         raw.pika.add_on_return_callback(channel._on_return)
-        raw.ask(lambda pika, done: pika.confirm_delivery(channel._on_confirm, callback=done), deadline)
+        try:
+            raw.ask(lambda pika, done: pika.confirm_delivery(channel._on_confirm, callback=done), deadline)
+        except RpcTimedOut:
+            raw.close(deadline)
+            raise
         return channel
 
     @property
     def usable(self) -> bool:
         """Whether a publish handed over now may be written."""
         return not self._closed and self.connection.usable
+
+    @property
+    def idle(self) -> bool:
+        """Whether every publish on it has been answered."""
+        return not self._pending and not self._ledger
 
     def submit(self, entries: list[tuple[Receipt, Outgoing, bytes]]) -> None:
         """Write through. Receipts of what cannot be written are settled ``NOT_WRITTEN``."""
@@ -83,8 +94,9 @@ class ConfirmChannel:
         try:
             frames = []
             while pending:
-                receipt, outgoing, data = pending.popleft()
+                receipt, outgoing, data = pending[0]
                 ledger.written(receipt, outgoing)
+                pending.popleft()  # last, so that an interrupted one is in the one or the other
                 frames.append(data)
             self.connection.write(frames[0] if len(frames) == 1 else b"".join(frames))
         except BaseException:
@@ -116,17 +128,17 @@ class ConfirmChannel:
 
 
 class PublishLink:
-    """Publishes over one connection: the shared channel, and a second one for what may be poisonous.
+    """Publishes over one connection: the shared channel, and others for what may be poisonous.
 
-    Mutable: ``_shared`` and ``_single``, replaced by the I/O thread alone and read without a lock (a stale
-    one only answers ``NOT_WRITTEN``). ``_one_at_a_time`` serialises the second channel.
+    Mutable: ``_shared``, replaced by the I/O thread alone and read without a lock (a stale one only answers
+    ``NOT_WRITTEN``); ``_single``, channels that nobody uses now or whose answer is still out: a deque, atomic
+    by itself. Whoever takes one has it for himself, which needs no lock that an interrupted caller could keep.
     """
 
     def __init__(self, config: ClientConfig, listeners: list[Callable[[], None]]) -> None:
         self._listeners = listeners
         self._shared: ConfirmChannel | None = None
-        self._single: ConfirmChannel | None = None
-        self._one_at_a_time = threading.Lock()
+        self._single: deque[ConfirmChannel] = deque()
         self.link = Link("publish", config, restore=self._restore, wanted=lambda: False, on_open=self._announce)
 
     def publish(self, outgoing: Outgoing, deadline: float) -> Receipt:
@@ -134,69 +146,91 @@ class PublishLink:
         while True:
             channel = self._channel(deadline)
             if channel is None:
-                return _refused()
+                return _refused(_BLOCKED)
             data = encode_publish(outgoing, channel.number, channel.max_fragment)
             if not channel.connection.wait_for_room(deadline):
-                raise MessageHubConnectionError("no room to write in time: the broker reads too slowly")
+                raise MessageHubConnectionError(f"nothing was written in time: {_NO_ROOM}")
             receipt = Receipt()
             channel.submit([(receipt, outgoing, data)])
             if receipt.result is not Result.NOT_WRITTEN:
                 return receipt
 
     def publish_many(self, batch: list[Outgoing], deadline: float) -> list[Receipt]:
-        """As the seam has it: one write for as many as fit into the out-buffer."""
+        """As the seam has it: one write for as many as fit into a slice."""
         receipts: list[Receipt] = []
-        position = 0
-        while position < len(batch):
+        while len(receipts) < len(batch):
+            rest = len(batch) - len(receipts)
             try:
                 channel = self._channel(deadline)
-            except MessageHubConnectionError as error:
-                receipts.extend(_not_written(str(error)) for _ in batch[position:])
-                break
+            except MessageHubError as error:
+                if not receipts and not isinstance(error, MessageHubConnectionError):
+                    raise
+                # What was written before has its receipts, and they must reach the caller.
+                return receipts + [_not_written(str(error)) for _ in range(rest)]
             if channel is None:
-                receipts.extend(_refused() for _ in batch[position:])
-                break
+                return receipts + [_refused(_BLOCKED) for _ in range(rest)]
             if not channel.connection.wait_for_room(deadline):
-                receipts.extend(_not_written("the broker reads too slowly") for _ in batch[position:])
-                break
-            entries: list[tuple[Receipt, Outgoing, bytes]] = []
-            size = 0
-            while position + len(entries) < len(batch) and size < _SLICE_BYTES:
-                outgoing = batch[position + len(entries)]
+                return receipts + [_not_written(_NO_ROOM) for _ in range(rest)]
+            receipts.extend(self._slice(channel, batch, len(receipts)))
+        return receipts
+
+    def _slice(self, channel: ConfirmChannel, batch: list[Outgoing], start: int) -> list[Receipt]:
+        """Write as many as make a slice; none, when the channel turns out to have ended before."""
+        receipts: list[Receipt] = []
+        entries: list[tuple[Receipt, Outgoing, bytes]] = []
+        size = 0
+        while start + len(receipts) < len(batch) and size < _SLICE_BYTES:
+            outgoing = batch[start + len(receipts)]
+            receipt = Receipt()
+            try:
                 data = encode_publish(outgoing, channel.number, channel.max_fragment)
+            except MessageValidationError as error:
+                receipt.settle(Result.NACKED, str(error))  # the others go their way
+            else:
                 size += len(data)
-                entries.append((Receipt(), outgoing, data))
+                entries.append((receipt, outgoing, data))
+            receipts.append(receipt)
+        if entries:
             channel.submit(entries)
             if entries[0][0].result is Result.NOT_WRITTEN:
-                continue  # the channel ended between choosing and writing: none of the slice was written
-            receipts.extend(receipt for receipt, _, _ in entries)
-            position += len(entries)
+                return []
         return receipts
 
     def publish_alone(self, outgoing: Outgoing, deadline: float) -> Receipt:
-        """On the second channel, one at a time, so that a closed channel has one culprit.
+        """On a channel where nothing else is in flight, so that a closed channel has one culprit.
 
         Returns once the broker answered or the deadline passed.
         """
-        if not self._one_at_a_time.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise MessageHubConnectionError("no turn on the second channel in time")
-        try:
-            while True:
-                channel = self._single
-                if channel is None or not channel.usable:
-                    channel = self.link.call(self._open_single, deadline)
+        while True:
+            if self.link.wait_open(deadline, blocked_will_do=False) is ConnectionState.BLOCKED:
+                return _refused(_BLOCKED)
+            channel = self._idle_single()
+            if channel is None:
+                self.link.call(self._open_single, deadline)
+                continue
+            try:
                 data = encode_publish(outgoing, channel.number, channel.max_fragment)
                 if not channel.connection.wait_for_room(deadline):
-                    raise MessageHubConnectionError("no room to write in time: the broker reads too slowly")
+                    raise MessageHubConnectionError(f"nothing was written in time: {_NO_ROOM}")
                 receipt = Receipt()
                 channel.submit([(receipt, outgoing, data)])
-                if receipt.result is Result.NOT_WRITTEN:
-                    continue
-                if receipt.wait(deadline) is None:
-                    self._single = None  # what answers late must not be taken for the next one's channel
-                return receipt
-        finally:
-            self._one_at_a_time.release()
+                if receipt.result is not Result.NOT_WRITTEN:
+                    receipt.wait(deadline)
+                    return receipt
+            finally:
+                self._single.append(channel)
+
+    def _idle_single(self) -> ConfirmChannel | None:
+        for _ in range(len(self._single)):
+            try:
+                channel = self._single.popleft()
+            except IndexError:
+                return None
+            if channel.usable:
+                if channel.idle:
+                    return channel
+                self._single.append(channel)  # what it carries may still be answered
+        return None
 
     def _channel(self, deadline: float) -> ConfirmChannel | None:
         """The shared channel, waiting for it; ``None`` when the broker still blocks at the deadline."""
@@ -222,23 +256,25 @@ class PublishLink:
             self._shared = channel
         return channel
 
-    def _open_single(self, connection: ThreadedConnection) -> ConfirmChannel:
-        channel = ConfirmChannel.open(connection, Link.restore_deadline(), lambda: None)
-        self._single = channel
-        return channel
+    def _open_single(self, connection: ThreadedConnection) -> None:
+        # Into the deque, not to the caller: one who gave up leaves it to the next.
+        self._single.append(ConfirmChannel.open(connection, Link.restore_deadline(), lambda: None))
 
     def _announce(self) -> None:
         for listener in list(self._listeners):
-            listener()
+            try:
+                listener()
+            except Exception:
+                logger.exception("what listens for the connection failed")
 
 
 #: Bytes of one write in a bulk: enough that system calls do not count, well below the out-buffer.
 _SLICE_BYTES = 256 * 1024
 
 
-def _refused() -> Receipt:
+def _refused(reason: str) -> Receipt:
     receipt = Receipt()
-    receipt.settle(Result.NACKED, _BLOCKED)
+    receipt.settle(Result.NACKED, reason)
     return receipt
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from pika import exceptions as amqp
 from pika.channel import Channel
 
+from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, ConnectionEnded, RpcTimedOut
 
@@ -65,7 +66,7 @@ class BrokerChannel:
         """Close the channel; whatever is unacknowledged on it goes back to its queue."""
         if self.closed_by is None and self.connection.usable:
             with self.connection.lock:
-                if self.pika.is_open:
+                if self.pika.is_open or self.pika.is_opening:
                     self.pika.close()
                     self.connection._flush()
             while self.closed_by is None and self.connection.usable and time.monotonic() < deadline:
@@ -93,6 +94,8 @@ def opened(connection: ThreadedConnection, deadline: float) -> BrokerChannel:
         connection.check_usable()
         try:
             channel.pika = connection.channel(on_open_callback=answers.append)
+        except amqp.NoFreeChannels:
+            raise MessageHubConnectionError("the broker allows no more channels on this connection") from None
         except amqp.AMQPError:
             raise ConnectionEnded from None
         channel.pika.add_on_close_callback(channel._note_close)
@@ -100,6 +103,7 @@ def opened(connection: ThreadedConnection, deadline: float) -> BrokerChannel:
     while not answers:
         channel._check()
         if time.monotonic() >= deadline:
+            channel.close(deadline)  # else it would be open for good once the broker answers
             raise RpcTimedOut
         connection.step(deadline)
     return channel

@@ -59,31 +59,44 @@ class Refusal:
 
 
 def connect_failure(error: BaseException, address: BrokerAddress) -> Refusal:
-    """What a failed attempt to connect means."""
+    """What a failed attempt to connect means.
+
+    A broker that refuses says so with a code. That the stream merely ended says nothing about passwords,
+    whatever state the handshake was in: brokers are killed at any moment.
+    """
+    kind, text, final = _meaning(error)
+    described = text.format(
+        address=address, user=repr(address.username), vhost=repr(address.virtual_host), error=describe(error)
+    )
+    return Refusal(kind, described, final)
+
+
+def _meaning(error: BaseException) -> tuple[type[MessageHubError], str, bool]:
+    if isinstance(error, amqp.ConnectionClosedByBroker) and error.reply_code in _REFUSED_BY_CODE:
+        return (*_REFUSED_BY_CODE[error.reply_code], True)
     for types, kind, text, final in _CONNECT_FAILURES:
         if isinstance(error, types):
-            described = text.format(
-                address=address,
-                user=repr(address.username),
-                vhost=repr(address.virtual_host),
-                error=describe(error),
-            )
-            return Refusal(kind, described, final)
-    return Refusal(MessageHubConnectionError, f"cannot connect to {address}: {describe(error)}", False)
+            return kind, text, final
+    return MessageHubConnectionError, "cannot connect to {address}: {error}", False
 
 
-_CONNECT_FAILURES: tuple[tuple[tuple[type[BaseException], ...], type[MessageHubError], str, bool], ...] = (
-    (
-        (amqp.ProbableAuthenticationError, amqp.AuthenticationError),
+_REFUSED_BY_CODE: dict[int, tuple[type[MessageHubError], str]] = {
+    403: (
         MessageHubAuthorizationError,
         "{address} refused the user {user}: check the user's name and password in rabbitmq_url",
-        True,
     ),
-    (
-        (amqp.ProbableAccessDeniedError,),
+    530: (
         MessageHubAuthorizationError,
         "{address} refused the virtual host {vhost} to the user {user}: check that the vhost exists, "
         "that the user may access it and that no connection limit is reached",
+    ),
+}
+
+_CONNECT_FAILURES: tuple[tuple[tuple[type[BaseException], ...], type[MessageHubError], str, bool], ...] = (
+    (
+        (amqp.AuthenticationError,),
+        MessageHubAuthorizationError,
+        "{address} offers no way to log in with a user's name and password: enable PLAIN on the broker",
         True,
     ),
     (
@@ -91,6 +104,13 @@ _CONNECT_FAILURES: tuple[tuple[tuple[type[BaseException], ...], type[MessageHubE
         MessageHubConnectionError,
         "{address} does not speak AMQP 0-9-1 here: check host and port, and amqp:// against amqps://",
         True,
+    ),
+    (
+        (amqp.StreamLostError, ConnectionResetError),
+        MessageHubConnectionError,
+        "{address} closed the connection before it was open: the broker starts or stops, "
+        "or what stands before it does not reach it",
+        False,
     ),
     (
         (ssl.SSLCertVerificationError,),
@@ -140,6 +160,8 @@ def describe(error: BaseException | None) -> str:
         return "the broker was silent for too long (heartbeat)"
     if isinstance(error, amqp.StreamLostError):
         return "the connection was lost"
+    if isinstance(error, (amqp.ProtocolSyntaxError, amqp.IncompatibleProtocolError)):
+        return "the broker sent what is not understood"
     if isinstance(error, OSError):
         return printable(error.strerror or type(error).__name__)
     return printable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)

@@ -16,7 +16,7 @@ from message_hub_sync.transport.base import (
     Receipt,
 )
 from message_hub_sync.transport.rabbitmq.consuming import ConsumeLink
-from message_hub_sync.transport.rabbitmq.declaring import Declarations
+from message_hub_sync.transport.rabbitmq.declaring import Declarations, present_name
 from message_hub_sync.transport.rabbitmq.link import Link
 from message_hub_sync.transport.rabbitmq.publishing import PublishLink
 
@@ -54,13 +54,17 @@ class RabbitMQTransport:
 
     def declare(self, topology: Topology, deadline: float) -> None:
         """As the seam has it."""
+        name = present_name(topology.queue)
         self._asking().call(
-            lambda connection: self._declarations.topology(connection, topology, _sooner(deadline)), deadline
+            lambda connection: self._declarations.topology(connection, topology, name, _sooner(deadline)), deadline
         )
 
     def declare_queue(self, queue: QueueSpec, deadline: float) -> None:
         """As the seam has it."""
-        self._asking().call(lambda connection: self._declarations.queue(connection, queue, _sooner(deadline)), deadline)
+        name = present_name(queue)
+        self._asking().call(
+            lambda connection: self._declarations.queue(connection, queue, name, _sooner(deadline)), deadline
+        )
 
     def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> Consumer:
         """As the seam has it."""
@@ -89,7 +93,7 @@ class RabbitMQTransport:
 
     def close(self, deadline: float) -> None:
         """As the seam has it. Consumers first: what they settled must still be read."""
-        self._consuming.link.close(deadline)
+        self._consuming.close(deadline)
         self._publishing.link.close(deadline)
 
     def abandon(self) -> None:
@@ -98,8 +102,12 @@ class RabbitMQTransport:
         self._consuming.link.abandon()
 
     def _asking(self) -> Link:
-        """The connection that answers questions: the consuming one where it is up, for it is never blocked."""
-        if self._consuming.link.state in (ConnectionState.OPEN, ConnectionState.BLOCKED):
+        """The connection that answers questions: the consuming one where it is up, for it is never blocked.
+
+        Where the publishing one is blocked, its questions stay unanswered: then the other one is made for them.
+        """
+        blocked = self._publishing.link.state is ConnectionState.BLOCKED
+        if blocked or self._consuming.link.state is ConnectionState.OPEN:
             return self._consuming.link
         return self._publishing.link
 

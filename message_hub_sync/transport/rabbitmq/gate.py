@@ -1,0 +1,122 @@
+"""Where callers wait for a connection: its state, and why it is not open."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from message_hub_sync.errors import MessageHubConnectionError
+from message_hub_sync.transport.base import ConnectionState
+from message_hub_sync.transport.rabbitmq.translation import Refusal
+
+__all__ = ["Gate"]
+
+logger = logging.getLogger("message_hub_sync.rabbitmq")
+
+
+class Gate:
+    """The state of one connection, over all its lives.
+
+    Mutable, guarded by ``changed`` (whose lock also guards the thread of the link that owns this): ``state``,
+    ``closing``, ``ever_open``, ``awaited``, ``refusal``, ``_hopeless``. Single ones are read without it.
+
+    :param name: whose connection, for the log.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.changed = threading.Condition(threading.Lock())
+        self.state = ConnectionState.CLOSED
+        self.closing = False
+        self.ever_open = False
+        #: How many callers wait now.
+        self.awaited = 0
+        #: Why the latest attempt failed.
+        self.refusal: Refusal | None = None
+        self._hopeless = False
+
+    def wait(
+        self, deadline: float, attend: Callable[[], None], address: Callable[[], str], blocked_will_do: bool
+    ) -> ConnectionState:
+        """Wait until the connection is open.
+
+        :param attend: called with the lock held before each wait: sees to it that somebody connects.
+        :returns: ``OPEN`` or ``BLOCKED`` (also when it is still blocked at the deadline).
+        :raises MessageHubConnectionError: not open by the deadline, or closed.
+        :raises MessageHubAuthorizationError: refused.
+        """
+        with self.changed:
+            self.awaited += 1
+            try:
+                while True:
+                    if self.closing:
+                        raise MessageHubConnectionError("the client is closed: make a new one")
+                    if self.state is ConnectionState.OPEN:
+                        return self.state
+                    if self.state is ConnectionState.BLOCKED and blocked_will_do:
+                        return self.state
+                    attend()
+                    if self._hopeless and self.refusal is not None:
+                        raise self.refusal.error()
+                    remaining = deadline - time.monotonic()
+                    if remaining <= 0:
+                        if self.state is ConnectionState.BLOCKED:
+                            return self.state
+                        reason = f"{address()} did not answer" if self.refusal is None else self.refusal.text
+                        raise MessageHubConnectionError(f"no connection to the hub in time: {reason}")
+                    self.changed.wait(remaining)
+            finally:
+                self.awaited -= 1
+
+    def change(self, state: ConnectionState) -> bool:
+        """The one place where the state changes; whether it did. The caller holds the lock.
+
+        What is being closed becomes nothing but closed.
+        """
+        before = self.state
+        if self.closing and state is not ConnectionState.CLOSED:
+            return False
+        self.state = state
+        if state is ConnectionState.OPEN:
+            self.ever_open = True
+            self.forget_refusal()
+        self.changed.notify_all()
+        return state is not before
+
+    def enter(self, state: ConnectionState, why: str) -> None:
+        """Change the state and say so. No lock held."""
+        with self.changed:
+            before = self.state
+            changed = self.change(state)
+        if changed:
+            troubled = state in (ConnectionState.BLOCKED, ConnectionState.RECOVERING)
+            level = logging.WARNING if troubled else logging.INFO if self.ever_open else logging.DEBUG
+            logger.log(level, "%s: %s -> %s: %s", self._name, before.value, state.value, why)
+
+    def announce_blocked(self, blocked: bool) -> None:
+        """The broker stopped or resumed accepting messages. No lock held."""
+        if blocked and self.state is ConnectionState.OPEN:
+            self.enter(ConnectionState.BLOCKED, "the broker accepts no messages (memory or disk alarm)")
+        elif not blocked and self.state is ConnectionState.BLOCKED:
+            self.enter(ConnectionState.OPEN, "the broker accepts messages again")
+
+    def refuse(self, refusal: Refusal, hopeless: bool) -> None:
+        """An attempt to connect failed. ``hopeless``: nobody needs to wait for another one. No lock held."""
+        with self.changed:
+            news = hopeless and not self._hopeless
+            self.refusal, self._hopeless = refusal, hopeless
+            self.changed.notify_all()
+        logger.log(logging.ERROR if news else logging.DEBUG, "%s: %s", self._name, refusal.text)
+
+    def forget_refusal(self) -> None:
+        """Somebody tries anew. The caller holds the lock."""
+        self.refusal, self._hopeless = None, False
+
+    def close(self) -> None:
+        """Nobody passes any more. The caller holds the lock."""
+        if self.state is not ConnectionState.CLOSED:
+            self.change(ConnectionState.CLOSING)
+        self.closing = True
+        self.changed.notify_all()
