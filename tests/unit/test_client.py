@@ -1,0 +1,327 @@
+"""The client as a process has it: settings, forks, signals, event loops, the interpreter's end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from collector import Collector
+
+from message_hub_sync import (
+    MessageHubClient,
+    MessageHubConfigurationError,
+    MessageHubConnectionError,
+    RetryPolicy,
+)
+from message_hub_sync.topology import QueueSpec, Topology
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def client() -> Any:
+    with MessageHubClient("image-service", f"memory://{os.urandom(4).hex()}") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"service_name": ""},
+        {"service_name": "Image Service"},
+        {"service_name": None},
+        {"rabbitmq_url": "http://localhost"},
+        {"rabbitmq_url": ""},
+        {"rabbitmq_url": []},
+        {"auth_key": ""},
+        {"circuit_breaker_config": 5},
+        {"connect_timeout": 0},
+        {"delivery_timeout": float("nan")},
+        {"close_timeout": "5"},
+        {"heartbeat": 0},
+        {"queue_type": "stream"},
+        {"max_message_bytes": 0},
+        {"retry": 3},
+    ],
+)
+def test_a_wrong_setting_is_refused_when_the_client_is_made(options: dict[str, Any]) -> None:
+    with pytest.raises(MessageHubConfigurationError):
+        MessageHubClient(**{"service_name": "image-service", "rabbitmq_url": "memory://", **options})
+
+
+def test_nothing_starts_before_it_is_needed() -> None:
+    before = threading.active_count()
+
+    client = MessageHubClient("image-service", "amqp://nowhere.invalid")
+
+    assert threading.active_count() == before
+    assert client.get_health_status()["connected"] is False
+
+
+def test_neither_key_nor_password_shows() -> None:
+    client = MessageHubClient("image-service", "amqp://user:s3cret@nowhere.invalid", auth_key="k3y")
+
+    shown = repr(client) + json.dumps(client.get_health_status()) + repr(vars(client))
+
+    assert "s3cret" not in shown
+    assert "k3y" not in shown
+
+
+def test_a_call_inside_a_running_event_loop_warns_once(
+    client: MessageHubClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def calling() -> None:
+        client.publish_event("quest.started", {"n": 1})
+        client.publish_event("quest.started", {"n": 2})
+
+    asyncio.run(calling())
+    client.publish_event("quest.started", {"n": 3})
+
+    assert [r.getMessage() for r in caplog.records if "event loop" in r.getMessage()][1:] == []
+    assert "asyncio.to_thread" in caplog.text
+
+
+def test_a_priority_without_effect_is_warned_about_once(
+    client: MessageHubClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.subscribe_messages(lambda message: None)
+    for _ in range(2):
+        client.send_message("image-service", {"n": 1}, priority=5)
+
+    assert caplog.text.count("message_priorities=True") == 1
+
+
+def test_under_uwsgi_without_threads_a_timeout_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    uwsgi = types.ModuleType("uwsgi")
+    uwsgi.opt = {"http": b":8000"}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
+    client = MessageHubClient("image-service", "amqp://127.0.0.1:1", connect_timeout=0.2, delivery_timeout=0.2)
+
+    with pytest.raises(MessageHubConnectionError, match="uWSGI without enable-threads"):
+        client.connect()
+    with pytest.raises(MessageHubConnectionError, match="uWSGI without enable-threads"):
+        client.publish_event("quest.started", {"n": 1})
+
+    uwsgi.opt["enable-threads"] = True  # type: ignore[attr-defined]
+    with pytest.raises(MessageHubConnectionError) as caught:
+        client.publish_event("quest.started", {"n": 1})
+    assert "uWSGI" not in str(caught.value)
+    client.close()
+
+
+def test_the_parent_of_a_reloader_never_connects(
+    client: MessageHubClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    parent = MessageHubClient("image-service", "amqp://nowhere.invalid")
+    for module in ("message_hub_sync.client", "message_hub_sync.subscription"):
+        monkeypatch.setattr(f"{module}.reloader_parent", lambda: "flask")
+
+    with caplog.at_level(logging.INFO):
+        parent.connect()
+        subscription = parent.subscribe(["quest.started"], lambda event: None)
+        with pytest.raises(MessageHubConnectionError, match="parent of the flask reloader"):
+            parent.publish_event("quest.started", {"n": 1})
+
+    assert not subscription.active
+    assert parent.get_health_status()["connections"] == []
+    assert [record.levelno for record in caplog.records if "reloader" in record.getMessage()] == [logging.INFO] * 2
+
+
+# --- fork ----------------------------------------------------------------------------------------
+
+
+def in_a_child(work: Callable[[], Any]) -> Any:
+    """What ``work`` returns in a forked child, by way of JSON."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, json.dumps(work()).encode())
+        except BaseException as error:
+            os.write(writer, json.dumps(f"{type(error).__name__}: {error}").encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(answer)
+
+
+def test_a_forked_child_begins_anew_and_its_subscriptions_are_inactive_until_started(
+    client: MessageHubClient, collected: Collector
+) -> None:
+    subscription = client.subscribe(["quest.started"], collected)
+    # Held by a thread that will not exist in the child.
+    client._lifecycle._lock.acquire()
+    client._lifecycle.session().subscriptions._lock.acquire()
+
+    def child() -> list[Any]:
+        before = client.get_health_status()
+        received = Collector()
+        own = client.subscribe_messages(received)
+        client.send_message("image-service", {"n": 1})
+        received.wait()
+        subscription.start()
+        return [
+            before["connected"],
+            before["subscriptions"],
+            before["queues"],
+            own.active,
+            subscription.active,
+            client.get_health_status()["connected"],
+        ]
+
+    answer = in_a_child(child)
+    client._lifecycle._lock.release()
+    client._lifecycle.session().subscriptions._lock.release()
+
+    inactive = {"image-service.quest.started": {"active": False, "event_types": ["quest.started"]}}
+    assert answer == [False, ["quest.started"], inactive, True, True, True]
+    client.publish_event("quest.started", {"n": 2})
+    collected.wait()
+    assert subscription.active
+
+
+def test_a_client_closed_in_a_child_stays_open_in_the_parent(client: MessageHubClient) -> None:
+    client.publish_event("quest.started", {"n": 1})
+
+    assert in_a_child(lambda: client.close()) is None
+
+    client.publish_event("quest.started", {"n": 2})
+
+
+# --- whole processes -----------------------------------------------------------------------------
+
+
+def start(code: str) -> subprocess.Popen[str]:
+    head = """
+        import logging, sys, threading, time
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+        from message_hub_sync import MessageHubClient
+        client = MessageHubClient("image-service", "memory://", close_timeout=3)
+    """
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", textwrap.dedent(head) + textwrap.dedent(code)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_run_forever_and_earlier_handlers_come_back(number: signal.Signals) -> None:
+    process = start(
+        """
+        import signal
+        before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+        def handle(message):
+            print("started")
+            time.sleep(0.3)
+            print("finished")
+        client.subscribe_messages(handle)
+        client.send_messages([("image-service", {"n": n}) for n in range(3)])
+        client.run_forever()
+        print(client.get_health_status()["connected"])
+        print([signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before)
+        """
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+
+    assert out.split() == ["finished", "False", "True"], err
+    assert process.returncode == 0
+
+
+def test_a_script_that_ends_with_live_subscriptions_is_told_so_and_ends() -> None:
+    process = start("client.subscribe_messages(lambda message: None)")
+
+    _, err = process.communicate(timeout=20)
+
+    assert process.returncode == 0
+    assert err.count("run_forever() keeps a service running") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("sys.exit(3)", 3),
+        ("raise RuntimeError('uncaught')", 1),
+        ("import atexit; atexit.register(lambda: client.publish_event('quest.started', {'n': 1}))", 0),
+    ],
+)
+def test_the_interpreter_ends_whatever_a_script_does(code: str, expected: int) -> None:
+    process = start("client.subscribe_messages(lambda message: None)\nclient.connect()\n" + code)
+
+    process.communicate(timeout=20)
+
+    assert process.returncode == expected
+
+
+def test_a_stuck_handler_does_not_keep_the_interpreter() -> None:
+    process = start(
+        """
+        client = MessageHubClient("image-service", "memory://", close_timeout=0.3)
+        inside = threading.Event()
+        def handle(message):
+            inside.set()
+            time.sleep(60)
+        client.subscribe_messages(handle)
+        client.send_message("image-service", {"n": 1})
+        inside.wait(5)
+        """
+    )
+
+    process.communicate(timeout=20)
+
+    assert process.returncode == 0
+
+
+def test_run_forever_off_the_main_thread_leaves_signals_alone(client: MessageHubClient) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def running() -> None:
+        threading.Timer(0.1, lambda: (seen.append(signal.getsignal(signal.SIGTERM)), client.close())).start()
+        client.run_forever()
+
+    thread = threading.Thread(target=running)
+    thread.start()
+    thread.join(5)
+
+    assert not thread.is_alive()
+    assert seen == [before]
+
+
+def test_a_policy_of_the_client_holds_for_its_subscriptions(collected: Collector) -> None:
+    def fail(message: Any) -> None:
+        raise ValueError("always")
+
+    with MessageHubClient("image-service", f"memory://{os.urandom(4).hex()}", retry=RetryPolicy.none()) as client:
+        client.subscribe_messages(fail)
+        client.send_message("image-service", {"n": 1})
+        dead = Topology(QueueSpec("image-service.messages.dead"))
+        transport = client._lifecycle.session().transport
+        consumer = transport.consume(dead, prefetch=1, deadline=time.monotonic() + 5)
+
+        delivery = consumer.deliveries.get(timeout=5)
+
+        assert delivery is not None
+        assert delivery.properties.headers["x-attempts"] == 1
