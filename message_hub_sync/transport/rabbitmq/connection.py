@@ -26,7 +26,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import pika
 from pika import exceptions as amqp
@@ -242,9 +242,10 @@ class ThreadedConnection(Connection):
 
     def _why(self) -> BaseException | None:
         """What ended it, before pika guesses at passwords from the state of the handshake."""
+        reason: BaseException | None = self._error if self._stream_error is None else self._stream_error
         if self.frames_received == 0 and self._frame_buffer:
-            return amqp.IncompatibleProtocolError("no frame of AMQP 0-9-1")
-        return cast("BaseException | None", self._error if self._stream_error is None else self._stream_error)
+            reason = amqp.IncompatibleProtocolError("no frame of AMQP 0-9-1")
+        return reason
 
     def _receive(self) -> bytes:
         """What can be read now; at the end of the stream, note why. TLS reads until it would wait."""
