@@ -83,16 +83,20 @@ class Ledger:
             self.note_error(f"{name} of {source}: {error}")
             raise
 
+    def knows(self, sent_id: UUID) -> bool:
+        """Whether it was sent by this demo."""
+        with self._changed:
+            return sent_id in self._sent
+
     @contextmanager
     def handling(self, sent_id: UUID, service: str, correlation_id: str) -> Iterator[None]:
         """Note, when the ``with`` block ends without an error, that ``service`` has handled it."""
         arrived = time.monotonic()
         yield
         with self._changed:
-            sent = self._sent.get(sent_id)
-            if sent is not None:  # not one of ours, otherwise
-                sent.handled.setdefault(service, Receipt((arrived - sent.at) * 1000, correlation_id))
-                self._changed.notify_all()
+            sent = self._sent[sent_id]
+            sent.handled.setdefault(service, Receipt((arrived - sent.at) * 1000, correlation_id))
+            self._changed.notify_all()
 
     def scene_ended(self) -> None:
         """The service whose scene it was has done its part."""

@@ -26,10 +26,10 @@ Cells = tuple[str, str, str, list[tuple[str, str]]]
 
 #: Seconds of silence after which it is told what is waited for.
 PATIENCE = 2.0
-_WIDTHS = (9, 28, 8)
-_HEADINGS: Cells = ("from", "event, ->message, <->request", "correl.", [("handled by (after ms)", "")])
+_WIDTHS = (9, 27, 8)
+_HEADINGS: Cells = ("from", "event ->message <->request", "correl.", [("handled by (after ms)", "")])
 _COLOURS = {"character": "cyan", "campaign": "magenta", "image": "yellow", "llm": "green", "reply": "bold"}
-_SUMMARY = ("service", "published", "sent", "expected", "handled", "median ms", "slowest ms")
+_SUMMARY = ("service", "published", "sent", "expected", "handled", "median", "slowest")
 
 
 class Screen(Protocol):
@@ -107,7 +107,7 @@ class _PlainScreen:
             click.echo(_plain(_cells(one)))
         rows = [_SUMMARY, *_summary_rows(report)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        click.echo("\nSummary")
+        click.echo("\nSummary (times in ms)")
         for row in rows:
             numbers = "  ".join(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
             click.echo(f"{row[0].ljust(widths[0])}  {numbers}")
@@ -145,7 +145,7 @@ class _TerminalScreen:
         self._status.stop()
         for one in self._lines.rest(report.sent):
             self._print(_cells(one))
-        table = Table(title="Summary", box=box.ROUNDED, header_style="bold", title_justify="left")
+        table = Table(title="Summary (times in ms)", box=box.ROUNDED, header_style="bold", title_justify="left")
         for heading in _SUMMARY:
             table.add_column(heading, justify="left" if heading == "service" else "right")
         for row in _summary_rows(report):

@@ -150,12 +150,16 @@ class Service:
     # --- receiving
 
     def _on_event(self, event: Event) -> None:
+        if not self._ledger.knows(event.id):
+            return  # from a queue that --force took over
         with self._ledger.handling(event.id, self.name, event.correlation_id):
             reaction = self.on_events().get(event.event_type)
             if reaction is not None:
                 reaction(event.payload)
 
     def _on_message(self, message: Message) -> object:
+        if not self._ledger.knows(message.id):
+            return None
         with self._ledger.handling(message.id, self.name, message.correlation_id):
             action = ActionPayload.model_validate(message.payload)
             return self.on_actions()[action.action](action.data)

@@ -1,0 +1,112 @@
+"""Running the project's own programs in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import message_hub_sync
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a program: this one's, the same package importable, no settings of somebody's."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MESSAGE_HUB_", "FLASK_", "FORCE_COLOR"))
+    }
+    own = {
+        # The package under test may be an installed one: the source tree in the working directory must not win.
+        "PYTHONPATH": str(Path(message_hub_sync.__file__).parent.parent),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8",
+    }
+    return inherited | own | more
+
+
+def run(arguments: Sequence[str], timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python`` with these arguments to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment(**env),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=timeout,
+        check=False,
+    )
+
+
+class Running:
+    """A program that runs on, its output awaited line by line. Used by one thread."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.output = ""
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        threading.Thread(target=self._read, name=f"message-hub-test-output-{process.pid}", daemon=True).start()
+
+    def wait_for(self, pattern: str, timeout: float = 30) -> re.Match[str]:
+        """Read on until a line matches."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            except Empty:
+                raise AssertionError(f"no line matched {pattern!r} within {timeout:g} s:\n{self.output}") from None
+            assert line is not None, f"it ended before a line matched {pattern!r}:\n{self.output}"
+            self.output += line
+            found = re.search(pattern, line)
+            if found:
+                return found
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+
+@contextlib.contextmanager
+def running(arguments: Sequence[str], **env: str) -> Iterator[Running]:
+    """Run ``python`` with these arguments beside the test, in a process group that ends with the block."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment(**env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        start_new_session=True,
+    )
+    try:
+        yield Running(process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def eventually(condition: Callable[[], bool], timeout: float = 20) -> bool:
+    """Wait for something in another process that nothing announces."""
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(0.05)
+    return True

@@ -1,0 +1,39 @@
+"""What really went over a broker: every event of the exchange, as another client of AMQP sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pika
+
+
+class Spy:
+    """Bound to all events; reads what has gathered. Used by one thread."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        channel.exchange_declare("events", "topic", durable=True)
+        self._queue = channel.queue_declare("", exclusive=True).method.queue
+        channel.queue_bind(self._queue, "events", "#")
+
+    def events(self) -> list[tuple[str, Any, dict[str, Any]]]:
+        """Routing key, properties and payload of each event that came since the last call."""
+        found: list[tuple[str, Any, dict[str, Any]]] = []
+        while True:
+            method, properties, body = self._channel.basic_get(self._queue, auto_ack=True)
+            if method is None:
+                return found
+            found.append((method.routing_key, properties, json.loads(body)))
+
+
+@contextlib.contextmanager
+def spying(url: str) -> Iterator[Spy]:
+    """A spy on the broker at ``url``."""
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    try:
+        yield Spy(connection.channel())
+    finally:
+        connection.close()
