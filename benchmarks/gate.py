@@ -1,0 +1,124 @@
+"""The regression gate: what a message costs, compared with ``baseline.json``.
+
+It counts instead of timing, and against a broker that always does the same, so that its verdict does not depend
+on how busy the machine is; a few seconds, no RabbitMQ. The numbers differ between versions of Python, so that each has
+its own baseline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.counting import PASSES, WORKLOADS
+
+__all__ = ["BASELINE", "main"]
+
+BASELINE = Path(__file__).with_name("baseline.json")
+
+_ROOT = BASELINE.parent.parent
+_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class _Count:
+    """One kind of count, per message: its name, and how much more than the baseline is still no regression."""
+
+    title: str
+    relative: float
+    absolute: float = 0.0
+
+    def limit(self, baseline: float) -> float:
+        return baseline * (1 + self.relative) + self.absolute
+
+
+#: Several runs of one commit differed by 0.1 % in calls and instructions, by one or two system calls in 1,000 messages,
+#: by 0.3 blocks (caches that fill up), by 5 bytes.
+_COUNTS = {
+    "instructions": _Count("bytecode instructions", 0.02),
+    "python_calls": _Count("calls of Python functions", 0.02),
+    "c_calls": _Count("calls of C functions", 0.02),
+    "sends": _Count("system calls: send", 0.05, 0.02),
+    "receives": _Count("system calls: receive", 0.05, 0.02),
+    "polls": _Count("system calls: poll", 0.05, 0.02),
+    "bytes_written": _Count("bytes written", 0.01, 0.5),
+    "frames_written": _Count("frames written", 0.01, 0.02),
+    "blocks_kept": _Count("memory blocks kept", 0.0, 0.6),
+    "peak_bytes": _Count("bytes of memory at the peak", 0.05, 50.0),
+}
+Numbers = dict[str, dict[str, float]]
+
+
+def main(words: Sequence[str]) -> int:
+    """Count, compare, say what differs; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gate", description=__doc__)
+    parser.add_argument("--update", action="store_true", help="make what is counted now the baseline of this Python")
+    given = parser.parse_args(words)
+    baselines: dict[str, Numbers] = json.loads(BASELINE.read_text("utf-8")) if BASELINE.exists() else {}
+    numbers = {workload: _count(workload, baselines.get(_VERSION, {}).get(workload, {})) for workload in WORKLOADS}
+    if given.update:
+        baselines[_VERSION] = numbers
+        BASELINE.write_text(json.dumps(dict(sorted(baselines.items())), indent=1) + "\n", "utf-8")
+        print(f"{BASELINE.name}: Python {_VERSION} written")
+        return 0
+    if _VERSION not in baselines:
+        print(
+            f"{BASELINE.name} has no numbers for Python {_VERSION}, only for {', '.join(baselines) or 'none'}: "
+            "`python -m benchmarks gate --update` on a commit known to be good writes them"
+        )
+        return 1
+    return _compare(baselines[_VERSION], numbers)
+
+
+def _compare(baseline: Numbers, numbers: Numbers) -> int:
+    worse = better = 0
+    print(f"{'per message, Python ' + _VERSION:40}{'baseline':>12}{'now':>12}{'limit':>12}")
+    for workload, counts in numbers.items():
+        for name, kind in _COUNTS.items():
+            now, before = counts[name], baseline.get(workload, {}).get(name, 0.0)
+            limit = kind.limit(before)
+            remark = ""
+            if now > limit:
+                worse += 1
+                remark = f"   MORE THAN ALLOWED{f': {now / before:.2f} times' if before else ''}"
+            elif kind.limit(now) < before:
+                better += 1
+                remark = f"   less: {now / before - 1:+.0%}"
+            print(f"{f'{workload}: {kind.title}':40}{before:12,.2f}{now:12,.2f}{limit:12,.2f}{remark}")
+    if worse:
+        print(
+            f"\n{worse} number{'s' if worse > 1 else ''} above the limit: a message costs more than before. If that is "
+            "meant, `python -m benchmarks gate --update` and commit baseline.json, saying why."
+        )
+    elif better:
+        print("\nCheaper than the baseline: `python -m benchmarks gate --update` and commit it, so that it stays so.")
+    else:
+        print("\nAs the baseline.")
+    return 1 if worse else 0
+
+
+def _count(workload: str, baseline: dict[str, float]) -> dict[str, float]:
+    """Every pass; once more where a limit is passed, since only what is always more is a regression."""
+    found: dict[str, float] = {}
+    for way in PASSES:
+        counts = _pass(workload, way)
+        if any(counts[name] > _COUNTS[name].limit(baseline[name]) for name in counts if name in baseline):
+            again = _pass(workload, way)
+            counts = {name: min(counts[name], again[name]) for name in counts}
+        found.update(counts)
+    return {name: round(found[name], 3) for name in _COUNTS}
+
+
+def _pass(workload: str, way: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.counting", workload, way]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"counting {workload}, {way}, failed:\n{done.stderr}")
+    counts: dict[str, float] = json.loads(done.stdout)
+    return counts

@@ -1,0 +1,79 @@
+"""amqpstorm: one connection, which threads may share; a channel for each thread, or one for all."""
+
+# It has hardly any type information.
+# mypy: disable-error-code="attr-defined"
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from amqpstorm import Connection
+
+from benchmarks.work import Countdown, Operation, Stopwatch, Task, body_of, envelope, in_threads
+
+DISTRIBUTION = "AMQPStorm"
+_NOW = datetime.now(timezone.utc)
+
+
+def _connect(task: Task) -> Any:
+    return Connection(task.host, "guest", "guest", port=task.port)
+
+
+def _send(channel: Any, task: Task, body: bytes) -> None:
+    properties, headers = envelope(task.service)
+    # Its own name for one of them, its own type for another.
+    properties["message_type"] = properties.pop("type")
+    properties["timestamp"] = _NOW
+    channel.basic.publish(body, task.queue, properties={**properties, "headers": headers}, mandatory=True)
+
+
+def publish(task: Task, watch: Stopwatch) -> None:
+    body = body_of(task.body_bytes)
+    with _connect(task) as connection:
+
+        def work(thread: int, ready: Callable[[], object]) -> None:
+            channel = connection.channel()
+            channel.confirm_deliveries()
+            ready()
+            for _ in range(task.share(thread)):
+                _send(channel, task, body)
+
+        in_threads(task, watch, work)
+
+
+def publish_shared(task: Task, watch: Stopwatch) -> None:
+    body = body_of(task.body_bytes)
+    with _connect(task) as connection:
+        channel = connection.channel()
+        channel.confirm_deliveries()
+
+        def work(thread: int, ready: Callable[[], object]) -> None:
+            ready()
+            for _ in range(task.share(thread)):
+                _send(channel, task, body)
+
+        in_threads(task, watch, work)
+
+
+def consume(task: Task, watch: Stopwatch) -> None:
+    countdown = Countdown(task, watch)
+    with _connect(task) as connection:
+        channel = connection.channel()
+
+        def handle(message: Any) -> None:
+            if task.acks == "default":
+                json.loads(message.body)
+            message.ack()
+            if countdown.one():
+                channel.stop_consuming()
+
+        if task.acks != "default":
+            channel.basic.qos(task.prefetch)
+        watch.start()
+        channel.basic.consume(handle, task.queue)
+        channel.start_consuming()
+
+
+OPERATIONS: dict[str, Operation] = {"publish": publish, "publish-shared": publish_shared, "consume": consume}

@@ -1,0 +1,138 @@
+"""This library, through its public face: validation, envelope, circuit breaker, metrics and recovery are on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+
+from benchmarks.peers.fresh_imports import fresh_imports
+from benchmarks.work import Countdown, Operation, Stopwatch, Task, in_threads, payload_of
+from message_hub_sync import MessageHubClient
+
+DISTRIBUTION = "message-hub-sync"
+
+
+def _client(task: Task) -> MessageHubClient:
+    return MessageHubClient(service_name=task.service, rabbitmq_url=task.url, settle_each=task.acks == "each")
+
+
+def publish(task: Task, watch: Stopwatch) -> None:
+    """All threads share one client."""
+    payload = payload_of(task.body_bytes)
+    with _client(task) as client:
+
+        def work(thread: int, ready: Callable[[], object]) -> None:
+            for _ in range(task.warm_up):
+                client.send_message(task.service, payload)
+            ready()
+            for _ in range(task.share(thread)):
+                client.send_message(task.service, payload)
+
+        in_threads(task, watch, work)
+
+
+def bulk(task: Task, watch: Stopwatch) -> None:
+    payload = payload_of(task.body_bytes)
+    with _client(task) as client:
+        client.send_messages([(task.service, payload)] * task.warm_up)
+        with watch:
+            client.send_messages([(task.service, payload)] * task.messages)
+
+
+def consume(task: Task, watch: Stopwatch) -> None:
+    countdown = Countdown(task, watch)
+
+    def handle(message):  # type: ignore[no-untyped-def]  # a handler without annotation is the default
+        message["payload"]
+        countdown.one()
+
+    def handle_raw(body: bytes) -> None:
+        countdown.one()
+
+    with _client(task) as client:
+        # The others' connections are open, too, when their watch starts.
+        client.subscribe(["benchmark.opened"], lambda event: None)
+        watch.start()
+        if task.acks == "default":
+            client.subscribe_messages(handle)
+        else:
+            client.subscribe_messages(handle_raw, prefetch=task.prefetch)
+        countdown.done.wait()
+
+
+def latency(task: Task, watch: Stopwatch) -> None:
+    payload = payload_of(task.body_bytes)
+    arrivals: SimpleQueue[float] = SimpleQueue()
+
+    def handle(message):  # type: ignore[no-untyped-def]
+        arrivals.put(time.perf_counter())
+
+    with _client(task) as client:
+        client.subscribe_messages(handle)
+        for number in range(-task.warm_up, task.messages):
+            if number == 0:
+                watch.start()
+            sent = time.perf_counter()
+            client.send_message(task.service, payload)
+            arrived = arrivals.get(timeout=10)
+            if number >= 0:
+                watch.samples.append(arrived - sent)
+        watch.stop()
+
+
+def request(task: Task, watch: Stopwatch) -> None:
+    payload = payload_of(task.body_bytes)
+    caller = MessageHubClient(service_name=f"{task.service}-caller", rabbitmq_url=task.url)
+    with _client(task) as responder, caller:
+        responder.subscribe_messages(lambda message: message["payload"])
+        for number in range(-task.warm_up, task.messages):
+            if number == 0:
+                watch.start()
+            asked = time.perf_counter()
+            caller.request(task.service, payload, timeout=10)
+            if number >= 0:
+                watch.samples.append(time.perf_counter() - asked)
+        watch.stop()
+
+
+def idle(task: Task, watch: Stopwatch) -> None:
+    with _client(task) as client:
+        for number in range(task.subscriptions):
+            client.subscribe(event_types=[f"benchmark.event_{number}"], callback=lambda event: None)
+        with watch:
+            threading.Event().wait(task.seconds)
+        watch.notes["threads"] = threading.active_count() - 1
+        watch.notes["sockets"] = _sockets()
+        watch.notes["cpu_ms_per_s"] = watch.cpu / watch.seconds * 1000
+
+
+def import_time(task: Task, watch: Stopwatch) -> None:
+    watch.notes["import_ms"] = fresh_imports("import message_hub_sync")
+
+
+def _sockets() -> float:
+    """Connections of this process over TCP. Linux only."""
+    inodes = set()
+    for entry in Path("/proc/self/fd").glob("*"):
+        with contextlib.suppress(OSError):  # the directory's own descriptor is gone by now
+            inodes.add(os.readlink(entry))
+    if not inodes:
+        return float("nan")
+    table = Path("/proc/self/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    return float(sum(f"socket:[{line.split()[9]}]" in inodes for line in table))
+
+
+OPERATIONS: dict[str, Operation] = {
+    "publish": publish,
+    "bulk": bulk,
+    "consume": consume,
+    "latency": latency,
+    "request": request,
+    "idle": idle,
+    "import": import_time,
+}

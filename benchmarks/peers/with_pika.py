@@ -1,0 +1,186 @@
+"""pika's BlockingConnection, its adapter for synchronous programs: confirm_delivery, a connection for each thread."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+from uuid import uuid4
+
+import pika
+
+from benchmarks.work import Countdown, Operation, Stopwatch, Task, body_of, envelope, in_threads
+
+DISTRIBUTION = "pika"
+
+
+def _connect(task: Task) -> Any:
+    return pika.BlockingConnection(pika.URLParameters(task.url))
+
+
+def _properties(service: str, **more: Any) -> Any:
+    properties, headers = envelope(service)
+    return pika.BasicProperties(headers=headers, **properties, **more)
+
+
+def publish(task: Task, watch: Stopwatch) -> None:
+    """BlockingConnection may not be shared: each thread has its own."""
+    body = body_of(task.body_bytes)
+
+    def work(thread: int, ready: Callable[[], object]) -> None:
+        connection = _connect(task)
+        channel = connection.channel()
+        channel.confirm_delivery()
+        for _ in range(task.warm_up):
+            channel.basic_publish("", task.queue, body, _properties(task.service), mandatory=True)
+        ready()
+        for _ in range(task.share(thread)):
+            # Raises when the broker refused or returned it.
+            channel.basic_publish("", task.queue, body, _properties(task.service), mandatory=True)
+
+    in_threads(task, watch, work)
+
+
+def publish_shared(task: Task, watch: Stopwatch) -> None:
+    """One connection, guarded by a lock."""
+    body = body_of(task.body_bytes)
+    connection = _connect(task)
+    channel = connection.channel()
+    channel.confirm_delivery()
+    lock = threading.Lock()
+
+    def work(thread: int, ready: Callable[[], object]) -> None:
+        ready()
+        for _ in range(task.share(thread)):
+            properties = _properties(task.service)
+            with lock:
+                channel.basic_publish("", task.queue, body, properties, mandatory=True)
+
+    in_threads(task, watch, work)
+
+
+def consume(task: Task, watch: Stopwatch) -> None:
+    connection = _connect(task)
+    channel = connection.channel()
+    countdown = Countdown(task, watch)
+    half = task.prefetch // 2
+
+    def handle(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        if task.acks == "default":
+            json.loads(body)
+        if task.acks != "coalesced":
+            channel.basic_ack(method.delivery_tag)
+        elif method.delivery_tag % half == 0:
+            channel.basic_ack(method.delivery_tag, multiple=True)
+        if countdown.one():
+            channel.stop_consuming()
+
+    if task.acks != "default":
+        channel.basic_qos(prefetch_count=task.prefetch)
+    watch.start()
+    channel.basic_consume(task.queue, handle)
+    channel.start_consuming()
+
+
+def latency(task: Task, watch: Stopwatch) -> None:
+    body = body_of(task.body_bytes)
+    arrivals: SimpleQueue[float] = SimpleQueue()
+
+    def receive() -> None:
+        channel = _connect(task).channel()
+
+        def handle(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+            arrivals.put(time.perf_counter())
+            channel.basic_ack(method.delivery_tag)
+
+        channel.basic_consume(task.queue, handle)
+        channel.start_consuming()
+
+    threading.Thread(target=receive, daemon=True).start()
+    channel = _connect(task).channel()
+    channel.confirm_delivery()
+    for number in range(-task.warm_up, task.messages):
+        if number == 0:
+            watch.start()
+        sent = time.perf_counter()
+        channel.basic_publish("", task.queue, body, _properties(task.service), mandatory=True)
+        arrived = arrivals.get(timeout=10)
+        if number >= 0:
+            watch.samples.append(arrived - sent)
+    watch.stop()
+
+
+def request(task: Task, watch: Stopwatch) -> None:
+    """As in pika's tutorial on remote procedure calls: an exclusive reply queue, no confirms."""
+    body = body_of(task.body_bytes)
+
+    def respond() -> None:
+        channel = _connect(task).channel()
+
+        def handle(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+            reply = _properties(task.service)
+            reply.correlation_id = properties.correlation_id
+            channel.basic_publish("", properties.reply_to, body, reply)
+            channel.basic_ack(method.delivery_tag)
+
+        channel.basic_consume(task.queue, handle)
+        channel.start_consuming()
+
+    threading.Thread(target=respond, daemon=True).start()
+    connection = _connect(task)
+    channel = connection.channel()
+    replies_to = channel.queue_declare("", exclusive=True).method.queue
+    replies: dict[str, bytes] = {}
+
+    def on_reply(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        replies[properties.correlation_id] = body
+
+    channel.basic_consume(replies_to, on_reply, auto_ack=True)
+    for number in range(-task.warm_up, task.messages):
+        if number == 0:
+            watch.start()
+        asked = time.perf_counter()
+        properties = _properties(task.service, reply_to=replies_to)
+        properties.correlation_id = correlation_id = str(uuid4())
+        channel.basic_publish("", task.queue, body, properties)
+        while correlation_id not in replies:
+            connection.process_data_events(time_limit=10)
+        del replies[correlation_id]
+        if number >= 0:
+            watch.samples.append(time.perf_counter() - asked)
+    watch.stop()
+
+
+def idle(task: Task, watch: Stopwatch) -> None:
+    """All consumers on one channel, one thread that waits for deliveries."""
+    ready = threading.Event()
+
+    def receive() -> None:
+        connection = _connect(task)
+        channel = connection.channel()
+        for _ in range(task.subscriptions):
+            queue = channel.queue_declare("", exclusive=True).method.queue
+            channel.basic_consume(queue, lambda channel, method, properties, body: None)
+        connection.call_later(0, ready.set)
+        channel.start_consuming()
+
+    threading.Thread(target=receive, daemon=True).start()
+    ready.wait()
+    with watch:
+        threading.Event().wait(task.seconds)
+    watch.notes["threads"] = threading.active_count() - 1
+    watch.notes["cpu_ms_per_s"] = watch.cpu / watch.seconds * 1000
+
+
+OPERATIONS: dict[str, Operation] = {
+    "publish": publish,
+    "publish-shared": publish_shared,
+    "bulk": publish,
+    "consume": consume,
+    "latency": latency,
+    "request": request,
+    "idle": idle,
+}

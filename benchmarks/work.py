@@ -1,0 +1,197 @@
+"""What one measurement is told and what it notes: the values that the harness and every peer share."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+from uuid import uuid4
+
+__all__ = ["Countdown", "Operation", "Stopwatch", "Task", "body_of", "envelope", "in_threads", "measured", "payload_of"]
+
+#: Linux only, as is the memory of a measurement.
+STATUS = Path("/proc/self/status")
+#: What is acknowledged, and when: as the client does when told nothing, every message, or half the prefetch at once.
+Acks = Literal["default", "each", "coalesced"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement: who does what, how often, against which queue.
+
+    The queue is ``{service}.messages`` on the default exchange: durable, fresh, and filled with ``messages``
+    where the operation consumes.
+    """
+
+    competitor: str
+    operation: str
+    host: str
+    port: int
+    service: str
+    messages: int
+    body_bytes: int = 256
+    threads: int = 1
+    acks: Acks = "default"
+    prefetch: int = 100
+    subscriptions: int = 1
+    seconds: float = 5.0
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@{self.host}:{self.port}"
+
+    @property
+    def queue(self) -> str:
+        return f"{self.service}.messages"
+
+    @property
+    def warm_up(self) -> int:
+        """Messages that each thread publishes before the clock starts."""
+        return max(2, min(20, self.messages // self.threads // 20))
+
+    def share(self, thread: int) -> int:
+        """Messages of one thread, when ``threads`` of them share the work."""
+        return self.messages // self.threads + (thread < self.messages % self.threads)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class Stopwatch:
+    """Wall clock and processor time of this process between ``start()`` and ``stop()``.
+
+    ``samples`` are seconds of single operations, ``notes`` whatever else is worth keeping.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.cpu = 0.0
+        self.samples: list[float] = []
+        self.notes: dict[str, float] = {}
+        self._began = self._cpu_began = 0.0
+
+    def start(self) -> None:
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        self.seconds, self.cpu = time.perf_counter() - self._began, time.process_time() - self._cpu_began
+
+    def __enter__(self) -> Stopwatch:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+#: What a peer offers for each operation. It connects, starts and stops the watch, and disconnects.
+Operation = Callable[[Task, Stopwatch], None]
+
+
+class Countdown:
+    """Stops the watch when a handler gets the last message. The peer starts it before it asks for deliveries."""
+
+    def __init__(self, task: Task, watch: Stopwatch) -> None:
+        self._left = task.messages
+        self._watch = watch
+        self.done = threading.Event()
+
+    def one(self) -> bool:
+        """A handler has got a message. True for the last."""
+        self._left -= 1
+        if self._left:
+            return False
+        self._watch.stop()
+        self.done.set()
+        return True
+
+
+def measured(task: Task, watch: Stopwatch) -> dict[str, float]:
+    """The numbers of one measurement, by name."""
+    found = dict(watch.notes)
+    if watch.samples:
+        cuts = statistics.quantiles(watch.samples, n=100, method="inclusive")
+        found["p50_us"], found["p99_us"] = cuts[49] * 1e6, cuts[98] * 1e6
+    elif watch.seconds and task.operation != "idle":
+        found["rate"] = task.messages / watch.seconds
+    if task.messages:
+        found["cpu_per_10k"] = watch.cpu / task.messages * 10_000
+    if STATUS.exists() and "librabbitmq" not in task.competitor:
+        # Not ru_maxrss: a process inherits that of the one that forked it.
+        peak = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        found["max_rss_mb"] = int(peak.split()[1]) / 1024
+    return found
+
+
+def payload_of(size: int) -> dict[str, Any]:
+    """A JSON object that takes ``size`` bytes when it is written compactly."""
+    payload: dict[str, Any] = {"character_id": "1f0c7a52", "level": 12, "items": [1, 2, 3], "note": ""}
+    payload["note"] = "x" * (size - len(json.dumps(payload, separators=(",", ":"))))
+    return payload
+
+
+def body_of(size: int) -> bytes:
+    """The same as the bytes that travel. Peers get these ready-made."""
+    return json.dumps(payload_of(size), separators=(",", ":")).encode()
+
+
+_NOW = datetime.now(timezone.utc)
+_HEADERS = {"timestamp": _NOW.isoformat(), "ttl": 300, "priority": 0}
+_CORRELATION_ID = str(uuid4())
+
+
+def envelope(service: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The properties (a message id of its own among them) and the headers of one message, as the hub's wire has them.
+
+    Under AMQP's own names: ``app_id``, ``content_type``, ``correlation_id``, ``delivery_mode``, ``expiration``,
+    ``message_id``, ``priority``, ``timestamp``, ``type``.
+    """
+    properties = {
+        "app_id": service,
+        "content_type": "application/json",
+        "correlation_id": _CORRELATION_ID,
+        "delivery_mode": 2,
+        "expiration": "300000",
+        "message_id": str(uuid4()),
+        "priority": 0,
+        "timestamp": int(_NOW.timestamp()),
+        "type": "service_message",
+    }
+    return properties, {"source": service, "destination": service, **_HEADERS}
+
+
+def in_threads(task: Task, watch: Stopwatch, work: Callable[[int, Callable[[], object]], None]) -> None:
+    """Run ``work(thread, ready)`` in ``task.threads`` threads.
+
+    The watch runs from the last ``ready()`` to the last end.
+
+    :raises RuntimeError: a thread failed.
+    """
+    barrier = threading.Barrier(task.threads, action=watch.start)
+    errors: list[BaseException] = []
+
+    def guarded(thread: int) -> None:
+        try:
+            work(thread, barrier.wait)
+        except BaseException as error:
+            errors.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=guarded, args=(number,), daemon=True) for number in range(task.threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    watch.stop()
+    if errors:
+        # The others only saw the barrier break.
+        raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
