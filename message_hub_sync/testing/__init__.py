@@ -1,1 +1,24 @@
-"""What tests of services that use the hub need: a throwaway RabbitMQ node, and more."""
+"""What tests of services that use the hub need: mock services on a hub of their own, and a throwaway RabbitMQ.
+
+Works under any test runner; for pytest there are fixtures (``pytest --fixtures`` shows them).
+"""
+
+from __future__ import annotations
+
+from message_hub_sync.testing.framework import MessageHubTestFramework
+from message_hub_sync.testing.mock_service import MockService
+from message_hub_sync.testing.rabbitmq_node import (
+    RabbitMQNode,
+    RabbitMQNodeError,
+    RabbitMQNotAvailableError,
+    provide_rabbitmq,
+)
+
+__all__ = [
+    "MessageHubTestFramework",
+    "MockService",
+    "RabbitMQNode",
+    "RabbitMQNodeError",
+    "RabbitMQNotAvailableError",
+    "provide_rabbitmq",
+]

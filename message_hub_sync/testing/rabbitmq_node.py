@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
+from weakref import WeakSet
 
 from message_hub_sync.testing.free_ports import free_port
 from message_hub_sync.testing.guarded_process import GuardedProcess, ProcessGuard
@@ -32,7 +33,7 @@ from message_hub_sync.testing.rabbitmq_install import (
     ensure_rabbitmq,
 )
 
-__all__ = ["RabbitMQNode", "RabbitMQNodeError", "RabbitMQNotAvailableError", "provide_rabbitmq"]
+__all__ = ["RabbitMQNode", "RabbitMQNodeError", "RabbitMQNotAvailableError", "provide_rabbitmq", "running_node"]
 
 URL_VARIABLE = "MESSAGE_HUB_TEST_URL"
 
@@ -93,6 +94,7 @@ class RabbitMQNode:
         self._guard: ProcessGuard | None = None
         self._epmd: GuardedProcess | None = None
         self._broker: GuardedProcess | None = None
+        _nodes.add(self)
 
     def __repr__(self) -> str:
         return f"<RabbitMQNode {self.name} port={self.port} {'running' if self.running else 'not running'}>"
@@ -368,6 +370,17 @@ class RabbitMQNode:
         log = self.log()[logged_before:]
         error = log.find("[error]")
         return f"; its log:\n{log[error:][:3000] if error >= 0 else log[-3000:]}"
+
+
+# Mutable, without a lock: single operations, and a copy before iterating.
+_nodes: WeakSet[RabbitMQNode] = WeakSet()
+
+
+def running_node(host: str, port: int) -> RabbitMQNode | None:
+    """The node of this process that listens there, if there is one."""
+    if host not in (_HOST, "localhost"):
+        return None
+    return next((node for node in list(_nodes) if node.port == port and node.running), None)
 
 
 def _report_exit(path: Path) -> None:

@@ -1,0 +1,87 @@
+"""What a test expects of a message or event, and what it is told when nothing fits. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from message_hub_sync.catalogue import catalogue
+from message_hub_sync.envelope import Event, Message, printable
+from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.naming import validate_event_type
+
+__all__ = ["Where", "described", "event_wanted", "fitting", "typed", "unfulfilled"]
+
+E = TypeVar("E")
+
+#: A function of the envelope, or what its payload holds.
+Where = Callable[[E], Any] | Mapping[str, Any] | None
+
+_SHOWN = 20
+_PAYLOAD_CHARACTERS = 300
+
+
+def fitting(where: Where[E]) -> Callable[[E], bool]:
+    """What a ``where=`` means, as a function.
+
+    :raises MessageValidationError: it is neither a function nor a mapping.
+    """
+    if where is None:
+        return lambda _: True
+    if isinstance(where, Mapping):
+        wanted = dict(where)
+        return lambda envelope: _holds(envelope, wanted)
+    if callable(where):
+        function = where
+        return lambda envelope: bool(function(envelope))
+    raise MessageValidationError(
+        f"where of type {type(where).__name__} is not usable: a function of the envelope is, or a dict of what "
+        "the payload holds"
+    )
+
+
+def _holds(envelope: Any, wanted: dict[str, Any]) -> bool:
+    payload = envelope.payload
+    if isinstance(payload, BaseModel):
+        payload = payload.model_dump()
+    return all(name in payload and payload[name] == value for name, value in wanted.items())
+
+
+def event_wanted(event_type: Any) -> tuple[str | None, type[BaseModel] | None]:
+    """The name, and the payload's model, that an event type given by name, as an object or as a model means.
+
+    :raises MessageValidationError: a model that belongs to no event type, or a name that is none.
+    """
+    if event_type is None:
+        return None, None
+    if isinstance(event_type, type) and issubclass(event_type, BaseModel):
+        return catalogue.event_type_of(event_type).name, event_type
+    return validate_event_type(event_type), None
+
+
+def typed(event: Event[Any], model: type[BaseModel] | None) -> Event[Any]:
+    """The event with its payload validated into ``model`` (a pydantic ``ValidationError`` where it does not fit)."""
+    return event if model is None else Event[model](**dict(event))  # type: ignore[valid-type]
+
+
+def described(envelope: Event[Any] | Message[Any]) -> str:
+    """One line: what it is, its id, where it comes from, its payload."""
+    what = f"event {envelope.event_type}" if isinstance(envelope, Event) else f"message to {envelope.destination}"
+    again = ", redelivered" if envelope.redelivered else ""
+    payload = printable(repr(envelope.payload), _PAYLOAD_CHARACTERS)
+    return f"{what} {envelope.id} from {envelope.source}{again}: {payload}"
+
+
+def unfulfilled(expected: str, arrived: Sequence[str], failures: Sequence[str]) -> AssertionError:
+    """What a failed expectation says: what was expected, what did arrive, and which handlers failed."""
+    lines = [expected]
+    lines.append(f"what did arrive ({len(arrived)}):" if arrived else "nothing arrived")
+    if len(arrived) > _SHOWN:
+        lines.append(f"  … {len(arrived) - _SHOWN} before these")
+    lines += [f"  - {line}" for line in arrived[-_SHOWN:]]
+    if failures:
+        lines.append("handlers that failed meanwhile:")
+        lines += [f"  - {line}" for line in failures]
+    return AssertionError("\n".join(lines))

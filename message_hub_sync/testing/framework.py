@@ -1,0 +1,228 @@
+"""The test framework: mock services on a hub of their own, and what became of their messages."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+from uuid import UUID
+
+from message_hub_sync.client import MessageHubClient
+from message_hub_sync.config import MemoryAddress, parse_addresses
+from message_hub_sync.deadlines import deadline_after
+from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.naming import validate_event_type, validate_service_name
+from message_hub_sync.testing.mock_service import MockService, Script
+from message_hub_sync.testing.places import find_place
+from message_hub_sync.testing.running import Running
+from message_hub_sync.topology import inbox_name
+
+__all__ = ["MessageHubTestFramework"]
+
+logger = logging.getLogger(__name__)
+
+
+class MessageHubTestFramework:
+    """A hub to test on, with mock services. Any thread may use it.
+
+    ::
+
+        with MessageHubTestFramework() as framework:
+            campaign = framework.create_mock_service("campaign-service")
+            campaign.subscribe_to_events(["character.created"])
+            create_character(framework.client("character-service"))   # the code under test
+            campaign.expect_event("character.created", where={"name": "Frodo"})
+
+    :param url: ``memory://`` is a hub of this framework alone, ``memory://name`` the one of that name.
+        ``amqp://host`` is RabbitMQ; a virtual host of this framework alone is made there where that is possible (a
+        :class:`RabbitMQNode` of this process, or a broker with the management plugin whose user may), because mock
+        services would share the messages of real ones of their name. A URL that names a virtual host means that
+        one. Connect the code under test to :attr:`url`.
+    :param isolated: ``True``: a hub or virtual host of its own, or an error; ``False``: the one of the URL.
+    :param virtual_clock: on ``memory://``, the hub's time stands still, and :meth:`advance` moves it.
+    :raises MessageHubConfigurationError: the URL is not usable.
+
+    A framework that is dropped without :meth:`stop` is stopped when it is collected, or at the interpreter's exit.
+
+    Mutable, guarded by ``_lock``: what runs, its mock services and clients by name.
+    """
+
+    def __init__(self, url: str = "memory://", *, isolated: bool | None = None, virtual_clock: bool = False) -> None:
+        self._on_memory = isinstance(parse_addresses(url), MemoryAddress)
+        self._asked_url = url
+        self._isolated = isolated
+        self._virtual_clock = virtual_clock
+        self._lock = threading.RLock()
+        self._running: Running | None = None
+        self._finalizer: weakref.finalize[..., MessageHubTestFramework] | None = None
+        self._mocks: dict[str, MockService] = {}
+        self._clients: dict[str, MessageHubClient] = {}
+
+    def __enter__(self) -> MessageHubTestFramework:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<MessageHubTestFramework with {', '.join(self._mocks) or 'no services'}>"
+
+    # --- start and stop ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make the hub, or find it. Optional: whatever needs it starts it. Idempotent.
+
+        :raises MessageHubConfigurationError: ``isolated`` or ``virtual_clock`` cannot be had at this URL.
+        """
+        self._started()
+
+    def stop(self) -> None:
+        """Close all clients and services, and remove what was declared: the hub or virtual host where it is the
+        framework's own, else the queues that were not there before. Takes 5 s at most for each. Idempotent.
+
+        The event exchange stays on a broker that is shared, since others may use it.
+        """
+        with self._lock:
+            running, self._running = self._running, None
+            finalizer, self._finalizer = self._finalizer, None
+            self._mocks = {}
+            self._clients = {}
+        if running is not None and finalizer is not None:
+            finalizer.detach()
+            running.stop()
+
+    def _started(self) -> Running:
+        with self._lock:
+            if self._running is None:
+                place = find_place(self._asked_url, isolated=self._isolated, virtual_clock=self._virtual_clock)
+                running = self._running = Running(place)
+                self._finalizer = weakref.finalize(self, running.stop_elsewhere)
+                self._finalizer.atexit = False  # running.stop is registered there itself
+            return self._running
+
+    @property
+    def url(self) -> str:
+        """Where the code under test connects to: a ``rabbitmq_url``. Starts the framework when it is not."""
+        return self._started().place.url
+
+    # --- services ---------------------------------------------------------------------------------
+
+    def create_mock_service(self, name: str, **options: Any) -> MockService:
+        """A service for the test to play, with an inbox. Starts the framework when it is not.
+
+        :param name: the service's name, as others send messages to it.
+        :param options: those of :class:`MessageHubClient`, for instance ``retry=RetryPolicy.none()``.
+        :raises ValueError: it is not a service name, or this framework has a service of that name.
+        :raises MessageHubConnectionError: the hub did not answer in time.
+        """
+        validate_service_name(name, what="name")
+        with self._lock:
+            running = self._started()
+            if name in self._mocks:
+                raise MessageValidationError(f"there is a mock service {name} already: use that one")
+            running.declares([inbox_name(name)])
+            client = running.client(name, options)
+            script = Script()
+            client.subscribe_messages(script.on_message)
+            mock = self._mocks[name] = MockService(client, script, running.declares, running.failures.latest)
+            return mock
+
+    def client(self, service_name: str, **options: Any) -> MessageHubClient:
+        """A client for the code under test, connected to this hub and closed by :meth:`stop`.
+
+        :param service_name: the service that the code under test is.
+        :param options: those of :class:`MessageHubClient`.
+        :returns: the same client for the same name.
+        """
+        validate_service_name(service_name)
+        with self._lock:
+            client = self._clients.get(service_name)
+            if client is None:
+                client = self._clients[service_name] = self._started().client(service_name, options)
+            return client
+
+    # --- what became of it ------------------------------------------------------------------------
+
+    def verify_message_delivery(
+        self, source: str, destination: str, message_id: UUID | str, timeout: float = 5.0
+    ) -> bool:
+        """Whether the mock service ``destination`` received this message from ``source``; waits for it.
+
+        :param source: a service or client of this framework.
+        :param destination: a mock service of this framework.
+        :param message_id: what ``send_message`` returned.
+        :param timeout: seconds to wait; returns as soon as it is there.
+        :raises ValueError: a name that this framework does not know, or no message id.
+        """
+        wanted = _identity(message_id)
+        self._check_source(source)
+        received = self._mock(destination)._script.messages
+        deadline = deadline_after(timeout, 5.0)
+        return received.find(lambda one: one.id == wanted and one.source == source, deadline) is not None
+
+    def verify_event_delivery(
+        self,
+        source: str,
+        event_type: Any,
+        event_id: UUID | str,
+        subscribers: Iterable[str],
+        timeout: float = 5.0,
+    ) -> tuple[bool, list[str]]:
+        """Whether every one of ``subscribers`` received this event from ``source``; waits for them.
+
+        :param source: a service or client of this framework.
+        :param event_id: what ``publish_event`` returned.
+        :param subscribers: mock services of this framework.
+        :param timeout: seconds to wait, for all of them together.
+        :returns: whether all did, and the names of those that did.
+        :raises ValueError: a name that this framework does not know, no event type, or no event id.
+        """
+        wanted, name = _identity(event_id), validate_event_type(event_type)
+        self._check_source(source)
+        if isinstance(subscribers, str):
+            subscribers = [subscribers]
+        mocks = [self._mock(subscriber) for subscriber in subscribers]
+        deadline = deadline_after(timeout, 5.0)
+        received_by = [
+            mock.name
+            for mock in mocks
+            if mock._script.events.find(
+                lambda one: one.id == wanted and one.source == source and one.event_type == name, deadline
+            )
+        ]
+        return len(received_by) == len(mocks), received_by
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _mock(self, name: str) -> MockService:
+        mock = self._mocks.get(name)
+        if mock is None:
+            raise MessageValidationError(
+                f"{str(name)[:80]!r} is no mock service of this framework; it has "
+                f"{', '.join(self._mocks) or 'none'} (create_mock_service makes one)"
+            )
+        return mock
+
+    def _check_source(self, name: str) -> None:
+        if name not in self._mocks and name not in self._clients:
+            raise MessageValidationError(
+                f"{str(name)[:80]!r} is no service of this framework; it has "
+                f"{', '.join([*self._mocks, *self._clients]) or 'none'} (create_mock_service and client make one)"
+            )
+
+
+def _identity(value: Any) -> UUID:
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value)
+    except (ValueError, TypeError, AttributeError):
+        raise MessageValidationError(
+            f"the id of type {type(value).__name__} is not usable: what send_message or publish_event returned is"
+        ) from None
