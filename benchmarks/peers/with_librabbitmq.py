@@ -25,7 +25,7 @@ def compiled_into(directory: Path) -> str | None:
 
     :returns: why there is none, and what to install, or ``None``.
     """
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if compiler is None:
         return "no C compiler: apt-get install gcc librabbitmq-dev"
     program = directory / "librabbitmq"
