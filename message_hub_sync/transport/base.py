@@ -239,6 +239,9 @@ class Transport(Protocol):
     def on_connected(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called each time the publish connection comes back. It must be quick and not raise."""
 
+    def interrupt(self) -> None:
+        """Drop the connections as a failing network does; they come back as after any loss. For fault injection."""
+
     def close(self, deadline: float) -> None:
         """End the connections, gracefully as long as the deadline allows. Waiters are failed. Idempotent."""
 

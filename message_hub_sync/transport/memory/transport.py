@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from uuid import uuid4
 
 from message_hub_sync.config import ClientConfig, MemoryAddress
@@ -115,6 +115,22 @@ class MemoryTransport:
             consumer._abandon()
         self._reset()
         self._closed = True
+
+    def interrupt(self) -> None:
+        """See :class:`Transport`. What was handed out and not settled goes back, and comes again."""
+        with self._lock:
+            consumers = list(self._consumers)
+            listeners = list(self._listeners) if self._publishing is not None else []
+            if consumers:
+                self._connection_number += 1
+        logger.debug("%s: open -> recovering -> open: interrupted", self._address)
+        # All end before one begins anew: what one gives back is not for another that is about to end.
+        for consumer in consumers:
+            consumer._interrupt()
+        for consumer in consumers:
+            consumer._resume()
+        for listener in listeners:
+            listener()
 
     # --- publishing ------------------------------------------------------------------------------
 
@@ -289,6 +305,28 @@ class MemoryConsumer:
                 logger.warning("the queue %r was deleted; it is declared and consumed again", deleted)
         except MessageHubError as error:
             logger.error("the queue %r was deleted and cannot be consumed again: %s", deleted, error)
+
+    def _interrupt(self) -> None:
+        """The connection ends: what was handed out goes back, and what is settled late is stale."""
+        with self._lock:
+            subscription, self._subscription = self._subscription, None
+            if subscription is not None:
+                hub, subscriber = subscription
+                hub.end(subscriber)
+        # What was handed over and not taken yet comes again; handled from here, it would be handled twice.
+        calls_to_look_up = 0
+        try:
+            while True:
+                calls_to_look_up += self._deliveries.get_nowait() is None
+        except Empty:
+            for _ in range(calls_to_look_up):
+                self._deliveries.put(None)
+
+    def _resume(self) -> None:
+        try:
+            self._start()
+        except MessageHubError as error:
+            logger.error("the queue %r cannot be consumed again: %s", self._queue, error)
 
     def _abandon(self) -> None:
         self._lock = threading.Lock()

@@ -149,6 +149,13 @@ class Link:
         self._disturbed = True
         self._wake()
 
+    def interrupt(self) -> None:
+        """Drop the connection: what is in flight is unknown, and another one is made."""
+        connection = self._connection
+        if connection is not None:
+            with connection.lock:
+                connection.kill(ConnectionResetError("it was interrupted"))
+
     def close(self, deadline: float) -> None:
         """End the connection gracefully as long as the deadline allows; join the thread. Idempotent."""
         with self._gate.changed:

@@ -91,6 +91,11 @@ class RabbitMQTransport:
         """As the seam has it."""
         self._listeners.append(listener)
 
+    def interrupt(self) -> None:
+        """As the seam has it."""
+        for link in (self._publishing.link, self._consuming.link):
+            link.interrupt()
+
     def close(self, deadline: float) -> None:
         """As the seam has it. Consumers first: what they settled must still be read."""
         self._consuming.close(deadline)
