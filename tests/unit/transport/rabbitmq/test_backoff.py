@@ -1,0 +1,60 @@
+"""How long to wait before trying again."""
+
+from __future__ import annotations
+
+from message_hub_sync.transport.rabbitmq.backoff import Backoff
+
+
+def test_pauses_grow_to_five_seconds_and_stay_short_while_somebody_waits() -> None:
+    backoff = Backoff(1)
+    pauses = []
+    for _ in range(12):
+        backoff.failed(False)
+        pauses.append(backoff.pauses())
+    alone = [pause for pause, _ in pauses]
+    assert 0.05 <= alone[0] <= 0.1
+    assert all(2.5 <= pause <= 5.0 for pause in alone[7:])
+    assert all(awaited <= min(0.5, pause) for pause, awaited in pauses)
+
+
+def test_the_next_host_is_tried_at_once_and_only_a_full_round_is_followed_by_a_pause() -> None:
+    backoff = Backoff(3)
+    paused = []
+    for _ in range(6):
+        backoff.failed(False)
+        paused.append(backoff.pauses()[0] > 0)
+    assert paused == [False, False, True, False, False, True]
+
+
+def test_a_sound_connection_that_is_lost_is_dialled_again_at_once() -> None:
+    backoff = Backoff(1)
+    for _ in range(5):
+        backoff.failed(False)
+    backoff.lost(lived=60)
+    assert backoff.pauses() == (0.0, 0.0)
+
+
+def test_a_connection_that_is_lost_over_and_over_is_dialled_ever_more_rarely() -> None:
+    backoff = Backoff(1)
+    for _ in range(8):
+        backoff.lost(lived=0.01)
+    assert backoff.pauses()[0] >= 2.5
+
+
+def test_it_is_hopeless_only_when_every_host_refused() -> None:
+    backoff = Backoff(2)
+    backoff.failed(True)
+    assert not backoff.hopeless
+    backoff.failed(False)
+    backoff.failed(True)
+    assert not backoff.hopeless
+    backoff.failed(True)
+    assert backoff.hopeless
+
+
+def test_refusals_are_repeated_rarely_whoever_waits() -> None:
+    backoff = Backoff(1)
+    for _ in range(8):
+        backoff.failed(True)
+    alone, awaited = backoff.pauses()
+    assert alone == awaited >= 15

@@ -1,0 +1,133 @@
+"""The ledger of confirms, held to a naive model under random answers of a broker."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from message_hub_sync.envelope import Properties
+from message_hub_sync.transport.base import Outgoing, Receipt, Result
+from message_hub_sync.transport.rabbitmq.confirms import ConfirmLedger
+
+
+def outgoing(message_id: str, *, mandatory: bool = True) -> Outgoing:
+    return Outgoing("", "character-service.messages", b"{}", Properties(message_id=message_id), mandatory)
+
+
+def result_of(receipt: Receipt) -> Result | None:
+    return receipt.wait(time.monotonic())
+
+
+@dataclass
+class Published:
+    tag: int
+    outgoing: Outgoing
+    receipt: Receipt = field(default_factory=Receipt)
+    returned: bool = False
+    expected: Result | None = None
+
+
+class Broker(RuleBasedStateMachine):
+    """Answers as RabbitMQ may: in any order, one by one or several at once, a return before its own answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = ConfirmLedger()
+        self.published: list[Published] = []
+        self.channel_open = True
+
+    def unanswered(self) -> list[Published]:
+        return [one for one in self.published if one.expected is None]
+
+    # Few ids, so that the same message is in flight twice now and then: republished by an impatient caller.
+    @precondition(lambda self: self.channel_open)
+    @rule(message_id=st.sampled_from("abcd"), mandatory=st.booleans())
+    def publish(self, message_id: str, mandatory: bool) -> None:
+        one = Published(len(self.published) + 1, outgoing(message_id, mandatory=mandatory))
+        # Two of one id in flight are routed alike, as long as nobody changes the bindings in between.
+        twin = next((two for two in self.unanswered() if two.outgoing.properties.message_id == message_id), None)
+        if twin is not None:
+            one.outgoing.mandatory = twin.outgoing.mandatory
+        self.published.append(one)
+        self.ledger.written(one.receipt, one.outgoing)
+        if twin is not None and twin.returned:
+            self.send_back(one)
+
+    def send_back(self, one: Published) -> None:
+        one.returned = True
+        self.ledger.returned(one.outgoing.properties.message_id, "", one.outgoing.routing_key, 312, "NO_ROUTE")
+
+    @precondition(lambda self: self.unanswered())
+    @rule(data=st.data())
+    def return_one(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(self.unanswered()))
+        twins = [two for two in self.unanswered() if two.outgoing.properties == one.outgoing.properties]
+        for two in twins:
+            if two.outgoing.mandatory and not two.returned:
+                self.send_back(two)
+
+    @precondition(lambda self: self.unanswered())
+    @rule(data=st.data(), ack=st.booleans(), multiple=st.booleans())
+    def answer(self, data: st.DataObject, ack: bool, multiple: bool) -> None:
+        tag = data.draw(st.sampled_from([one.tag for one in self.unanswered()]))
+        for one in self.unanswered():
+            if one.tag == tag or (multiple and one.tag < tag):
+                one.expected = (Result.RETURNED if one.returned else Result.CONFIRMED) if ack else Result.NACKED
+        (self.ledger.acknowledged if ack else self.ledger.refused)(tag, multiple)
+
+    @rule(tag=st.integers(0, 50), ack=st.booleans())
+    def answer_what_was_never_published(self, tag: int, ack: bool) -> None:
+        (self.ledger.acknowledged if ack else self.ledger.refused)(1000 + tag, False)
+
+    @precondition(lambda self: self.channel_open)
+    @rule()
+    def acknowledge_all(self) -> None:
+        for one in self.unanswered():
+            one.expected = Result.RETURNED if one.returned else Result.CONFIRMED
+        self.ledger.acknowledged(0, True)
+
+    @rule()
+    def close(self) -> None:
+        self.channel_open = False
+        for one in self.unanswered():
+            one.expected = Result.LOST
+        self.ledger.fail(Result.LOST, "gone")
+
+    @invariant()
+    def every_receipt_says_what_the_broker_said(self) -> None:
+        assert [result_of(one.receipt) for one in self.published] == [one.expected for one in self.published]
+        assert len(self.ledger) == len(self.unanswered())
+
+
+TestLedger = Broker.TestCase
+TestLedger.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_a_return_is_told_from_a_confirm_although_acknowledgements_overtake() -> None:
+    ledger = ConfirmLedger()
+    receipts = [Receipt() for _ in range(5)]
+    for number, receipt in enumerate(receipts, 1):
+        ledger.written(receipt, outgoing(str(number)))
+    for number in (2, 4):  # as measured: ret2, ack2, ret4, ack4, ack5 (multiple)
+        ledger.returned(str(number), "", "character-service.messages", 312, "NO_ROUTE")
+        ledger.acknowledged(number, False)
+    ledger.acknowledged(5, True)
+    confirmed, returned = Result.CONFIRMED, Result.RETURNED
+    assert [result_of(receipt) for receipt in receipts] == [confirmed, returned, confirmed, returned, confirmed]
+    assert (receipts[1].code, receipts[1].reason) == (312, "NO_ROUTE")
+
+
+def test_a_late_answer_settles_nothing_else() -> None:
+    ledger = ConfirmLedger()
+    abandoned, next_one = Receipt(), Receipt()
+    ledger.written(abandoned, outgoing("abandoned"))
+    assert result_of(abandoned) is None  # the caller gives up here
+    ledger.written(next_one, outgoing("next"))
+    ledger.acknowledged(1, False)
+    assert result_of(next_one) is None
+    ledger.refused(2, False)
+    assert result_of(next_one) is Result.NACKED
