@@ -26,13 +26,13 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import pika
 from pika import exceptions as amqp
 from pika.connection import Connection
 
-from message_hub_sync.transport.rabbitmq.decoding import decode, frame_size
+from message_hub_sync.transport.rabbitmq.decoding import FRAME_END, decode, frame_start
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
 from message_hub_sync.transport.rabbitmq.waker import Waker, new_selector
 
@@ -49,18 +49,27 @@ _TLS_TURN_RECORDS = 64
 _END_AFTER_FAILED_SEND = 2.0
 
 
+class Receiver(Protocol):
+    """Takes the common frames of one channel without pika's machinery."""
+
+    def take(self, kind: int, payload: bytes) -> bool:
+        """Deal with one frame, the lock held; false: it is pika's."""
+
+
 class ThreadedConnection(Connection):
     """One AMQP connection over an already connected socket.
 
-    Mutable, guarded by ``lock``: ``_out``, ``_timers``, ``_ending``, ``_send_failed``, ``after``, ``ended``,
-    ``end_reason`` and everything pika keeps. ``closing`` is set once, by whoever closes. ``_next_wake`` and
-    ``_more`` are the I/O thread's own; others only compare with the former.
+    Mutable, guarded by ``lock``: ``_out``, ``_timers``, ``_ending``, ``_send_failed``, ``after``, ``receivers``,
+    ``ended``, ``end_reason`` and everything pika keeps. ``closing`` is set once, by whoever closes.
+    ``_next_wake`` and ``_more`` are the I/O thread's own; others only compare with the former.
     """
 
     def __init__(self, parameters: pika.ConnectionParameters, connected: socket.socket, waker: Waker) -> None:
         self.lock = threading.Lock()
         self.room = threading.Condition(self.lock)
         self.after: list[Callable[[], None]] = []
+        #: By channel number; on a channel without one, every frame is pika's.
+        self.receivers: dict[int, Receiver] = {}
         self.ended = False
         #: Set when the client closes: nothing new is begun, and what waits for an answer need not any more.
         self.closing = False
@@ -285,16 +294,22 @@ class ThreadedConnection(Connection):
         held: bytes = self._frame_buffer
         data = held + data_in if held else data_in
         position, end = 0, len(data)
+        receivers = self.receivers
         try:
             while end - position >= 8:
-                kind, size = frame_size(data, position)
-                stop = position + size
+                kind, channel, size = frame_start(data, position)
+                start, stop = position, position + size
                 if stop > end:
                     break
-                value = decode(kind, data[position:stop])
                 self.bytes_received += size
                 position = stop
-                self._process_frame(value)
+                receiver = receivers.get(channel)
+                if (
+                    receiver is None
+                    or data[stop - 1] != FRAME_END
+                    or not receiver.take(kind, data[start + 7 : stop - 1])
+                ):
+                    self._process_frame(decode(kind, data[start:stop]))
         finally:
             self._frame_buffer = data[position:]
 

@@ -13,11 +13,14 @@ from typing import Any
 from pika import exceptions as amqp
 from pika import frame, spec
 
-__all__ = ["LARGEST_FRAME", "UNDECODABLE", "decode", "frame_size"]
+__all__ = ["FRAME_END", "LARGEST_FRAME", "UNDECODABLE", "decode", "decode_header", "frame_start"]
 
 #: The header that replaces all headers of a message when they cannot be decoded; its value says why.
 UNDECODABLE = "x-undecodable"
-#: How deep tables and lists may be nested in headers: far more than any use, far less than Python's stack.
+#: The byte that ends every frame.
+FRAME_END: int = spec.FRAME_END
+#: How deep tables and lists may be nested, the headers' own included: far more than any use, far less than
+#: Python's stack, which pika's decoder and everything after it climb.
 DEEPEST = 32
 #: What pika proposes as ``frame_max``, so that no broker may send more.
 LARGEST_FRAME = spec.FRAME_MAX_SIZE
@@ -27,15 +30,15 @@ _KINDS = (spec.FRAME_METHOD, spec.FRAME_HEADER, spec.FRAME_BODY, spec.FRAME_HEAR
 _FIXED = 12  # class, weight and body size, before the flags of the properties
 
 
-def frame_size(data: bytes, position: int) -> tuple[int, int]:
-    """The kind of the frame at ``position`` and its size in bytes, all included.
+def frame_start(data: bytes, position: int) -> tuple[int, int, int]:
+    """The kind of the frame at ``position``, its channel, and its size in bytes, all included.
 
     :raises IncompatibleProtocolError: this is no AMQP 0-9-1.
     """
-    kind, _, size = _START.unpack_from(data, position)
+    kind, channel, size = _START.unpack_from(data, position)
     if kind not in _KINDS or size + 8 > LARGEST_FRAME:
         raise amqp.IncompatibleProtocolError("no frame of AMQP 0-9-1")
-    return kind, size + 8
+    return kind, channel, size + 8
 
 
 def decode(kind: int, data: bytes) -> Any:
@@ -61,6 +64,12 @@ def decode(kind: int, data: bytes) -> Any:
     properties = _without_headers(payload)
     properties.headers = {UNDECODABLE: reason}
     return frame.Header(channel, body_size, properties)
+
+
+def decode_header(payload: bytes) -> Any:
+    """pika's properties in the payload of a content header, through the same door."""
+    data = _START.pack(spec.FRAME_HEADER, 0, len(payload)) + payload + bytes((FRAME_END,))
+    return decode(spec.FRAME_HEADER, data).properties
 
 
 def _deeper(value: Any, levels: int) -> bool:

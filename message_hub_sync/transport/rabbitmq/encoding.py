@@ -1,7 +1,8 @@
-"""Between our values and AMQP frames, by pika's own encoders and decoders."""
+"""Between our values and AMQP frames: the common ones by our own encoders, the others by pika's."""
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import Any
 
@@ -11,10 +12,21 @@ from pika import frame, spec
 from message_hub_sync.envelope import Properties
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.transport.base import Outgoing
+from message_hub_sync.transport.rabbitmq import fast_encoding
+
+__all__ = [
+    "OWN_FRAMES",
+    "encode_ack",
+    "encode_publish",
+    "encode_reject",
+    "properties_from_pika",
+    "properties_to_pika",
+]
+
+#: The one switch: ``MESSAGE_HUB_FRAMES=pika`` in the environment leaves every frame to pika, at half the speed.
+OWN_FRAMES = os.environ.get("MESSAGE_HUB_FRAMES", "own") != "pika"
 
 _FRAME_OVERHEAD = spec.FRAME_HEADER_SIZE + spec.FRAME_END_SIZE
-
-__all__ = ["encode_ack", "encode_publish", "encode_reject", "properties_from_pika", "properties_to_pika"]
 
 
 def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -> bytes:
@@ -24,6 +36,10 @@ def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -
 
     :raises MessageValidationError: AMQP cannot carry a property or a header.
     """
+    if OWN_FRAMES:
+        data = fast_encoding.encode_publish(outgoing, channel_number, max_fragment)
+        if data is not None:
+            return data
     body = outgoing.body
     method = spec.Basic.Publish(
         exchange=outgoing.exchange, routing_key=outgoing.routing_key, mandatory=outgoing.mandatory
@@ -56,6 +72,8 @@ def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -
 
 def encode_ack(channel_number: int, delivery_tag: int, multiple: bool) -> bytes:
     """The frame of one ``basic.ack``."""
+    if OWN_FRAMES:
+        return fast_encoding.encode_ack(channel_number, delivery_tag, multiple)
     data: bytes = frame.Method(channel_number, spec.Basic.Ack(delivery_tag, multiple)).marshal()
     return data
 

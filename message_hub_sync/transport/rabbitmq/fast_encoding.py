@@ -50,7 +50,9 @@ def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -
     try:
         header = _properties(outgoing.properties, size)
         method = _method(channel_number, outgoing.exchange, outgoing.routing_key, outgoing.mandatory)
-    except _NotCommon:
+    except (_NotCommon, UnicodeEncodeError):
+        return None
+    if len(header) > max_fragment:
         return None
     pieces = [method, _FRAME_START.pack(_FRAME_HEADER, channel_number, len(header)), header, _FRAME_END]
     if size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from message_hub_sync.errors import MessageHubConnectionError, MessageHubError, 
 from message_hub_sync.transport.base import ConnectionState, Outgoing, Receipt, Result
 from message_hub_sync.transport.rabbitmq.confirms import ConfirmLedger
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
-from message_hub_sync.transport.rabbitmq.encoding import encode_publish
+from message_hub_sync.transport.rabbitmq.encoding import OWN_FRAMES, encode_publish
 from message_hub_sync.transport.rabbitmq.link import Link
 from message_hub_sync.transport.rabbitmq.rpc import BrokerChannel, opened
 from message_hub_sync.transport.rabbitmq.translation import RpcTimedOut, describe
@@ -24,6 +25,10 @@ __all__ = ["PublishLink"]
 
 logger = logging.getLogger("message_hub_sync.rabbitmq")
 
+#: The payload of a ``basic.ack``: class and method, tag, multiple (AMQP 0-9-1, section 1.8.3.14).
+_METHOD = 1
+_BASIC_ACK = b"\0\x3c\0\x50"
+_ACK = struct.Struct(">LQB")
 _NO_ROOM = "the broker reads too slowly"
 _BLOCKED = "the broker accepts no messages (memory or disk alarm); nothing was sent"
 
@@ -55,11 +60,14 @@ class ConfirmChannel:
         channel = cls(raw)
 
         def closed(reason: BaseException) -> None:
+            connection.receivers.pop(channel.number, None)
             channel._fail(reason)
             if isinstance(reason, amqp.ChannelClosedByBroker):
                 connection.after.append(on_lost)
 
         raw.on_closed = closed
+        if OWN_FRAMES:
+            connection.receivers[channel.number] = channel
         raw.pika.add_on_return_callback(channel._on_return)
         try:
             raw.ask(lambda pika, done: pika.confirm_delivery(channel._on_confirm, callback=done), deadline)
@@ -113,6 +121,14 @@ class ConfirmChannel:
             self._ledger.fail(Result.LOST, describe(reason))
         while self._pending:
             self._pending.popleft()[0].settle(Result.NOT_WRITTEN, "the connection ended before it was written")
+
+    def take(self, kind: int, payload: bytes) -> bool:
+        """An acknowledgement, before pika sees it; everything else is pika's."""
+        if kind == _METHOD and len(payload) == _ACK.size and payload.startswith(_BASIC_ACK):
+            _, tag, bits = _ACK.unpack(payload)
+            self._ledger.acknowledged(tag, bits & 1 != 0)
+            return True
+        return False
 
     def _on_confirm(self, method: Any) -> None:
         confirmed = method.method
