@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from collector import Collector
+from scripted_transport import ScriptedTransport
 
 from message_hub_sync import (
     MessageHubClient,
@@ -196,6 +197,18 @@ def test_a_forked_child_begins_anew_and_its_subscriptions_are_inactive_until_sta
     assert subscription.active
 
 
+def test_a_child_drops_its_parents_connections_without_a_word_on_them(client: MessageHubClient) -> None:
+    client.connect()
+    session = client._lifecycle.session()
+    real, session.transport = session.transport, ScriptedTransport()
+
+    client._lifecycle.forked()
+
+    assert session.transport.asked() == ["abandon"]
+    assert client._lifecycle.session() is not session
+    real.close(time.monotonic() + 1)
+
+
 def test_a_client_closed_in_a_child_stays_open_in_the_parent(client: MessageHubClient) -> None:
     client.publish_event("quest.started", {"n": 1})
 
@@ -228,10 +241,13 @@ def test_a_signal_drains_run_forever_and_earlier_handlers_come_back(number: sign
     process = start(
         """
         import signal
+        from message_hub_sync.signals import StopSignals
+        wait = StopSignals.wait
+        StopSignals.wait = lambda signals: (print("waiting"), wait(signals))
         before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
         def handle(message):
             print("started")
-            time.sleep(0.3)
+            time.sleep(1)
             print("finished")
         client.subscribe_messages(handle)
         client.send_messages([("image-service", {"n": n}) for n in range(3)])
@@ -241,7 +257,7 @@ def test_a_signal_drains_run_forever_and_earlier_handlers_come_back(number: sign
         """
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
+    assert {process.stdout.readline(), process.stdout.readline()} == {"started\n", "waiting\n"}
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
 
