@@ -73,6 +73,12 @@ class Running:
             if found:
                 return found
 
+    def tell(self, line: str) -> None:
+        """Write one line to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -87,7 +93,7 @@ def running(arguments: Sequence[str], **env: str) -> Iterator[Running]:
         [sys.executable, *arguments],
         cwd=ROOT,
         env=environment(**env),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
