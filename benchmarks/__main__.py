@@ -49,6 +49,7 @@ def main(words: Sequence[str]) -> int:
                     measurements.append(measurement)
             except KeyboardInterrupt:
                 progress.say("interrupted: what there is so far is reported")
+            about["measured"], about["planned"] = len(measurements), len(plan.steps())
         written = _write(about, measurements, given.quick, progress)
     print(as_json(about, measurements) if given.json else written, end="")
     return 1 if not measurements or any(measurement.error for measurement in measurements) else 0

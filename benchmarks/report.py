@@ -69,6 +69,8 @@ def as_markdown(about: dict[str, Any], measurements: Sequence[Measurement], plot
         f"Median of {about['rounds']} round{'s' if about['rounds'] > 1 else ''} (least to most), order reversed each "
         "round, each measurement in a process of its own, on a fresh durable queue, with persistent messages.",
     ]
+    if about["measured"] < about["planned"]:
+        lines += ["", f"Ended early: {about['measured']} of {about['planned']} measurements."]
     lines += [f"\nMissing: {name} ({why})." for name, why in about["missing"].items()]
     failed = [m for m in measurements if m.error]
     lines += [f"\nFailed: {m.row}, {m.competitor}, round {m.round + 1}." for m in failed]
