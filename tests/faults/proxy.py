@@ -1,0 +1,160 @@
+"""A TCP proxy that fails on command: for where the machine allows no network namespace, and for counting."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from types import TracebackType
+
+__all__ = ["Proxy"]
+
+_CHUNK = 65536
+
+
+class Proxy:
+    """Stands before a broker. ``with Proxy(node.port) as proxy: MessageHubClient(…, proxy.url)``.
+
+    Mutable, guarded by ``_lock``: the open pairs of sockets, and how many were ever accepted. The gates are
+    events: a closed one holds everything in that direction back, as a network that drops it does.
+    """
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self._target = port
+        self._listener = socket.create_server((host, 0))
+        self.host, self.port = self._listener.getsockname()[:2]
+        self._lock = threading.Lock()
+        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._accepted = 0
+        self._to_broker = _opened()
+        self._to_client = _opened()
+        self._closing = threading.Event()
+        self._delay = 0.0
+        threading.Thread(target=self._accept, name=f"message-hub-test-proxy-{self.port}", daemon=True).start()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"amqp://guest:guest@{self.host}:{self.port}"
+
+    @property
+    def accepted(self) -> int:
+        """Connections ever accepted."""
+        with self._lock:
+            return self._accepted
+
+    @property
+    def open(self) -> int:
+        """Connections open now."""
+        with self._lock:
+            return len(self._pairs)
+
+    def blackhole(self) -> None:
+        """Hold everything back, new connections included; nobody is told."""
+        self._to_broker.clear()
+        self._to_client.clear()
+
+    def swallow_answers(self) -> None:
+        """Half open: the broker hears the client, the client hears nothing."""
+        self._to_client.clear()
+
+    def heal(self) -> None:
+        """What was held back goes on, late."""
+        self._delay = 0.0
+        self._to_broker.set()
+        self._to_client.set()
+
+    def delay(self, seconds: float) -> None:
+        """Every piece takes so much longer, in each direction."""
+        self._delay = seconds
+
+    def cut(self) -> int:
+        """End every connection with RST, both ways; how many there were."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, set()
+        for pair in pairs:
+            for one in pair:
+                _reset(one)
+        return len(pairs)
+
+    def close(self) -> None:
+        """End it."""
+        self._closing.set()
+        self.heal()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while not self._closing.is_set():
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self._to_broker.wait()
+            try:
+                broker = socket.create_connection(("127.0.0.1", self._target), 5)
+            except OSError:
+                _reset(client)
+                continue
+            broker.settimeout(None)
+            for one in (client, broker):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            pair = (client, broker)
+            with self._lock:
+                self._pairs.add(pair)
+                self._accepted += 1
+            for source, sink, gate in ((client, broker, self._to_broker), (broker, client, self._to_client)):
+                threading.Thread(
+                    target=self._pump,
+                    args=(pair, source, sink, gate),
+                    name=f"message-hub-test-proxy-{self.port}-pump",
+                    daemon=True,
+                ).start()
+
+    def _pump(
+        self,
+        pair: tuple[socket.socket, socket.socket],
+        source: socket.socket,
+        sink: socket.socket,
+        gate: threading.Event,
+    ) -> None:
+        try:
+            while data := source.recv(_CHUNK):
+                if self._delay:
+                    self._closing.wait(self._delay)
+                gate.wait()
+                sink.sendall(data)
+        except OSError:
+            pass
+        gate.wait()  # an end, too, does not get through a blackhole
+        with self._lock:
+            self._pairs.discard(pair)
+        for one in pair:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+
+def _opened() -> threading.Event:
+    gate = threading.Event()
+    gate.set()
+    return gate
+
+
+def _reset(one: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # The descriptor itself is closed by shutdown's waking of the pump, else a blocked recv keeps it open.
+        one.shutdown(socket.SHUT_RD)
+    one.close()

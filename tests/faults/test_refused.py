@@ -1,0 +1,253 @@
+"""The broker does not let this user in, or not do that."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from collector import Collector
+from faults.judging import judge
+from faults.names import Names, NewClient
+from faults.oracle import Oracle
+from faults.timing import TOLERANCE, eventually, within
+
+from message_hub_sync import MessageHubAuthorizationError, MessageHubConnectionError, MessageHubError
+from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
+
+SECRET = "a-secret-nobody-may-read"
+MISSING_OPENSSL = "openssl is missing, to make certificates with"
+
+
+@pytest.fixture
+def user(node: RabbitMQNode, names: Names) -> Iterator[str]:
+    """A user who may do everything, to be taken his rights from."""
+    name = f"user-{names.service}"
+    node.ctl("add_user", name, SECRET)
+    node.ctl("set_permissions", name, ".*", ".*", ".*")
+    yield name
+    node.ctl("delete_user", name)
+
+
+def url_of(node: RabbitMQNode, user: str, password: str = SECRET) -> str:
+    return f"amqp://{user}:{password}@127.0.0.1:{node.port}"
+
+
+def logins(node: RabbitMQNode) -> int:
+    """Connections that the broker has accepted so far."""
+    return node.log().count("accepting AMQP connection")
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.row(20)
+def test_a_user_without_permission_is_told_at_once_and_the_circuit_stays_closed(
+    node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names, user: str
+) -> None:
+    node.ctl("set_permissions", user, "", "", "")
+    client = new_client(names.service, url_of(node, user))
+    client.connect()
+    before = logins(node)
+    for _ in range(20):
+        with within(0):
+            error = oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id))
+        assert isinstance(error, MessageHubAuthorizationError)
+    with within(1), pytest.raises(MessageHubAuthorizationError):
+        client.subscribe([names.event], lambda event: None)
+    health = client.get_health_status()
+    assert health["circuit_breaker_state"] == "closed"
+    assert health["connected"], "one refused entity must not cost the connection"
+    assert logins(node) - before <= 1, "refused calls must not make new connections"
+    judge(oracle)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.row(20)
+def test_permissions_taken_away_while_running_and_given_back(
+    node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names, user: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = new_client(names.service, url_of(node, user))
+    subscription = client.subscribe([names.event], lambda event, envelope: oracle.ledger.handled(envelope.id))
+
+    def publish() -> MessageHubError | None:
+        return oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id))
+
+    assert publish() is None
+    assert oracle.drained(5)
+    node.ctl("set_permissions", user, "^$", "^$", "^$")
+    # The broker remembers permissions per channel: they bite from the next connection on.
+    node.ctl("close_all_connections", "taken away")
+    before = logins(node)
+    with within(1):
+        error = publish()
+    # The connection is just being made anew.
+    assert isinstance(error, MessageHubAuthorizationError), error
+    eventually(lambda: not subscription.active, 5)
+    with within(1):
+        assert isinstance(publish(), MessageHubAuthorizationError)
+    assert client.get_health_status()["status"] == "degraded"
+    assert client.get_health_status()["circuit_breaker_state"] == "closed"
+
+    node.ctl("set_permissions", user, ".*", ".*", ".*")
+    eventually(lambda: subscription.active, 15)
+    assert logins(node) - before <= 6
+    node.ctl("close_all_connections", "given back")
+    eventually(lambda: subscription.active and publish() is None, 10)
+    judge(oracle)
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.row(20)
+def test_a_changed_password_is_an_authorization_error_at_once_and_no_storm(
+    node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names, user: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "message_hub_sync")
+    client = new_client(names.service, url_of(node, user))
+    subscription = client.subscribe([names.event], lambda event, envelope: oracle.ledger.handled(envelope.id))
+
+    def publish() -> MessageHubError | None:
+        return oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id))
+
+    assert publish() is None
+    assert oracle.drained(5)
+    node.ctl("change_password", user, "another")
+    node.ctl("close_all_connections", "changed")
+    before = logins(node)
+    with within(1):
+        assert isinstance(publish(), MessageHubAuthorizationError)
+    for _ in range(50):
+        with within(0):
+            assert isinstance(publish(), MessageHubAuthorizationError)
+    assert client.get_health_status()["circuit_breaker_state"] == "closed"
+    assert logins(node) - before <= 10, "a refused password must not be tried all the time"
+
+    node.ctl("change_password", user, SECRET)
+    eventually(lambda: subscription.active, 15)
+    eventually(lambda: publish() is None, 15)
+    judge(oracle)
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.row(21)
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("amqp://guest:{secret}@127.0.0.1:{port}", MessageHubAuthorizationError),
+        ("amqp://nobody:{secret}@127.0.0.1:{port}", MessageHubAuthorizationError),
+        ("amqp://guest:guest@127.0.0.1:{port}/no-such-vhost", MessageHubAuthorizationError),
+        ("amqp://guest:{secret}@no-such-host.invalid:{port}", MessageHubConnectionError),
+        ("amqp://guest:{secret}@127.0.0.1:1", MessageHubConnectionError),
+        ("amqps://guest:{secret}@127.0.0.1:{port}", MessageHubConnectionError),
+        # Nobody's AMQP: the port of Erlang's name server, which waits for a request of its own kind.
+        ("amqp://guest:{secret}@127.0.0.1:{epmd_port}", MessageHubConnectionError),
+    ],
+    ids=["password", "user", "vhost", "host", "port", "tls-to-plain", "not-a-broker"],
+)
+def test_a_wrong_address_is_a_typed_error_in_time_without_the_secret(
+    url: str,
+    expected: type[MessageHubError],
+    node: RabbitMQNode,
+    oracle: Oracle,
+    new_client: NewClient,
+    names: Names,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    wrong = url.format(secret=SECRET, port=node.port, epmd_port=node.epmd_port)
+    client = new_client(names.service, wrong, connect_timeout=2, delivery_timeout=2)
+    with within(2), pytest.raises(expected) as caught:
+        client.connect()
+    with within(2):
+        error = oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id))
+    with within(2), pytest.raises(expected):
+        client.subscribe([names.event], Collector())
+    assert isinstance(error, expected)
+    for text in (str(caught.value), str(error), repr(client), str(client.get_health_status()), caplog.text):
+        assert SECRET not in text
+    assert caught.value.__cause__ is None
+    judge(oracle, slowest=2)
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RabbitMQNode, Path]]:
+    """A node that speaks TLS, and the directory of its authority."""
+    directory = tmp_path_factory.mktemp("tls")
+    make_certificates(directory)
+    from message_hub_sync.testing.free_ports import free_port
+
+    settings = {
+        "listeners.ssl.default": str(free_port()),
+        "ssl_options.cacertfile": str(directory / "authority.pem"),
+        "ssl_options.certfile": str(directory / "server.pem"),
+        "ssl_options.keyfile": str(directory / "server.key"),
+        "ssl_options.verify": "verify_none",
+        "ssl_options.fail_if_no_peer_cert": "false",
+    }
+    with RabbitMQNode(config=settings, install=True) as node:
+        (directory / "port").write_text(settings["listeners.ssl.default"])
+        yield node, directory
+
+
+def make_certificates(directory: Path) -> None:
+    """An authority, a server's certificate for localhost, and an authority of somebody else's."""
+
+    def openssl(*arguments: str) -> None:
+        try:
+            subprocess.run(["openssl", *arguments], cwd=directory, capture_output=True, check=True, timeout=60)
+        except FileNotFoundError:
+            pytest.skip(MISSING_OPENSSL)
+
+    for name in ("authority", "stranger"):
+        openssl(
+            *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"),
+            *("-keyout", f"{name}.key", "-out", f"{name}.pem"),
+        )
+    openssl(
+        *("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"),
+        *("-keyout", "server.key", "-out", "server.csr"),
+    )
+    (directory / "names").write_text("subjectAltName=DNS:localhost\n")
+    openssl(
+        *("x509", "-req", "-in", "server.csr", "-CA", "authority.pem", "-CAkey", "authority.key", "-CAcreateserial"),
+        *("-days", "2", "-extfile", "names", "-out", "server.pem"),
+    )
+    (directory / "server.key").chmod(0o644)
+
+
+@pytest.mark.faults
+@pytest.mark.row(21)
+def test_tls_works_and_a_wrong_authority_or_name_is_a_connection_error_in_time(
+    tls: tuple[RabbitMQNode, Path], oracle: Oracle, new_client: NewClient, names: Names
+) -> None:
+    node, directory = tls
+    port = (directory / "port").read_text()
+
+    def tried(url: str) -> str:
+        client = new_client(names.service, url, connect_timeout=3, delivery_timeout=3)
+        with within(3), pytest.raises(MessageHubConnectionError) as caught:
+            client.connect()
+        assert caught.value.__cause__ is None
+        assert SECRET not in str(caught.value)
+        return str(caught.value)
+
+    stranger = f"cacertfile={directory / 'stranger.pem'}"
+    ours = f"cacertfile={directory / 'authority.pem'}"
+    assert "certificate" in tried(f"amqps://guest:{SECRET}@localhost:{port}?{stranger}")
+    assert "certificate" in tried(f"amqps://guest:{SECRET}@127.0.0.1:{port}?{ours}")
+    tried(f"amqp://guest:{SECRET}@localhost:{port}")
+    tried(f"amqps://guest:{SECRET}@localhost:{node.port}?{ours}")
+
+    client = new_client(names.service, f"amqps://guest:guest@localhost:{port}?{ours}")
+    client.subscribe([names.event], lambda event, envelope: oracle.ledger.handled(envelope.id))
+    for _ in range(200):
+        assert oracle.ledger.call(lambda id: client.publish_event(names.event, {"text": "x" * 5000}, message_id=id)) is None
+    node.kill()
+    node.start()
+    eventually(
+        lambda: oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id)) is None,
+        10 + TOLERANCE,
+    )
+    judge(oracle)

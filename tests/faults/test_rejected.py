@@ -1,0 +1,87 @@
+"""What the broker refuses is said to be rejected, and only that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from faults.judging import DELIVERY, judge
+from faults.names import Names, NewClient
+from faults.oracle import Oracle
+from faults.raw import raw_channel
+from faults.timing import TOLERANCE, in_thread
+
+from message_hub_sync import MessageHubDeliveryError
+from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
+
+pytestmark = pytest.mark.rabbitmq
+
+
+@pytest.mark.row(13)
+def test_an_unroutable_message_is_rejected_and_its_neighbours_are_not(
+    oracle: Oracle, new_client: NewClient, names: Names
+) -> None:
+    client = new_client(names.service)
+    client.subscribe_messages(lambda message: oracle.ledger.handled(message.id))
+
+    def send(destination: str) -> Any:
+        return oracle.ledger.call(lambda id: client.send_message(destination, {}, message_id=id))
+
+    def alternate() -> None:
+        for _ in range(100):
+            assert send(names.service) is None
+            error = send("nobody-at-all")
+            assert isinstance(error, MessageHubDeliveryError)
+            assert error.outcome == "rejected"
+            assert "has never called subscribe_messages()" in str(error)
+
+    with in_thread(alternate), in_thread(alternate):
+        alternate()
+    counts = judge(oracle, slowest=0).counts  # fast: an answer is awaited, not a deadline
+    assert (counts.ok, counts.rejected, counts.unknown, counts.duplicates) == (300, 300, 0, 0)
+    assert client.get_health_status()["circuit_breaker_state"] == "closed"
+
+
+@pytest.mark.row(14)
+def test_a_full_queue_rejects_and_the_next_call_gets_its_own_answer(
+    node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names
+) -> None:
+    with raw_channel(node.url) as channel:
+        arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        channel.queue_declare(names.inbox, durable=True, arguments=arguments)
+    client = new_client(names.service)
+
+    def send(destination: str) -> str:
+        oracle.ledger.call(lambda id: client.send_message(destination, {}, message_id=id))
+        return oracle.calls()[-1].outcome
+
+    assert send(names.service) == "ok"
+    assert send(names.service) == "rejected"
+    assert oracle.calls()[-1].error == DELIVERY
+    assert send("nobody-at-all") == "rejected"
+    client.subscribe_messages(lambda message: oracle.ledger.handled(message.id))
+    assert oracle.drained(5)
+    assert send(names.service) == "ok"
+    assert max(call.seconds for call in oracle.calls()) < TOLERANCE
+    judge(oracle)
+
+
+@pytest.mark.row(14)
+def test_of_a_bulk_that_overflows_a_queue_exactly_the_refused_ones_are_named(
+    node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names
+) -> None:
+    with raw_channel(node.url) as channel:
+        arguments = {"x-max-length": 10, "x-overflow": "reject-publish"}
+        channel.queue_declare(names.inbox, durable=True, arguments=arguments)
+    client = new_client(names.service)
+    with pytest.raises(MessageHubDeliveryError) as caught:
+        client.send_messages([(names.service, {"number": number}) for number in range(100)])
+    refused = {failure.index for failure in caught.value.failures}
+    assert {failure.outcome for failure in caught.value.failures} == {"rejected"}
+
+    got: list[int] = []
+    client.subscribe_messages(lambda message: got.append(message.payload["number"]))
+    assert oracle.ledger.call(lambda id: client.send_message(names.service, {"number": -1}, message_id=id)) is None
+    with raw_channel(node.url) as channel:
+        assert channel.queue_declare(names.inbox, passive=True).method.message_count <= 1
+    assert set(range(100)) - set(got) - {-1} == refused
