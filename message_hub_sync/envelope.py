@@ -411,7 +411,7 @@ def decode_payload(body: bytes, max_bytes: int) -> dict[str, Any]:
         raise InvalidMessage(f"the body is {len(body)} bytes: at most {max_bytes} are allowed (max_message_bytes)")
     try:
         text = body.decode("utf-8")
-        payload = json.loads(text, object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant)
+        payload = _DECODER.decode(text)
     except UnicodeDecodeError:
         raise InvalidMessage("the body is not UTF-8") from None
     except RecursionError:
@@ -444,6 +444,10 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise _Duplicate("the body holds an object with a duplicate key")
     return found
+
+
+#: Made once: ``json.loads`` with hooks makes one at each call.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant)
 
 
 def _json_kind(value: Any) -> str:
