@@ -135,8 +135,9 @@ def _broker_addresses(url: str, ssl_context: ssl.SSLContext | None) -> list[Brok
     if not separator or scheme not in ("amqp", "amqps"):
         raise MessageHubConfigurationError(f"rabbitmq_url does not start with amqp:// or amqps://: {_URL_HELP}")
     authority, slash, tail = rest.partition("/")
-    if not slash and "?" in authority:
-        authority, _, query = authority.partition("?")
+    if "?" in (authority.rpartition("@")[2] if slash else authority):
+        # No vhost: a slash behind the '?' belongs to a file's name.
+        authority, _, query = rest.partition("?")
         path = ""
     else:
         path, _, query = tail.partition("?")
