@@ -157,18 +157,18 @@ def test_a_wrong_address_is_a_typed_error_in_time_without_the_secret(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     wrong = url.format(secret=SECRET, port=node.port, epmd_port=node.epmd_port)
-    client = new_client(names.service, wrong, connect_timeout=2, delivery_timeout=2)
-    with within(2), pytest.raises(expected) as caught:
+    client = new_client(names.service, wrong, connect_timeout=1, delivery_timeout=1)
+    with within(1), pytest.raises(expected) as caught:
         client.connect()
-    with within(2):
+    with within(1):
         error = oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id))
-    with within(2), pytest.raises(expected):
+    with within(1), pytest.raises(expected):
         client.subscribe([names.event], Collector())
     assert isinstance(error, expected)
     for text in (str(caught.value), str(error), repr(client), str(client.get_health_status()), caplog.text):
         assert SECRET not in text
     assert caught.value.__cause__ is None
-    judge(oracle, slowest=2)
+    judge(oracle, slowest=1)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from collector import Collector
 from faults.judging import DELIVERY, judge
 from faults.names import Names, NewClient
 from faults.oracle import Oracle
@@ -68,7 +69,7 @@ def test_a_full_queue_rejects_and_the_next_call_gets_its_own_answer(
 
 @pytest.mark.row(14)
 def test_of_a_bulk_that_overflows_a_queue_exactly_the_refused_ones_are_named(
-    node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names
+    node: RabbitMQNode, new_client: NewClient, names: Names
 ) -> None:
     with raw_channel(node.url) as channel:
         arguments = {"x-max-length": 10, "x-overflow": "reject-publish"}
@@ -79,9 +80,6 @@ def test_of_a_bulk_that_overflows_a_queue_exactly_the_refused_ones_are_named(
     refused = {failure.index for failure in caught.value.failures}
     assert {failure.outcome for failure in caught.value.failures} == {"rejected"}
 
-    got: list[int] = []
-    client.subscribe_messages(lambda message: got.append(message.payload["number"]))
-    assert oracle.ledger.call(lambda id: client.send_message(names.service, {"number": -1}, message_id=id)) is None
-    with raw_channel(node.url) as channel:
-        assert channel.queue_declare(names.inbox, passive=True).method.message_count <= 1
-    assert set(range(100)) - set(got) - {-1} == refused
+    got = Collector()
+    client.subscribe_messages(lambda message: got(message.payload["number"]))
+    assert set(got.stays(100 - len(refused))) == set(range(100)) - refused
