@@ -5,6 +5,8 @@ Works under any test runner; for pytest there are fixtures (``pytest --fixtures`
 
 from __future__ import annotations
 
+from message_hub_sync.testing.dead_letter import DeadLetter, load_dead_letter, save_dead_letter
+from message_hub_sync.testing.faults import Faults
 from message_hub_sync.testing.framework import MessageHubTestFramework
 from message_hub_sync.testing.mock_service import MockService
 from message_hub_sync.testing.rabbitmq_node import (
@@ -13,12 +15,18 @@ from message_hub_sync.testing.rabbitmq_node import (
     RabbitMQNotAvailableError,
     provide_rabbitmq,
 )
+from message_hub_sync.testing.traffic import Traffic
 
 __all__ = [
+    "DeadLetter",
+    "Faults",
     "MessageHubTestFramework",
     "MockService",
     "RabbitMQNode",
     "RabbitMQNodeError",
     "RabbitMQNotAvailableError",
+    "Traffic",
+    "load_dead_letter",
     "provide_rabbitmq",
+    "save_dead_letter",
 ]

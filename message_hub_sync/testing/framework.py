@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 from uuid import UUID
 
 from message_hub_sync.client import MessageHubClient
-from message_hub_sync.config import MemoryAddress, parse_addresses
+from message_hub_sync.config import parse_addresses
 from message_hub_sync.deadlines import deadline_after
-from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
 from message_hub_sync.naming import validate_event_type, validate_service_name
+from message_hub_sync.testing.cross_talk import cross_talk
+from message_hub_sync.testing.dead_letter import DeadLetter, save_dead_letter
+from message_hub_sync.testing.dead_letter_queue import fetch_dead_letter, send_again
+from message_hub_sync.testing.faults import Faults
 from message_hub_sync.testing.mock_service import MockService, Script
 from message_hub_sync.testing.places import find_place
 from message_hub_sync.testing.running import Running
+from message_hub_sync.testing.seam import seam_of
+from message_hub_sync.testing.traffic import Traffic
 from message_hub_sync.topology import inbox_name
 
 __all__ = ["MessageHubTestFramework"]
@@ -47,11 +55,11 @@ class MessageHubTestFramework:
 
     A framework that is dropped without :meth:`stop` is stopped when it is collected, or at the interpreter's exit.
 
-    Mutable, guarded by ``_lock``: what runs, its mock services and clients by name.
+    Mutable, guarded by ``_lock``: what runs, its mock services and clients by name, and the faults by client.
     """
 
     def __init__(self, url: str = "memory://", *, isolated: bool | None = None, virtual_clock: bool = False) -> None:
-        self._on_memory = isinstance(parse_addresses(url), MemoryAddress)
+        parse_addresses(url)
         self._asked_url = url
         self._isolated = isolated
         self._virtual_clock = virtual_clock
@@ -60,6 +68,7 @@ class MessageHubTestFramework:
         self._finalizer: weakref.finalize[..., MessageHubTestFramework] | None = None
         self._mocks: dict[str, MockService] = {}
         self._clients: dict[str, MessageHubClient] = {}
+        self._faults: dict[MessageHubClient, Faults] = {}
 
     def __enter__(self) -> MessageHubTestFramework:
         self.start()
@@ -93,6 +102,7 @@ class MessageHubTestFramework:
             finalizer, self._finalizer = self._finalizer, None
             self._mocks = {}
             self._clients = {}
+            self._faults = {}
         if running is not None and finalizer is not None:
             finalizer.detach()
             running.stop()
@@ -128,9 +138,8 @@ class MessageHubTestFramework:
                 raise MessageValidationError(f"there is a mock service {name} already: use that one")
             running.declares([inbox_name(name)])
             client = running.client(name, options)
-            script = Script()
-            client.subscribe_messages(script.on_message)
-            mock = self._mocks[name] = MockService(client, script, running.declares, running.failures.latest)
+            mock = MockService(client, Script(), running.declares, running.failures.latest)
+            self._mocks[name] = mock
             return mock
 
     def client(self, service_name: str, **options: Any) -> MessageHubClient:
@@ -198,6 +207,128 @@ class MessageHubTestFramework:
         ]
         return len(received_by) == len(mocks), received_by
 
+    def verify_no_cross_talk(self, services: Iterable[str], timeout: float = 5.0) -> bool:
+        """Whether each of these services gets what is addressed to it, all of it, and nothing else.
+
+        A probe goes through each of their queues. What was there before it has been received when it arrives, so
+        that nothing is waited for that may not come. False when a probe does not arrive, because somebody else
+        consumes from that queue (a real service of that name) or the handler stands still, and when a service has
+        received a message to another one, or an event that it is not subscribed to. Why is logged as a warning.
+
+        :param services: mock services of this framework.
+        :param timeout: seconds to wait, for all of them together.
+        :raises ValueError: a name that is no mock service of this framework.
+        """
+        if isinstance(services, str):
+            services = [services]
+        mocks = [self._mock(name) for name in services]
+        deadline = deadline_after(timeout, 5.0)
+        findings = cross_talk(self._started().transport(), mocks, deadline)
+        for finding in findings:
+            logger.warning("cross-talk: %s", finding)
+        return not findings
+
+    # --- the client under test --------------------------------------------------------------------
+
+    @contextmanager
+    def intercept(self, client: MessageHubClient | MockService) -> Iterator[Traffic]:
+        """Listen to what a client publishes, sends and handles, while the ``with`` block lasts.
+
+        ::
+
+            with framework.intercept(client) as traffic:
+                create_character(client)
+            traffic.published(CharacterCreated, where={"name": "Frodo"})
+
+        The client needs no change, and notices nothing: it is listened to at its transport. What was seen can be
+        asked for after the block too.
+
+        :param client: any client of this process, connected anywhere.
+        """
+        real = _client_of(client)
+        seam = seam_of(real)
+        traffic = Traffic(real.service_name, self._started().failures.latest)
+        seam.listen(traffic.listener)
+        try:
+            yield traffic
+        finally:
+            seam.leave(traffic.listener)
+
+    def faults(self, client: MessageHubClient | MockService) -> Faults:
+        """What is to go wrong between a client and its hub: the same object at each call, until :meth:`stop`.
+
+        :param client: any client of this process, connected anywhere.
+        """
+        real = _client_of(client)
+        with self._lock:
+            running = self._started()
+            faults = self._faults.get(real)
+            if faults is None:
+                seam = seam_of(real)
+                faults = self._faults[real] = Faults(seam)
+                running.at_end(faults.clear)
+                running.at_end(lambda: seam.interfere(None))
+            return faults
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def advance(self, seconds: float, timeout: float = 5.0) -> None:
+        """Let time pass on the hub, of a framework with ``virtual_clock=True``: a retry after 30 s is due at once.
+
+        Waits first until all that was sent has been handled, or moved to where it waits for its next attempt; then
+        everything that falls due happens, in order, each at its own moment.
+
+        :param seconds: how many of the hub's seconds.
+        :param timeout: real seconds to wait for the handlers.
+        :raises MessageHubConfigurationError: the clock of this framework is the real one.
+        :raises AssertionError: a handler stood still, or a queue was never emptied.
+        """
+        place = self._started().place
+        if place.clock is None or place.hub is None:
+            raise MessageHubConfigurationError(
+                "this framework's clock is the real one: make it with virtual_clock=True, on memory://"
+            )
+        if not place.hub.wait_for_rest(deadline_after(timeout, 5.0)):
+            raise AssertionError(f"after {timeout:g} s there is still something being handled: time cannot pass")
+        place.clock.advance(seconds)
+
+    # --- dead letters -----------------------------------------------------------------------------
+
+    def export_dead_letter(
+        self,
+        queue: str,
+        file: str | os.PathLike[str] | None = None,
+        message_id: UUID | str | None = None,
+        *,
+        remove: bool = False,
+        timeout: float = 5.0,
+    ) -> DeadLetter:
+        """A message that was given up; waits for it.
+
+        :param queue: the queue that it failed in: ``{service}.{event_type}`` or ``{service}.messages``.
+        :param file: where to write it, as JSON that :func:`load_dead_letter` reads; ``None``: nowhere.
+        :param message_id: which one; ``None``: the oldest.
+        :param remove: take it out of the dead-letter queue.
+        :param timeout: seconds to wait.
+        :raises MessageValidationError: it was not dead-lettered in time.
+        """
+        transport = self._started().transport()
+        deadline = deadline_after(timeout, 5.0)
+        letter = fetch_dead_letter(transport, queue, message_id, remove=remove, wait=True, deadline=deadline)
+        if file is not None:
+            save_dead_letter(letter, file)
+        return letter
+
+    def replay(self, letter: DeadLetter, timeout: float = 5.0) -> None:
+        """Put a dead letter into the queue that it failed in, for a service that consumes it now.
+
+        To call a handler alone, without a hub, there is :meth:`DeadLetter.replay`.
+
+        :param timeout: seconds for the hub to take it.
+        :raises MessageHubDeliveryError: nobody has made that queue, or the hub did not confirm.
+        """
+        send_again(self._started().transport(), letter, deadline_after(timeout, 5.0))
+
     # --- inside -----------------------------------------------------------------------------------
 
     def _mock(self, name: str) -> MockService:
@@ -215,6 +346,14 @@ class MessageHubTestFramework:
                 f"{str(name)[:80]!r} is no service of this framework; it has "
                 f"{', '.join([*self._mocks, *self._clients]) or 'none'} (create_mock_service and client make one)"
             )
+
+
+def _client_of(client: Any) -> MessageHubClient:
+    if isinstance(client, MockService):
+        return client.client
+    if isinstance(client, MessageHubClient):
+        return client
+    raise MessageValidationError(f"a {type(client).__name__} is no client: a MessageHubClient or a MockService is")
 
 
 def _identity(value: Any) -> UUID:

@@ -88,7 +88,7 @@ class MockService:
     """A service of the test's own. Made by ``MessageHubTestFramework.create_mock_service``.
 
     It has an inbox from the beginning. Safe from any thread. It works for as long as its framework does; keep a
-    reference to that one.
+    reference to that one. Mutable: its subscriptions, a list that is only appended to.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class MockService:
         declares: Callable[[Sequence[str]], None],
         failures: Callable[[], list[str]],
     ) -> None:
+        self._subscriptions = [client.subscribe_messages(script.on_message)]
         self._client = client
         self._script = script
         self._declares = declares
@@ -143,7 +144,9 @@ class MockService:
         patterns = [validate_event_pattern(event_type) for event_type in event_types]
         if options.get("durable", True):
             self._declares([f"{self.name}.{pattern}" for pattern in patterns])
-        return self._client.subscribe(patterns, self._script.on_event, **options)
+        subscription = self._client.subscribe(patterns, self._script.on_event, **options)
+        self._subscriptions.append(subscription)
+        return subscription
 
     def reply_with(self, answer: Any) -> None:
         """Answer every request from now on.
@@ -239,10 +242,14 @@ class MockService:
             raise self._unfulfilled(f"event {name or ''}".strip(), where is not None, seconds, misfit)
         return typed(found, model)
 
+    def _is_subscribed(self, name: str) -> bool:
+        patterns: list[str] = self._client.get_health_status()["subscriptions"]
+        return any(matches(words(pattern), words(name)) for pattern in patterns)
+
     def _check_subscribed(self, name: str) -> None:
         # Waiting for what cannot come would only make the test slow before it fails.
-        patterns: list[str] = self._client.get_health_status()["subscriptions"]
-        if not any(matches(words(pattern), words(name)) for pattern in patterns):
+        if not self._is_subscribed(name):
+            patterns = self._client.get_health_status()["subscriptions"]
             raise AssertionError(
                 f"{self.name} cannot receive {name}: it is subscribed to {', '.join(patterns) or 'no event'} "
                 f"(call subscribe_to_events(['{name}']) before it is published)"

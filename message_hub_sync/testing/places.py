@@ -17,6 +17,7 @@ from message_hub_sync.config import BrokerAddress, MemoryAddress, parse_addresse
 from message_hub_sync.errors import MessageHubConfigurationError
 from message_hub_sync.testing.rabbitmq_node import running_node
 from message_hub_sync.transport.memory import VirtualClock, drop_hub, open_hub
+from message_hub_sync.transport.memory.broker import Hub
 
 __all__ = ["Place", "find_place"]
 
@@ -28,12 +29,16 @@ _API_TIMEOUT = 2.0
 
 @dataclass(frozen=True)
 class Place:
-    """A hub to test on. ``own``: nobody else is there, and ``leave`` removes it with all that is in it."""
+    """A hub to test on. ``own``: nobody else is there, and ``leave`` removes it with all that is in it.
+
+    ``hub``: the embedded one; ``clock``: where its time is a test's to move.
+    """
 
     url: str
     own: bool
     leave: Callable[[], object]
     clock: VirtualClock | None = None
+    hub: Hub | None = None
 
 
 def find_place(url: str, *, isolated: bool | None, virtual_clock: bool) -> Place:
@@ -66,11 +71,9 @@ def _memory(url: str, address: MemoryAddress, isolated: bool | None, virtual_clo
     clock = VirtualClock() if virtual_clock else None
     named = url.removeprefix("memory://").strip("/") != ""
     if named and not isolated:
-        open_hub(address.name, clock)
-        return Place(url, False, lambda: None, clock)
+        return Place(url, False, lambda: None, clock, open_hub(address.name, clock))
     name = f"test-{uuid4().hex[:12]}"
-    open_hub(name, clock)
-    return Place(f"memory://{name}", True, lambda: drop_hub(name), clock)
+    return Place(f"memory://{name}", True, lambda: drop_hub(name), clock, open_hub(name, clock))
 
 
 def _with_vhost(url: str, name: str) -> str:

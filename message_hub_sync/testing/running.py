@@ -35,7 +35,8 @@ class Running:
     """From start to stop of one framework. It knows nothing of the framework, which may be collected meanwhile.
 
     Mutable, guarded by ``_lock``: the clients, the queues that were not there before, the transport for questions
-    and orders of the framework's own, the actions to be done at the end, and whether it is ending.
+    and orders of the framework's own, the actions to be done at the end, and whether it is ending. ``stopped`` is
+    set when all is done.
     """
 
     def __init__(self, place: Place) -> None:
@@ -47,7 +48,7 @@ class Running:
         self._transport: Transport | None = None
         self._at_end: list[Callable[[], object]] = []
         self._stopping = False
-        self._stopped = threading.Event()
+        self.stopped = threading.Event()
         self.failures.start()
         atexit.register(self.stop)
 
@@ -86,7 +87,7 @@ class Running:
             clients, actions, transport = self._clients, self._at_end, self._transport
         if not first:
             # At the interpreter's exit another thread may be at it: leaving now would cut it off.
-            self._stopped.wait(4 * TIMEOUT)
+            self.stopped.wait(4 * TIMEOUT)
             return
         deadline = time.monotonic() + TIMEOUT
         for action in actions:
@@ -98,7 +99,7 @@ class Running:
             self._tried(lambda: transport.close(time.monotonic() + TIMEOUT))
         self._tried(self.place.leave)
         self.failures.stop()
-        self._stopped.set()
+        self.stopped.set()
         atexit.unregister(self.stop)
 
     def stop_elsewhere(self) -> None:

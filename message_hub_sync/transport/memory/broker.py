@@ -6,6 +6,7 @@ import heapq
 import itertools
 import math
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from queue import SimpleQueue
@@ -40,7 +41,8 @@ class Hub:
 
     A client is any object that stands for one connected client; exclusive queues belong to it.
 
-    Mutable, all guarded by ``_lock``: clients, exchanges, queues (with their subscribers), alarms. Deliveries are
+    Mutable, all guarded by ``_lock``: clients, exchanges, queues (with their subscribers), alarms, and how many
+    wait for rest. Deliveries are
     put to their ``SimpleQueue`` under the lock, which keeps their order and never blocks: it is unbounded.
     """
 
@@ -48,6 +50,8 @@ class Hub:
         self.name = name
         self.clock = clock
         self._lock = threading.Lock()
+        self._settled = threading.Condition(self._lock)
+        self._awaiting_rest = 0
         self._clients: set[object] = set()
         self._exchanges: dict[str, TopicExchange] = {}
         self._queues: dict[str, HubQueue] = {}
@@ -291,6 +295,8 @@ class Hub:
         with self._lock:
             if subscriber.unsettled.pop(tag, None) is not None:
                 self._serve(subscriber.queue, self.clock.now())
+                if self._awaiting_rest:
+                    self._settled.notify_all()
 
     def give_back(self, subscriber: Subscriber, tag: int) -> None:
         """A message returns to its place in the queue. Ignored as in :meth:`settle`."""
@@ -311,6 +317,26 @@ class Hub:
             subscriber.unsettled.clear()
             self._cancel(subscriber)
             self._restore(subscriber.queue, returning)
+            self._settled.notify_all()
+
+    def wait_for_rest(self, deadline: float) -> bool:
+        """Wait until every queue that somebody consumes is empty, and all that was handed out is settled.
+
+        For tests: a message in a queue without a consumer, such as a retry queue, does not count.
+
+        :param deadline: monotonic seconds.
+        :returns: false when the deadline passed first.
+        """
+        with self._lock:
+            self._awaiting_rest += 1
+            try:
+                return self._settled.wait_for(self._rests, max(0.0, deadline - time.monotonic()))
+            finally:
+                self._awaiting_rest -= 1
+
+    def _rests(self) -> bool:
+        consumed = [queue for queue in self._queues.values() if queue.subscribers]
+        return not any(queue.depth or any(one.unsettled for one in queue.subscribers) for queue in consumed)
 
     def _cancel(self, subscriber: Subscriber) -> None:
         queue = subscriber.queue

@@ -1,0 +1,220 @@
+"""A message that was given up, as a file, and back again: what failed in production becomes a regression test.
+
+The file is JSON, UTF-8::
+
+    {
+      "format": "message-hub-dead-letter/1",
+      "queue": "campaign-service.character.created",
+      "exchange": "events",
+      "routing_key": "character.created",
+      "failure": {"reason": …, "error_type": …, "error_message": …, "error_traceback": …,
+                  "attempts": 4, "first_failed_at": …, "service": "campaign-service"},
+      "properties": {"message_id": …, "correlation_id": …, "type": "event", …},
+      "headers": {"source": "character-service", …},
+      "payload": {…}
+    }
+
+``queue``, ``exchange`` and ``routing_key`` are those from before it failed. Instead of ``payload``, a body that is no
+JSON object stands in ``body``, base64. Header values that JSON does not have become text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from message_hub_sync.correlation import Handling, entered
+from message_hub_sync.envelope import InvalidMessage, Properties, decode_payload
+from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.handlers import Kind, Received, handler_for
+from message_hub_sync.retry import (
+    ATTEMPTS,
+    CRASHES,
+    ERROR_MESSAGE,
+    ERROR_TRACEBACK,
+    ERROR_TYPE,
+    FIRST_FAILED_AT,
+    ORIGINAL_EXCHANGE,
+    ORIGINAL_EXPIRATION,
+    ORIGINAL_ROUTING_KEY,
+    ORIGINAL_USER_ID,
+    REASON,
+    SERVICE,
+)
+from message_hub_sync.topology import DEAD_LETTER_SUFFIX, EVENTS
+from message_hub_sync.transport.base import Delivery
+
+__all__ = ["DeadLetter", "load_dead_letter", "save_dead_letter"]
+
+FORMAT = "message-hub-dead-letter/1"
+
+#: What moving a message wrote into its headers, by its name in the file.
+_FAILURE = {
+    "reason": REASON,
+    "error_type": ERROR_TYPE,
+    "error_message": ERROR_MESSAGE,
+    "error_traceback": ERROR_TRACEBACK,
+    "attempts": ATTEMPTS,
+    "crashes": CRASHES,
+    "first_failed_at": FIRST_FAILED_AT,
+    "service": SERVICE,
+}
+_MOVED = {*_FAILURE.values(), ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, ORIGINAL_EXPIRATION, ORIGINAL_USER_ID}
+_PROPERTIES = [one.name for one in dataclasses.fields(Properties) if one.name != "headers"]
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message that was given up, as it was before it failed, and ``failure``: what is known of why."""
+
+    queue: str
+    exchange: str
+    routing_key: str
+    body: bytes
+    properties: Properties
+    failure: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def message_id(self) -> str | None:
+        """Its id."""
+        return self.properties.message_id
+
+    @property
+    def kind(self) -> Kind:
+        """What it is: an ``event`` or a ``message``."""
+        return "event" if self.exchange == EVENTS or self.properties.type == "event" else "message"
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """Its payload.
+
+        :raises MessageValidationError: the body is no JSON object, perhaps the reason why it failed.
+        """
+        try:
+            return decode_payload(self.body, max(1, len(self.body)))
+        except InvalidMessage as error:
+            raise MessageValidationError(f"the dead letter {self.message_id} has no payload: {error}") from None
+
+    def replay(self, handler: Callable[..., Any]) -> Any:
+        """Call ``handler`` with it, as a client would: with what its first parameter's annotation asks for.
+
+        No hub, no thread. A ``Message`` that it gets cannot be replied to.
+
+        :returns: what the handler returns.
+        :raises MessageValidationError: the handler's signature is not usable.
+
+        Whatever the handler raises is raised; where the message does not decode, or not fit the handler's model,
+        :class:`MessageValidationError`.
+        """
+        wanted = handler_for(handler, self.kind)
+        service = str(self.failure.get("service") or self.queue.partition(".")[0])
+        received = Received(self._delivery(), kind=self.kind, service=service, max_bytes=max(1, len(self.body)))
+        try:
+            received.check()
+            arguments = wanted.arguments(received)
+        except InvalidMessage as error:
+            raise MessageValidationError(f"{wanted.name} does not get {self.message_id}: {error}") from None
+        event_type = received.event_type if self.kind == "event" else None
+        with entered(Handling(received.correlation_id, received.message_id, event_type, service)):
+            return wanted(arguments)
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> DeadLetter:
+        """What lies in a dead-letter queue, with the traces of its failure taken out of the headers."""
+        headers = delivery.properties.headers
+        expiration, user_id = headers.get(ORIGINAL_EXPIRATION), headers.get(ORIGINAL_USER_ID)
+        return cls(
+            queue=delivery.queue.removesuffix(DEAD_LETTER_SUFFIX),
+            exchange=str(headers.get(ORIGINAL_EXCHANGE, delivery.exchange)),
+            routing_key=str(headers.get(ORIGINAL_ROUTING_KEY, delivery.routing_key)),
+            body=delivery.body,
+            properties=dataclasses.replace(
+                delivery.properties,
+                expiration=None if expiration is None else str(expiration),
+                user_id=None if user_id is None else str(user_id),
+                headers={name: value for name, value in headers.items() if name not in _MOVED},
+            ),
+            failure={name: headers[header] for name, header in _FAILURE.items() if header in headers},
+        )
+
+    def _delivery(self) -> Delivery:
+        properties = dataclasses.replace(self.properties, headers=dict(self.properties.headers))
+        return Delivery(
+            body=self.body,
+            properties=properties,
+            exchange=self.exchange,
+            routing_key=self.routing_key,
+            queue=self.queue,
+            redelivered=False,
+            delivery_tag=0,
+            connection_number=0,
+            origin=None,
+        )
+
+
+def save_dead_letter(letter: DeadLetter, file: str | os.PathLike[str]) -> Path:
+    """Write a dead letter to a JSON file, which is replaced where it exists; returns its path.
+
+    :raises OSError: the file cannot be written.
+    """
+    properties = {name: getattr(letter.properties, name) for name in _PROPERTIES}
+    document = {
+        "format": FORMAT,
+        "queue": letter.queue,
+        "exchange": letter.exchange,
+        "routing_key": letter.routing_key,
+        "failure": dict(letter.failure),
+        "properties": {name: value for name, value in properties.items() if value is not None},
+        "headers": letter.properties.headers,
+    }
+    try:
+        document["payload"] = letter.payload
+    except MessageValidationError:
+        document["body"] = base64.b64encode(letter.body).decode()
+    path = Path(file)
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    return path
+
+
+def load_dead_letter(file: str | os.PathLike[str]) -> DeadLetter:
+    """Read a dead letter from a file that ``message-hub dead-letters export`` or the framework wrote.
+
+    :raises MessageValidationError: the file holds something else; the text says what is missing.
+    :raises OSError: the file cannot be read.
+    """
+    path = Path(file)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MessageValidationError(f"{path} is not JSON in UTF-8: {error}") from None
+    found = document.get("format") if isinstance(document, dict) else None
+    if found != FORMAT:
+        raise MessageValidationError(f"{path} is no dead letter: its format is {str(found)[:60]!r}, {FORMAT!r} is read")
+    try:
+        if "payload" in document:
+            body = json.dumps(document["payload"], ensure_ascii=False, separators=(",", ":")).encode()
+        else:
+            body = base64.b64decode(document["body"], validate=True)
+        known = {name: value for name, value in document["properties"].items() if name in _PROPERTIES}
+        # What the file leaves out was absent: the defaults are those of a message of our own.
+        absent: dict[str, Any] = dict.fromkeys(_PROPERTIES)
+        properties = Properties(**{**absent, **known}, headers=dict(document["headers"]))
+        return DeadLetter(
+            queue=document["queue"],
+            exchange=document["exchange"],
+            routing_key=document["routing_key"],
+            body=body,
+            properties=properties,
+            failure=dict(document["failure"]),
+        )
+    except KeyError as error:
+        raise MessageValidationError(f"{path} is no whole dead letter: {error} is missing") from None
+    except (TypeError, ValueError, AttributeError, binascii.Error):
+        raise MessageValidationError(f"{path} is no whole dead letter: a field has the wrong type") from None

@@ -1,0 +1,53 @@
+"""What passes at a transport's seam, as the envelopes that tests speak of. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from message_hub_sync.envelope import (
+    Event,
+    InvalidMessage,
+    Message,
+    decode_payload,
+    event_from_wire,
+    message_from_wire,
+)
+from message_hub_sync.retry import ORIGINAL_ROUTING_KEY
+from message_hub_sync.topology import DEFAULT_EXCHANGE, EVENTS
+from message_hub_sync.transport.base import Delivery, Outgoing
+
+__all__ = ["delivered", "left_queue", "sent"]
+
+_MOVED = re.compile(r"(?P<queue>.+)\.(dead|retry\.\d+)")
+
+
+def left_queue(outgoing: Outgoing) -> str | None:
+    """The queue that a message is moved away from, to be retried or dead-lettered; ``None``: it is sent anew."""
+    if outgoing.exchange != DEFAULT_EXCHANGE:
+        return None
+    found = _MOVED.fullmatch(outgoing.routing_key)
+    return None if found is None else found["queue"]
+
+
+def sent(outgoing: Outgoing) -> Event[Any] | Message[Any]:
+    """What a client sends."""
+    payload = decode_payload(outgoing.body, len(outgoing.body))
+    if outgoing.exchange == EVENTS:
+        return event_from_wire(outgoing.properties, outgoing.routing_key, payload)
+    return message_from_wire(outgoing.properties, outgoing.routing_key.removesuffix(".messages"), payload)
+
+
+def delivered(delivery: Delivery) -> Event[Any] | Message[Any] | None:
+    """What a client was given, ``None`` where it is no message of the hub."""
+    properties = delivery.properties
+    try:
+        payload = decode_payload(delivery.body, max(1, len(delivery.body)))
+        if properties.type == "event":
+            origin = properties.headers.get(ORIGINAL_ROUTING_KEY)
+            routing_key = origin if isinstance(origin, str) else delivery.routing_key
+            return event_from_wire(properties, routing_key, payload, redelivered=delivery.redelivered)
+        service = delivery.queue.removesuffix(".messages")
+        return message_from_wire(properties, service, payload, redelivered=delivery.redelivered)
+    except InvalidMessage:
+        return None

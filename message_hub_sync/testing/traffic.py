@@ -1,0 +1,226 @@
+"""What a client publishes, sends and handles while a test listens in."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+
+from pydantic import BaseModel, ValidationError
+
+from message_hub_sync.catalogue import EventType
+from message_hub_sync.deadlines import timeout_seconds
+from message_hub_sync.envelope import Event, Message
+from message_hub_sync.naming import validate_service_name
+from message_hub_sync.testing.arrivals import Arrivals
+from message_hub_sync.testing.envelopes import delivered, left_queue, sent
+from message_hub_sync.testing.expectations import Where, described, event_wanted, fitting, typed, unfulfilled
+from message_hub_sync.transport.base import Delivery, Outgoing, Receipt, Result
+
+__all__ = ["Traffic"]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One attempt to publish. A message may take several."""
+
+    outgoing: Outgoing
+    receipt: Receipt
+
+
+class Traffic:
+    """What passes between one client and its hub. ``MessageHubTestFramework.intercept`` gives it.
+
+    It listens at the client's transport, so that it sees what the client really sends: not what is retried or
+    dead-lettered, which is the client's own affair, and of what is sent only what the hub has confirmed. Safe from
+    any thread.
+
+    Mutable: the arrivals, which guard themselves, and ``_moving`` under ``_lock``: what is being moved to a retry or
+    dead-letter queue because its handler failed, by queue and message id.
+    """
+
+    def __init__(self, service_name: str, failures: Callable[[], list[str]]) -> None:
+        self._name = service_name
+        self._failures = failures
+        self._attempts: Arrivals[_Attempt] = Arrivals()
+        self._handled: Arrivals[Event[Any] | Message[Any]] = Arrivals()
+        self._lock = threading.Lock()
+        self._moving: set[tuple[str, str | None]] = set()
+        self.listener = _Listener(self)
+
+    # --- what it sent -----------------------------------------------------------------------------
+
+    @property
+    def events_published(self) -> list[Event[Any]]:
+        """The events that the hub has confirmed so far, each once, in order."""
+        return [envelope for envelope in self._confirmed() if isinstance(envelope, Event)]
+
+    @property
+    def messages_sent(self) -> list[Message[Any]]:
+        """The messages, replies included, that the hub has confirmed so far, each once, in order."""
+        return [envelope for envelope in self._confirmed() if isinstance(envelope, Message)]
+
+    @overload
+    def published(self, event_type: type[M], where: Where[Event[M]] = None, within: float = 5.0) -> Event[M]: ...
+
+    @overload
+    def published(
+        self, event_type: str | EventType | None = None, where: Where[Event[Any]] = None, within: float = 5.0
+    ) -> Event[Any]: ...
+
+    def published(self, event_type: Any = None, where: Where[Any] = None, within: float = 5.0) -> Event[Any]:
+        """The event that the client published; waits for it. Asked again, it gives the same one.
+
+        :param event_type: a name, an ``EventType``, or a payload's model from the catalogue (``CharacterCreated``),
+            into which the payload is then validated. ``None``: any event.
+        :param where: a function of the :class:`Event`, or a dict of what its payload holds.
+        :param within: seconds to wait; returns as soon as the hub has confirmed it.
+        :raises AssertionError: none in time. The text lists what was published, and which handlers failed.
+        """
+        name, fits = _event_fits(event_type, where)
+        found = self._sent(fits, within)
+        if found is None:
+            arrived = [described(event) for event in self.events_published]
+            raise unfulfilled(f"{self._name} published no {name}{_chosen(where, within)}", arrived, self._failures())
+        assert isinstance(found, Event)
+        return typed(found, event_wanted(event_type)[1])
+
+    def sent(
+        self, destination: str | None = None, where: Where[Message[Any]] = None, within: float = 5.0
+    ) -> Message[Any]:
+        """The message that the client sent; waits for it. Asked again, it gives the same one.
+
+        :param destination: the service it was sent to; ``None``: any.
+
+        Everything else as with :meth:`published`.
+        """
+        if destination is not None:
+            validate_service_name(destination, what="destination")
+        wanted = fitting(where)
+
+        def fits(envelope: Event[Any] | Message[Any]) -> bool:
+            return isinstance(envelope, Message) and destination in (None, envelope.destination) and wanted(envelope)
+
+        found = self._sent(fits, within)
+        if found is None:
+            arrived = [described(message) for message in self.messages_sent]
+            to = f" to {destination}" if destination else ""
+            raise unfulfilled(f"{self._name} sent no message{to}{_chosen(where, within)}", arrived, self._failures())
+        assert isinstance(found, Message)
+        return found
+
+    # --- what it handled --------------------------------------------------------------------------
+
+    @property
+    def events_received(self) -> list[Event[Any]]:
+        """The events that the client's handlers have handled so far, in order."""
+        return [envelope for envelope in self._handled.all() if isinstance(envelope, Event)]
+
+    @property
+    def messages_received(self) -> list[Message[Any]]:
+        """The messages that the client's handlers have handled so far, in order."""
+        return [envelope for envelope in self._handled.all() if isinstance(envelope, Message)]
+
+    @overload
+    def received(self, event_type: type[M], where: Where[Event[M]] = None, within: float = 5.0) -> Event[M]: ...
+
+    @overload
+    def received(
+        self, event_type: str | EventType | None = None, where: Where[Event[Any]] = None, within: float = 5.0
+    ) -> Event[Any]: ...
+
+    def received(self, event_type: Any = None, where: Where[Any] = None, within: float = 5.0) -> Event[Any]:
+        """The event that the client's handlers handled without an error; waits for it.
+
+        Parameters, result and errors as with :meth:`published`.
+        """
+        name, fits = _event_fits(event_type, where)
+        found = self._handled.find(fits, time.monotonic() + timeout_seconds(within, 5.0))
+        if found is None:
+            arrived = [described(event) for event in self.events_received]
+            raise unfulfilled(f"{self._name} handled no {name}{_chosen(where, within)}", arrived, self._failures())
+        assert isinstance(found, Event)
+        return typed(found, event_wanted(event_type)[1])
+
+    def received_message(self, where: Where[Message[Any]] = None, within: float = 5.0) -> Message[Any]:
+        """The message that the client's handlers handled without an error; waits for it.
+
+        Parameters and errors as with :meth:`sent`.
+        """
+        wanted = fitting(where)
+        found = self._handled.find(
+            lambda envelope: isinstance(envelope, Message) and wanted(envelope),
+            time.monotonic() + timeout_seconds(within, 5.0),
+        )
+        if found is None:
+            arrived = [described(message) for message in self.messages_received]
+            raise unfulfilled(f"{self._name} handled no message{_chosen(where, within)}", arrived, self._failures())
+        assert isinstance(found, Message)
+        return found
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _sent(self, fits: Callable[[Any], bool], within: float) -> Event[Any] | Message[Any] | None:
+        deadline = time.monotonic() + timeout_seconds(within, 5.0)
+        found = self._attempts.find(
+            lambda attempt: fits(sent(attempt.outgoing)) and attempt.receipt.wait(deadline) is Result.CONFIRMED,
+            deadline,
+        )
+        return None if found is None else sent(found.outgoing)
+
+    def _confirmed(self) -> list[Event[Any] | Message[Any]]:
+        confirmed = [
+            sent(attempt.outgoing) for attempt in self._attempts.all() if attempt.receipt.result is Result.CONFIRMED
+        ]
+        return list({envelope.id: envelope for envelope in confirmed}.values())
+
+
+class _Listener:
+    """What the seam tells, for a :class:`Traffic`."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+
+    def published(self, outgoing: Outgoing, receipt: Receipt) -> None:
+        traffic = self._traffic
+        queue = left_queue(outgoing)
+        if queue is None:
+            traffic._attempts.add(_Attempt(outgoing, receipt))
+            return
+        with traffic._lock:
+            traffic._moving.add((queue, outgoing.properties.message_id))
+
+    def settled(self, delivery: Delivery) -> None:
+        traffic = self._traffic
+        moved = (delivery.queue, delivery.properties.message_id)
+        with traffic._lock:
+            if moved in traffic._moving:
+                traffic._moving.remove(moved)
+                return
+        envelope = delivered(delivery)
+        if envelope is not None:
+            traffic._handled.add(envelope)
+
+
+def _event_fits(event_type: Any, where: Where[Any]) -> tuple[str, Callable[[Any], bool]]:
+    """What to call the wanted event, and whether an envelope is it."""
+    name, model = event_wanted(event_type)
+    wanted = fitting(where)
+
+    def fits(envelope: Event[Any] | Message[Any]) -> bool:
+        if not isinstance(envelope, Event) or name not in (None, envelope.event_type):
+            return False
+        try:
+            return wanted(typed(envelope, model))
+        except ValidationError:
+            return False
+
+    return f"event {name}" if name else "event", fits
+
+
+def _chosen(where: Any, within: float) -> str:
+    return f"{' that fits' if where is not None else ''} within {within:g} s"
