@@ -306,7 +306,7 @@ class Link:
                     self._tasks.run(connection)
                     if self._disturbed or (again is not None and time.monotonic() >= again):
                         again = self._restored(connection)
-                    if self._tasks or self._disturbed:
+                    if self._tasks or self._disturbed or self._gate.closing:
                         continue  # a wake meant for this loop may have been taken while a task was served
                 due = again if again is not None and connection.usable else None
                 connection.step(time.monotonic() + _LONG if due is None else due)
