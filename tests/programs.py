@@ -73,6 +73,15 @@ class Running:
             if found:
                 return found
 
+    def new_lines(self) -> list[str]:
+        """The lines that came since the last call, without waiting."""
+        lines = []
+        with contextlib.suppress(Empty):
+            while (line := self._lines.get_nowait()) is not None:
+                self.output += line
+                lines.append(line)
+        return lines
+
     def tell(self, line: str) -> None:
         """Write one line to its standard input."""
         assert self.process.stdin is not None
