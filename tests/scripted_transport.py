@@ -75,6 +75,9 @@ class ScriptedTransport:
     def on_connected(self, listener: Callable[[], None]) -> None:
         self.log.append(("on_connected", listener))
 
+    def interrupt(self) -> None:
+        self.log.append(("interrupt", None))
+
     def close(self, deadline: float) -> None:
         self.log.append(("close", deadline))
 

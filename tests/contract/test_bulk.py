@@ -35,7 +35,7 @@ def test_events_in_bulk_may_be_pairs_envelopes_and_payloads(hub: Hub, collected:
         event_type="character.created",
         correlation_id="journey-1",
         payload={"character_id": "2"},
-        timestamp="2026-01-01T00:00:00Z",  # type: ignore[arg-type]
+        timestamp="2026-01-01T00:00:00Z",
     )
 
     ids = hub.client("character").publish_events(

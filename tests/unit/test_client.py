@@ -116,7 +116,7 @@ def test_under_uwsgi_without_threads_a_timeout_names_it(monkeypatch: pytest.Monk
     with pytest.raises(MessageHubConnectionError, match="uWSGI without enable-threads"):
         client.publish_event("quest.started", {"n": 1})
 
-    uwsgi.opt["enable-threads"] = True  # type: ignore[attr-defined]
+    uwsgi.opt["enable-threads"] = True
     with pytest.raises(MessageHubConnectionError) as caught:
         client.publish_event("quest.started", {"n": 1})
     assert "uWSGI" not in str(caught.value)
@@ -200,11 +200,12 @@ def test_a_forked_child_begins_anew_and_its_subscriptions_are_inactive_until_sta
 def test_a_child_drops_its_parents_connections_without_a_word_on_them(client: MessageHubClient) -> None:
     client.connect()
     session = client._lifecycle.session()
-    real, session.transport = session.transport, ScriptedTransport()
+    real, scripted = session.transport, ScriptedTransport()
+    session.transport = scripted
 
     client._lifecycle.forked()
 
-    assert session.transport.asked() == ["abandon"]
+    assert scripted.asked() == ["abandon"]
     assert client._lifecycle.session() is not session
     real.close(time.monotonic() + 1)
 
@@ -240,15 +241,17 @@ def start(code: str) -> subprocess.Popen[str]:
 def test_a_signal_drains_run_forever_and_earlier_handlers_come_back(number: signal.Signals) -> None:
     process = start(
         """
-        import signal
+        import os, signal
+        def say(word):
+            os.write(1, word.encode() + b"\\n")  # at once: two threads speak
         from message_hub_sync.signals import StopSignals
         wait = StopSignals.wait
-        StopSignals.wait = lambda signals: (print("waiting"), wait(signals))
+        StopSignals.wait = lambda signals: (say("waiting"), wait(signals))
         before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
         def handle(message):
-            print("started")
+            say("started")
             time.sleep(1)
-            print("finished")
+            say("finished")
         client.subscribe_messages(handle)
         client.send_messages([("image-service", {"n": n}) for n in range(3)])
         client.run_forever()
@@ -314,8 +317,12 @@ def test_run_forever_off_the_main_thread_leaves_signals_alone(client: MessageHub
     before = signal.getsignal(signal.SIGTERM)
     seen = []
 
+    def look_and_close() -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        client.close()
+
     def running() -> None:
-        threading.Timer(0.1, lambda: (seen.append(signal.getsignal(signal.SIGTERM)), client.close())).start()
+        threading.Timer(0.1, look_and_close).start()
         client.run_forever()
 
     thread = threading.Thread(target=running)

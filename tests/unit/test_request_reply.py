@@ -210,7 +210,7 @@ def test_late_replies_are_settled_and_counted() -> None:
         bench.ask(timeout=0.05).join(5)
         (request,) = bench.transport.requests.wait()
         settled = Collector()
-        bench.transport.consumer.settle = settled  # type: ignore[method-assign]
+        bench.transport.consumer.settle = lambda delivery: settled(delivery)  # type: ignore[method-assign]
 
         bench.transport.consumer.deliveries.put(reply(request))
 

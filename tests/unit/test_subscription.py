@@ -380,7 +380,8 @@ def test_cancelling_leaves_no_thread_and_nothing_to_remember() -> None:
     for _ in range(20):
         bench.subscribe(lambda event: None).cancel()
 
-    assert bench.subscriptions.known() == bench.subscriptions.consumers() == []
+    assert bench.subscriptions.known() == []
+    assert bench.subscriptions.consumers() == []
     assert all(consumer.closed for consumer in bench.transport.consumers)
     assert not [t for t in threading.enumerate() if t.name.startswith("message-hub-image-service")]
 
