@@ -7,7 +7,7 @@ from enum import Enum
 from uuid import UUID
 
 from message_hub_sync.circuit_breaker import Admission
-from message_hub_sync.envelope import printable
+from message_hub_sync.envelope import printable, uuid_of
 from message_hub_sync.errors import (
     DeliveryFailure,
     MessageHubAuthorizationError,
@@ -134,7 +134,7 @@ class Attempts:
     @property
     def message_id(self) -> UUID:
         """The message's id, the same for every attempt."""
-        return UUID(self.outgoing.properties.message_id)
+        return uuid_of(self.outgoing.properties.message_id)
 
     def error(self) -> MessageHubError:
         """The verdict as the error that the caller sees."""

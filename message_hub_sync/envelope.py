@@ -17,7 +17,8 @@ from typing import Any, Generic, Literal, NoReturn, cast
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, SchemaValidator, to_json
+from pydantic_core.core_schema import uuid_schema
 from typing_extensions import TypeVar  # a dependency of pydantic; typing.TypeVar has no default before 3.13
 
 from message_hub_sync.correlation import correlation_text, handling
@@ -38,6 +39,7 @@ __all__ = [
     "message_from_wire",
     "message_properties",
     "printable",
+    "uuid_of",
     "validation_reason",
 ]
 
@@ -54,7 +56,10 @@ _INT64 = 2**63
 #: Python's own limit on the digits of a whole number that is read from text (sys.get_int_max_str_digits()).
 MAX_DIGITS = 4300
 _MANY_DIGITS = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
-_CONTAINERS = (dict, list, tuple)
+_CONTAINERS = frozenset({dict, list, tuple})
+_TEXT = frozenset({str})
+#: Reads a UUID in C, at a fifth of the price of ``UUID(text)``.
+_UUID = SchemaValidator(uuid_schema())
 #: The first hexadecimal digit of a UUID's clock sequence carries its variant in the upper two bits (RFC 9562, 4.1).
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
@@ -200,12 +205,13 @@ def encode_payload(payload: Any, max_bytes: int) -> bytes:
     :param max_bytes: the largest body allowed.
     :raises MessageValidationError: it is not a JSON object, holds what JSON cannot (NaN included), or is too large.
     """
-    if not isinstance(payload, (dict, BaseModel, Mapping)) and (
-        isinstance(payload, type) or not dataclasses.is_dataclass(payload)
-    ):
-        _refuse_payload(f"is a {type(payload).__name__}")
+    if not isinstance(payload, (dict, BaseModel)):
+        if isinstance(payload, Mapping):
+            payload = dict(payload)
+        elif isinstance(payload, type) or not dataclasses.is_dataclass(payload):
+            _refuse_payload(f"is a {type(payload).__name__}")
     try:
-        body = to_json(payload if not isinstance(payload, Mapping) else dict(payload))
+        body = to_json(payload)
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise MessageValidationError(
             f"payload cannot be written as JSON ({_first_line(error)}): use JSON's types, UUID, datetime, "
@@ -228,10 +234,13 @@ def encode_payload(payload: Any, max_bytes: int) -> bytes:
 def _has_other_keys(value: Any) -> bool:
     """Whether a dict in it has keys that are no texts: ``{1: …, "1": …}`` becomes an object with a key twice."""
     if type(value) is dict:
-        return any(
-            type(key) is not str or (type(item) in _CONTAINERS and _has_other_keys(item)) for key, item in value.items()
-        )
-    return type(value) in _CONTAINERS and any(type(item) in _CONTAINERS and _has_other_keys(item) for item in value)
+        if not _TEXT.issuperset(map(type, value)):
+            return True
+        value = value.values()
+    elif type(value) not in _CONTAINERS:
+        return False
+    # By C's loops: this is asked of every payload.
+    return not _CONTAINERS.isdisjoint(map(type, value)) and any(map(_has_other_keys, value))
 
 
 def _check_readable(body: bytes, max_bytes: int) -> None:
@@ -345,6 +354,14 @@ def _random_uuid() -> str:
     """The text of a random UUID (version 4), at a quarter of the price of ``str(uuid4())``."""
     digits = os.urandom(16).hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
+
+
+def uuid_of(text: str | None) -> UUID:
+    """The UUID of a text that is one.
+
+    :raises ValueError: it is not.
+    """
+    return cast(UUID, _UUID.validate_python(text))
 
 
 def _check_ttl(ttl: Any) -> None:
@@ -497,7 +514,7 @@ def checked_identity(properties: Properties, expected: str) -> UUID:
     if not properties.message_id:
         raise InvalidMessage("it has no message_id")
     try:
-        return UUID(properties.message_id)
+        return uuid_of(properties.message_id)
     except ValueError:
         raise InvalidMessage("its message_id is not a UUID") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 from message_hub_sync.attempts import Attempts, Verdict, bulk_error, resolve
@@ -53,11 +53,14 @@ class Publisher:
             self._count(attempts, started)
             raise
         try:
-            self._attempt(attempts, started + self._bounded(timeout, [admission]))
+            self._attempt(attempts, started + (self._trial_seconds(timeout) if admission.trial else timeout))
         except BaseException:  # a signal or a gevent timeout: nobody knows, so nothing is counted
             admission.ignored()
             raise
-        resolve(admission, [attempts])
+        if attempts.verdict is Verdict.CONFIRMED:
+            admission.succeeded()
+        else:
+            resolve(admission, [attempts])
         self._count(attempts, started)
         if attempts.verdict is not Verdict.CONFIRMED:
             raise attempts.error()
@@ -83,7 +86,8 @@ class Publisher:
         all_attempts = [Attempts(outgoing) for outgoing in batch]
         admissions, refusal = self._admit_all(all_attempts)
         try:
-            self._attempt_many(all_attempts, started + self._bounded(timeout, admissions.values()))
+            trial = any(admission.trial for admission in admissions.values())
+            self._attempt_many(all_attempts, started + (self._trial_seconds(timeout) if trial else timeout))
         except BaseException:
             for admission in admissions.values():
                 admission.ignored()
@@ -101,11 +105,9 @@ class Publisher:
         for receipt in self._awaited.copy():
             receipt.wait(deadline)
 
-    def _bounded(self, timeout: float, admissions: Iterable[Admission]) -> float:
+    def _trial_seconds(self, timeout: float) -> float:
         # Others fail fast while a trial runs, so that it may not take as long as it likes.
-        if any(admission.trial for admission in admissions):
-            return min(timeout, self._config.circuit_breaker.half_open_timeout, self._config.delivery_timeout)
-        return timeout
+        return min(timeout, self._config.circuit_breaker.half_open_timeout, self._config.delivery_timeout)
 
     # --- attempts ---------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from message_hub_sync.envelope import (
     message_from_wire,
     message_properties,
     printable,
+    uuid_of,
 )
 from message_hub_sync.errors import (
     MessageHubConnectionError,
@@ -262,7 +263,7 @@ class Replies:
         body = encode_payload(payload, self._config.max_message_bytes)
         outgoing = self._reply(str(message.id), message.correlation_id, message.source, message.reply_to, body)
         self._publisher.hand_over(outgoing, self._config.delivery_timeout)
-        return UUID(outgoing.properties.message_id)
+        return uuid_of(outgoing.properties.message_id)
 
     def answer(self, received: Received, payload: Any) -> None:
         """Send what a handler returned. Raises only for a payload that cannot be sent."""

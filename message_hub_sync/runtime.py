@@ -24,9 +24,9 @@ def reloader_parent() -> str | None:
         return "werkzeug"
     environ = os.environ
     if (
-        environ.get("FLASK_RUN_FROM_CLI") == "true"
+        "run" in sys.argv[1:]  # first, being the cheapest to deny: this is asked before every send
+        and environ.get("FLASK_RUN_FROM_CLI") == "true"
         and environ.get("WERKZEUG_RUN_MAIN") != "true"
-        and "run" in sys.argv[1:]
         and _flask_reloads()
     ):
         return "flask"
