@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from struct import Struct
 from typing import Any, Generic, Literal, NoReturn, cast
 from uuid import UUID
 
@@ -56,6 +57,12 @@ _INT64 = 2**63
 #: Python's own limit on the digits of a whole number that is read from text (sys.get_int_max_str_digits()).
 MAX_DIGITS = 4300
 _MANY_DIGITS = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
+_CONTAINERS = frozenset({dict, list, tuple})
+_TEXT = frozenset({str})
+#: Reads a UUID in C, at a fifth of the price of ``UUID(text)``.
+_UUID = SchemaValidator(uuid_schema())
+#: A UUID's 16 bytes; version and variant overwrite the upper bits of the third and the fourth part (RFC 9562, 5.4).
+_UUID_PARTS = Struct(">IHHHHI")
 _CONTAINERS = frozenset({dict, list, tuple})
 _TEXT = frozenset({str})
 #: Reads a UUID in C, at a fifth of the price of ``UUID(text)``.
@@ -352,8 +359,8 @@ def _common_properties(
 
 def _random_uuid() -> str:
     """The text of a random UUID (version 4), at a quarter of the price of ``str(uuid4())``."""
-    digits = os.urandom(16).hex()
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
+    a, b, c, d, e, f = _UUID_PARTS.unpack(os.urandom(16))
+    return "%08x-%04x-4%03x-%04x-%04x%08x" % (a, b, c & 0x0FFF, d & 0x3FFF | 0x8000, e, f)  # noqa: UP031  # the quickest
 
 
 def uuid_of(text: str | None) -> UUID:
