@@ -13,7 +13,7 @@ import click
 
 from message_hub_sync.cli.demo.cast import SERVICES, Scene, scenes
 from message_hub_sync.cli.demo.ledger import Ledger
-from message_hub_sync.cli.demo.report import report_on
+from message_hub_sync.cli.demo.report import Report, report_on
 from message_hub_sync.cli.demo.screen import PATIENCE, Screen, open_screen
 from message_hub_sync.cli.demo.service import Service
 from message_hub_sync.config import ClientConfig, MemoryAddress, parse_addresses
@@ -48,33 +48,31 @@ def demo(url: str, as_json: bool, timeout: float, force: bool) -> None:
     """
     try:
         hub = _shown(url)
-        _refuse_to_disturb(url, force, min(timeout, 5.0))
-        with _terminable():
-            ok = _perform(url, hub, timeout, open_screen(as_json))
+        screen = open_screen(as_json)
+        with _terminable(), contextlib.closing(screen):
+            screen.begin(hub)
+            _refuse_to_disturb(url, force, min(timeout, 5.0))
+            report = _perform(url, hub, timeout, screen)
     except MessageHubError as error:
         raise click.ClickException(str(error)) from None
-    if not ok:
+    if not report.ok:
         raise SystemExit(1)
 
 
-def _perform(url: str, hub: str, timeout: float, screen: Screen) -> bool:
+def _perform(url: str, hub: str, timeout: float, screen: Screen) -> Report:
     began = time.monotonic()
     deadline = began + timeout
     ledger = Ledger()
     services, story = scenes(url, ledger, timeout)
-    screen.begin(hub)
     try:
-        try:
-            _start(services, deadline)
-            _play(story, ledger, screen, deadline)
-            seconds = time.monotonic() - began
-        finally:
-            _end(services, ledger)
-        report = report_on(hub, seconds, ledger.everything(), [service.name for service in services], ledger.errors)
-        screen.finish(report)
+        _start(services, deadline)
+        _play(story, ledger, screen, deadline)
+        seconds = time.monotonic() - began
     finally:
-        screen.close()
-    return report.ok
+        _end(services, ledger)
+    report = report_on(hub, seconds, ledger.everything(), [service.name for service in services], ledger.errors)
+    screen.finish(report)
+    return report
 
 
 def _start(services: Sequence[Service], deadline: float) -> None:
