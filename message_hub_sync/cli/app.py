@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from message_hub_sync import __version__
+from message_hub_sync.cli.dead_letters import dead_letters
 from message_hub_sync.cli.demo.command import demo
 from message_hub_sync.cli.events import events
 
@@ -17,5 +18,6 @@ def main() -> None:
     """The Message Hub, from the command line."""
 
 
+main.add_command(dead_letters)
 main.add_command(demo)
 main.add_command(events)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from queue import Empty
 from uuid import UUID
 
@@ -24,6 +25,7 @@ def fetch_dead_letter(
     transport: Transport,
     queue: str,
     message_id: UUID | str | None,
+    save: Callable[[DeadLetter], object],
     *,
     remove: bool = False,
     wait: bool = False,
@@ -33,6 +35,7 @@ def fetch_dead_letter(
 
     :param queue: the queue, with ``.dead`` or without it.
     :param message_id: which one; ``None``: the oldest.
+    :param save: called with it, before it is removed: what cannot be saved stays.
     :param remove: take it out; otherwise it stays, as do all others.
     :param wait: until the deadline, for it to be dead-lettered; the queue is made where it does not exist.
     :raises MessageValidationError: there is no such queue, or nothing in it, or not that message.
@@ -48,9 +51,11 @@ def fetch_dead_letter(
             delivery = consumer.deliveries.get(timeout=remaining(deadline))
             seen += 1
             if delivery is not None and message_id in (None, delivery.properties.message_id, _uuid(delivery)):
+                letter = DeadLetter.of(delivery)
+                save(letter)
                 if remove:
                     consumer.settle(delivery)
-                return DeadLetter.of(delivery)
+                return letter
     except Empty:
         if not wait:
             raise MessageHubConnectionError(f"the hub did not hand out what is in {name} in time") from None

@@ -26,7 +26,7 @@ from message_hub_sync.testing.places import find_place
 from message_hub_sync.testing.running import Running
 from message_hub_sync.testing.seam import seam_of
 from message_hub_sync.testing.traffic import Traffic
-from message_hub_sync.topology import inbox_name
+from message_hub_sync.topology import DEAD_LETTER_SUFFIX, dead_letter_queue
 
 __all__ = ["MessageHubTestFramework"]
 
@@ -136,9 +136,7 @@ class MessageHubTestFramework:
             running = self._started()
             if name in self._mocks:
                 raise MessageValidationError(f"there is a mock service {name} already: use that one")
-            running.declares([inbox_name(name)])
-            client = running.client(name, options)
-            mock = MockService(client, Script(), running.declares, running.failures.latest)
+            mock = MockService(running.client(name, options), Script(), running.failures.latest)
             self._mocks[name] = mock
             return mock
 
@@ -312,12 +310,18 @@ class MessageHubTestFramework:
         :param timeout: seconds to wait.
         :raises MessageValidationError: it was not dead-lettered in time.
         """
-        transport = self._started().transport()
+        running = self._started()
         deadline = deadline_after(timeout, 5.0)
-        letter = fetch_dead_letter(transport, queue, message_id, remove=remove, wait=True, deadline=deadline)
-        if file is not None:
-            save_dead_letter(letter, file)
-        return letter
+        if not running.place.own:
+            running.declares(dead_letter_queue(queue.removesuffix(DEAD_LETTER_SUFFIX)).name)
+
+        def save(letter: DeadLetter) -> None:
+            if file is not None:
+                save_dead_letter(letter, file)
+
+        return fetch_dead_letter(
+            running.transport(), queue, message_id, save, remove=remove, wait=True, deadline=deadline
+        )
 
     def replay(self, letter: DeadLetter, timeout: float = 5.0) -> None:
         """Put a dead letter into the queue that it failed in, for a service that consumes it now.

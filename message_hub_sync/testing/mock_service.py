@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar, overload
 from uuid import UUID
 
@@ -16,7 +16,6 @@ from message_hub_sync.client import MessageHubClient
 from message_hub_sync.deadlines import timeout_seconds
 from message_hub_sync.envelope import Event, Message, validation_reason
 from message_hub_sync.errors import MessageValidationError
-from message_hub_sync.naming import validate_event_pattern
 from message_hub_sync.subscription import Subscription
 from message_hub_sync.testing.arrivals import Arrivals
 from message_hub_sync.testing.expectations import Where, described, event_wanted, fitting, typed, unfulfilled
@@ -91,17 +90,10 @@ class MockService:
     reference to that one. Mutable: its subscriptions, a list that is only appended to.
     """
 
-    def __init__(
-        self,
-        client: MessageHubClient,
-        script: Script,
-        declares: Callable[[Sequence[str]], None],
-        failures: Callable[[], list[str]],
-    ) -> None:
+    def __init__(self, client: MessageHubClient, script: Script, failures: Callable[[], list[str]]) -> None:
         self._subscriptions = [client.subscribe_messages(script.on_message)]
         self._client = client
         self._script = script
-        self._declares = declares
         self._failures = failures
 
     def __repr__(self) -> str:
@@ -139,12 +131,7 @@ class MockService:
         :raises MessageValidationError: a name cannot be subscribed to.
         :raises MessageHubConnectionError: the hub did not answer in time.
         """
-        if isinstance(event_types, str) or hasattr(event_types, "name"):
-            event_types = [event_types]
-        patterns = [validate_event_pattern(event_type) for event_type in event_types]
-        if options.get("durable", True):
-            self._declares([f"{self.name}.{pattern}" for pattern in patterns])
-        subscription = self._client.subscribe(patterns, self._script.on_event, **options)
+        subscription = self._client.subscribe(event_types, self._script.on_event, **options)
         self._subscriptions.append(subscription)
         return subscription
 

@@ -7,7 +7,7 @@ import atexit
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from message_hub_sync.client import MessageHubClient
@@ -18,8 +18,9 @@ from message_hub_sync.retry import LADDER_MS
 from message_hub_sync.session import _transport
 from message_hub_sync.testing.failures import HandlerFailures
 from message_hub_sync.testing.places import Place
+from message_hub_sync.testing.seam import seam_of
 from message_hub_sync.topology import DEAD_LETTER_SUFFIX, QueueSpec, Topology, retry_queue
-from message_hub_sync.transport.base import Transport
+from message_hub_sync.transport.base import Delivery, Outgoing, Receipt, Transport
 
 __all__ = ["Running"]
 
@@ -57,6 +58,8 @@ class Running:
         client = MessageHubClient(service_name, self.place.url, **options)
         with self._lock:
             self._clients.append(client)
+        if not self.place.own:
+            seam_of(client).listen(_NewQueues(self))
         return client
 
     def transport(self) -> Transport:
@@ -66,13 +69,12 @@ class Running:
                 self._transport = _transport(ClientConfig(SERVICE_NAME, parse_addresses(self.place.url)))
             return self._transport
 
-    def declares(self, queues: Sequence[str]) -> None:
-        """Queues are about to be declared: those that are not there yet are removed at the end."""
-        if self.place.own:
-            return
-        stats = self.transport().queue_stats(queues, time.monotonic() + TIMEOUT)
-        with self._lock:
-            self._new_queues.update(dict.fromkeys(name for name in queues if stats[name] is None))
+    def declares(self, queue: str) -> None:
+        """A queue is about to be declared: where it is not there yet, it is removed at the end."""
+        stats = self.transport().queue_stats([queue], time.monotonic() + TIMEOUT)
+        if stats[queue] is None:
+            with self._lock:
+                self._new_queues[queue] = None
 
     def at_end(self, action: Callable[[], object]) -> None:
         """Have ``action`` done first when the framework stops."""
@@ -129,3 +131,20 @@ class Running:
             logger.warning("the test framework did not stop in order: %s", error)
         except Exception:
             logger.exception("the test framework did not stop in order")
+
+
+class _NewQueues:
+    """Listens to which queues a client makes."""
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+
+    def consuming(self, topology: Topology) -> None:
+        if topology.queue.durable:
+            self._running.declares(topology.queue.name)
+
+    def published(self, outgoing: Outgoing, receipt: Receipt) -> None:
+        """What is sent does not matter here."""
+
+    def settled(self, delivery: Delivery) -> None:
+        """What is handled does not matter here."""

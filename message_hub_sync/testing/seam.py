@@ -25,6 +25,9 @@ class Listener(Protocol):
     def settled(self, delivery: Delivery) -> None:
         """The client is done with a delivery: handled, or moved on."""
 
+    def consuming(self, topology: Topology) -> None:
+        """The client is about to declare a queue and to consume from it. May raise, and take its time."""
+
 
 class Interference(Protocol):
     """Stands between a client and its hub."""
@@ -150,6 +153,8 @@ class Seam:
             return receipt
 
     def _on_consume(self, topology: Topology, *, prefetch: int, deadline: float) -> Consumer:
+        for listener in self._listeners:
+            listener.consuming(topology)
         consumer = self._consume(topology, prefetch=prefetch, deadline=deadline)
         self._watch(consumer)
         return consumer

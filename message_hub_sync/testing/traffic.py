@@ -17,6 +17,7 @@ from message_hub_sync.naming import validate_service_name
 from message_hub_sync.testing.arrivals import Arrivals
 from message_hub_sync.testing.envelopes import delivered, left_queue, sent
 from message_hub_sync.testing.expectations import Where, described, event_wanted, fitting, typed, unfulfilled
+from message_hub_sync.topology import Topology
 from message_hub_sync.transport.base import Delivery, Outgoing, Receipt, Result
 
 __all__ = ["Traffic"]
@@ -193,6 +194,9 @@ class _Listener:
             return
         with traffic._lock:
             traffic._moving.add((queue, outgoing.properties.message_id))
+
+    def consuming(self, topology: Topology) -> None:
+        """Which queues there are does not matter here."""
 
     def settled(self, delivery: Delivery) -> None:
         traffic = self._traffic

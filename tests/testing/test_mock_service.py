@@ -41,7 +41,7 @@ def test_each_arrival_meets_one_expectation(memory: MessageHubTestFramework) -> 
     assert a.expect_message(where={"number": 1}).payload == {"number": 1}
     assert [a.expect_message().payload["number"] for _ in range(2)] == [0, 2]
     assert [a.expect_event().payload["number"] for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(AssertionError, match="no further message within 0.01 s"):
+    with pytest.raises(AssertionError, match=r"no further message within 0\.01 s"):
         a.expect_message(within=0.01)
     with pytest.raises(AssertionError, match=r"no further event test\.event within 0.01 s"):
         a.expect_event("test.event", within=0.01)
@@ -92,7 +92,7 @@ def test_a_failed_expectation_says_why_a_payload_does_not_fit(memory: MessageHub
     properties = event_properties(source="elsewhere", event_type="character.created")
     outgoing = Outgoing("events", "character.created", b'{"name": 7}', properties)
     a.client._lifecycle.session().transport.publish(outgoing, time.monotonic() + 5)
-    with pytest.raises(AssertionError, match=r"does not fit CharacterCreated: (name|character_id): .*valid"):
+    with pytest.raises(AssertionError, match=r"does not fit .*payload\.name: Input should be a valid string"):
         a.expect_event(CharacterCreated, within=0.2)
     assert a.expect_event("character.created").payload == {"name": 7}
 
