@@ -1,0 +1,347 @@
+"""Connections to a real node: lost, refused, failed over, forked, and nothing left of them at the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConnectionError, MessageHubError
+from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
+from message_hub_sync.topology import inbox_subscription
+from message_hub_sync.transport.base import ConnectionState, Result
+from message_hub_sync.transport.rabbitmq import backoff
+
+pytestmark = pytest.mark.rabbitmq
+
+DESCRIPTORS = Path("/proc/self/fd")
+needs_proc = pytest.mark.skipif(not DESCRIPTORS.exists(), reason="counts descriptors in /proc")
+
+
+def descriptors() -> int:
+    return len(list(DESCRIPTORS.iterdir()))
+
+
+def io_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.endswith("-io")]
+
+
+def test_a_wrong_password_is_an_authorization_error_at_once(bench: Any) -> None:
+    transport = bench.transport(bench.node.url.replace("guest:guest", "guest:s3cret"))
+    for _ in range(20):
+        began = time.monotonic()
+        with pytest.raises(MessageHubAuthorizationError, match="user 'guest'") as caught:
+            transport.connect(bench.within(5))
+        assert time.monotonic() - began < 1
+        assert "s3cret" not in str(caught.value)
+    assert bench.node.log().count("invalid credentials") <= 3  # no storm of attempts
+
+
+def test_a_wrong_vhost_is_an_authorization_error_at_once(bench: Any) -> None:
+    with pytest.raises(MessageHubAuthorizationError, match="virtual host 'nowhere'"):
+        bench.transport(bench.node.vhost_url("nowhere")).connect(bench.within(5))
+
+
+def test_a_password_changed_while_connected_is_told_to_callers_and_recovered_from(
+    bench: Any, eventually: Callable[..., bool]
+) -> None:
+    node = bench.node
+    node.ctl("add_user", bench.service, "old")
+    node.ctl("set_permissions", bench.service, ".*", ".*", ".*")
+    transport = bench.transport(node.url.replace("guest:guest", f"{bench.service}:old"))
+    transport.declare(inbox_subscription(bench.service), bench.within())
+    node.ctl("change_password", bench.service, "new")
+    node.ctl("close_all_connections", "test")
+    # Until the loss is noticed, the connection counts as open.
+    assert eventually(lambda: transport.status()[0].state is ConnectionState.RECOVERING)
+    with pytest.raises(MessageHubAuthorizationError):
+        transport.publish(bench.message(), bench.within(5))
+    node.ctl("change_password", bench.service, "old")
+
+    def back() -> bool:
+        try:
+            return transport.publish(bench.message(), bench.within(5)).wait(bench.within(5)) is Result.CONFIRMED
+        except MessageHubError:
+            return False
+
+    assert eventually(back, timeout=30)
+
+
+def test_a_client_used_before_the_broker_is_up_works_once_it_is(
+    bench: Any, in_thread: Callable[..., SimpleQueue[Any]]
+) -> None:
+    bench.node.kill()
+    transport = bench.transport()
+    for _ in range(3):
+        began = time.monotonic()
+        with pytest.raises(MessageHubConnectionError):
+            transport.publish(bench.message(), bench.within(0.5))
+        assert time.monotonic() - began < 1
+    waiting = in_thread(lambda: transport.connect(bench.within(60)))
+    bench.node.start()
+    assert waiting.get(timeout=20) is None
+    assert len(io_threads()) == 1
+
+
+def test_who_calls_while_the_thread_backs_off_profits_from_a_broker_that_came_back(
+    bench: Any, eventually: Callable[..., bool]
+) -> None:
+    transport = bench.transport()
+    transport.declare(inbox_subscription(bench.service), bench.within())
+    bench.node.kill()
+    assert eventually(lambda: transport.status()[0].state is ConnectionState.RECOVERING)
+    # Nobody waits: the pauses have grown to seconds when the broker is back.
+    pauses = transport._publishing.link._backoff.pauses
+    assert eventually(lambda: pauses()[0] > 2.0, timeout=30)
+    bench.node.start()
+    began = time.monotonic()
+    if transport.status()[0].state is ConnectionState.RECOVERING:
+        bench.confirmed(transport)
+    assert time.monotonic() - began < 1.0
+
+
+def test_a_stopped_broker_holds_up_no_caller_past_its_deadline(bench: Any) -> None:
+    transport = bench.transport()
+    transport.declare(inbox_subscription(bench.service), bench.within())
+    newcomer = bench.transport()
+    bench.node.suspend()
+    try:
+        began = time.monotonic()
+        receipt = transport.publish(bench.message(), bench.within(0.3))
+        assert receipt.wait(began + 0.3) is None
+        with pytest.raises(MessageHubConnectionError):
+            transport.queue_stats(["x"], bench.within(0.3))
+        with pytest.raises(MessageHubConnectionError):
+            newcomer.connect(bench.within(0.3))
+        assert time.monotonic() - began < 2
+        began = time.monotonic()
+        newcomer.close(began + 0.5)
+        assert time.monotonic() - began < 1
+    finally:
+        bench.node.resume()
+    assert receipt.wait(bench.within()) is Result.CONFIRMED
+
+
+def test_closing_does_not_wait_for_a_question_that_nobody_answers(
+    bench: Any, in_thread: Callable[..., SimpleQueue[Any]], eventually: Callable[..., bool]
+) -> None:
+    transport = bench.transport()
+    transport.connect(bench.within())
+    bench.node.suspend()
+    try:
+        question = in_thread(lambda: transport.queue_stats(["x"], bench.within(30)))
+        assert eventually(lambda: bool(transport._publishing.link._connection._channels.keys() - {1}))
+        began = time.monotonic()
+        transport.close(began + 0.5)
+        error = question.get(timeout=5)
+        assert isinstance(error, MessageHubConnectionError)
+        assert time.monotonic() - began < 1.5
+    finally:
+        bench.node.resume()
+
+
+def test_the_next_host_is_taken_when_one_dies(bench: Any, eventually: Callable[..., bool]) -> None:
+    with RabbitMQNode() as second:
+        transport = bench.transport([bench.node.url, second.url])
+        consumer = bench.consume(transport)
+        bench.confirmed(transport)
+        consumer.settle(bench.take(consumer))
+        bench.node.kill()
+        try:
+            began = time.monotonic()
+            assert eventually(lambda: bool(consumer.active) and consumer._intake.connection.params.port == second.port)
+            assert time.monotonic() - began < 3
+            bench.confirmed(transport)
+            consumer.settle(bench.take(consumer))
+            assert transport.status()[0].address.endswith(str(second.port))
+            transport.close(bench.within(5))
+        finally:
+            bench.node.start()
+
+
+def test_a_restarting_broker_is_never_taken_for_a_wrong_password(bench: Any) -> None:
+    transport = bench.transport()
+    transport.declare(inbox_subscription(bench.service), bench.within())
+    stop = threading.Event()
+    errors: list[MessageHubError] = []
+
+    def connect_over_and_over() -> None:
+        while not stop.is_set():
+            newcomer = bench.transport(service_name="newcomer")
+            try:
+                newcomer.connect(bench.within(5))
+            except MessageHubError as error:
+                errors.append(error)
+            finally:
+                newcomer.close(bench.within(2))
+
+    callers = [threading.Thread(target=connect_over_and_over) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    try:
+        for _ in range(2):
+            bench.node.ctl("stop_app")
+            bench.node.ctl("start_app")
+        bench.node.kill()
+        bench.node.start()
+    finally:
+        stop.set()
+        for caller in callers:
+            caller.join(10)
+    assert {type(error) for error in errors} <= {MessageHubConnectionError}
+    assert not [error for error in errors if "does not speak" in str(error)]
+    bench.confirmed(transport)
+
+
+def test_heartbeats_keep_an_idle_connection_on_both_sides(bench: Any) -> None:
+    transport = bench.transport(heartbeat=1)
+    consumer = bench.consume(transport)
+    transport.connect(bench.within())
+    connections = [transport._publishing.link._connection, consumer._intake.connection]
+    # The broker ends a connection after two silent heartbeats, pika after one and five seconds.
+    assert not threading.Event().wait(8)
+    assert all(connection.alive for connection in connections)
+    bench.confirmed(transport)
+    consumer.settle(bench.take(consumer))
+
+
+@needs_proc
+def test_200_clients_made_and_closed_leave_no_descriptor_and_no_thread(bench: Any) -> None:
+    def once() -> None:
+        transport = bench.transport()
+        consumer = bench.consume(transport)
+        bench.confirmed(transport)
+        consumer.settle(bench.take(consumer))
+        consumer.close(bench.within())
+        transport.close(bench.within())
+
+    once()
+    before, threads = descriptors(), threading.active_count()
+    for _ in range(200):
+        once()
+    assert descriptors() <= before
+    assert threading.active_count() <= threads
+
+
+@needs_proc
+def test_reconnecting_leaves_no_descriptor_and_no_thread(
+    bench: Any, eventually: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "_SOUND_SECONDS", 0.0)  # so that there is no pause between them
+    transport = bench.transport()
+    consumer = bench.consume(transport)
+    bench.confirmed(transport)
+    before, threads = descriptors(), threading.active_count()
+    for _ in range(50):
+        for link in (transport._publishing.link, transport._consuming.link):
+            connection = link._connection
+            with connection.lock:
+                connection.kill(ConnectionError("cut"))
+            assert eventually(
+                lambda link=link, old=connection: link.state is ConnectionState.OPEN and link._connection is not old,
+                timeout=15,
+            )
+    bench.confirmed(transport)
+    assert eventually(lambda: bool(consumer.active))
+    assert descriptors() <= before
+    assert threading.active_count() <= threads
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_drops_its_copy_and_the_parent_does_not_notice(bench: Any) -> None:
+    transport = bench.transport()
+    consumer = bench.consume(transport)
+    bench.confirmed(transport)
+    consumer.settle(bench.take(consumer))
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        outcome = b"failed"
+        try:
+            links = (transport._publishing.link, transport._consuming.link)
+            sockets = [link._connection._socket.fileno() for link in links]
+            transport.abandon()
+            closed = all(not os.path.exists(f"/proc/self/fd/{number}") for number in sockets)
+            own = bench.transport()
+            bench.confirmed(own)
+            own.close(bench.within(5))
+            outcome = b"ok" if closed or not DESCRIPTORS.exists() else b"sockets are open"
+        finally:
+            os.write(writer, outcome)
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read() == b"ok"
+    os.waitpid(child, 0)
+    bench.confirmed(transport)
+    for _ in range(2):
+        delivery = bench.take(consumer)
+        assert delivery.connection_number == 1
+        consumer.settle(delivery)
+    assert "UNEXPECTED_FRAME" not in bench.node.log()
+
+
+def test_no_log_of_ours_or_of_pika_holds_the_password_at_any_level(
+    bench: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = bench.node
+    node.ctl("add_user", bench.service, "s3cret-Passw0rd")
+    node.ctl("set_permissions", bench.service, ".*", ".*", ".*")
+    url = node.url.replace("guest:guest", f"{bench.service}:s3cret-Passw0rd")
+    with caplog.at_level(logging.DEBUG):
+        transport = bench.transport(url)
+        consumer = bench.consume(transport)
+        bench.confirmed(transport, bench.message("the body"))
+        bench.publish(transport, bench.message("the body", to="nobody"))
+        bench.take(consumer)
+        node.ctl("close_all_connections", "test")
+        bench.confirmed(transport)
+        transport.close(bench.within())
+        wrong = bench.transport(url.replace("s3cret-Passw0rd", "s3cret-too"))
+        with pytest.raises(MessageHubAuthorizationError):
+            wrong.connect(bench.within(2))
+    text = "\n".join(f"{record.getMessage()} {record.args!r} {record.exc_text}" for record in caplog.records)
+    assert "s3cret" not in text
+    assert "the body" not in text
+    assert "recovering" in text
+    assert not [record for record in caplog.records if record.name.startswith("pika")]
+
+
+def test_a_logging_handler_may_publish(bench: Any) -> None:
+    transport = bench.transport()
+    transport.declare(inbox_subscription(bench.service), bench.within())
+    results: SimpleQueue[Any] = SimpleQueue()
+
+    class Publishing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            # Publishing needs this lock: a thread that logs while it holds it would wait for itself.
+            lock = transport._publishing._shared.connection.lock
+            free = lock.acquire(timeout=2)
+            results.put((record.getMessage(), free))
+            if free:
+                lock.release()
+
+    handler = Publishing()
+    loggers = [logging.getLogger("message_hub_sync.rabbitmq"), logging.getLogger("pika")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        poison = bench.message()
+        poison.exchange = "no-such-exchange"
+        bench.publish(transport, poison)
+        bench.node.ctl("close_all_connections", "test")
+        bench.confirmed(transport)
+        transport.close(bench.within())
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+    answers = [results.get_nowait() for _ in range(results.qsize())]
+    assert answers
+    assert all(free for _, free in answers), answers

@@ -1,0 +1,297 @@
+"""Consuming from a real node: nothing is lost, nothing acknowledged that was not, nothing left behind."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import pytest
+
+from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
+from message_hub_sync.topology import event_subscription, inbox_subscription
+from message_hub_sync.transport.base import ConnectionState
+
+pytestmark = pytest.mark.rabbitmq
+
+
+def unacknowledged(bench: Any) -> tuple[int, int]:
+    """Ready and unacknowledged messages of the inbox."""
+    for line in bench.node.ctl("list_queues", "name", "messages_ready", "messages_unacknowledged").splitlines():
+        name, ready, unacked = line.split("\t")
+        if name == f"{bench.service}.messages":
+            return int(ready), int(unacked)
+    raise AssertionError("there is no inbox")
+
+
+def consumers(bench: Any) -> int:
+    return sum(f"{bench.service}." in line for line in bench.node.ctl("list_consumers").splitlines())
+
+
+def test_what_is_settled_is_gone_and_what_is_not_goes_back_in_order(bench: Any) -> None:
+    transport = bench.transport()
+    consumer = bench.consume(transport)
+    for number in range(10):
+        bench.confirmed(transport, bench.message(str(number)))
+    deliveries = [bench.take(consumer) for _ in range(10)]
+    for number in (0, 1, 4, 7):
+        consumer.settle(deliveries[number])
+    consumer.close(bench.within())
+    again = bench.consume(transport)
+    bodies = [bench.take(again).body for _ in range(6)]
+    assert bodies == [b'{"text":"%d"}' % number for number in (2, 3, 5, 6, 8, 9)]
+
+
+def test_settling_is_told_within_50_ms_although_others_are_still_waiting(
+    bench: Any, eventually: Callable[..., bool]
+) -> None:
+    transport = bench.transport()
+    consumer = bench.consume(transport)
+    for _ in range(3):
+        bench.confirmed(transport)
+    first = bench.take(consumer)
+    began = time.monotonic()
+    consumer.settle(first)  # two others are in the queue, so that this one waits for company
+    assert eventually(lambda: first.origin.settlements.waiting == 0, timeout=5)
+    assert time.monotonic() - began < 0.5
+    assert bench.depth() == 2
+
+
+def test_a_released_delivery_comes_again(bench: Any) -> None:
+    transport = bench.transport()
+    consumer = bench.consume(transport)
+    bench.confirmed(transport)
+    first = bench.take(consumer)
+    consumer.release(first)
+    consumer.release(first)
+    consumer.settle(first)
+    second = bench.take(consumer)
+    assert (second.redelivered, second.delivery_tag) == (True, first.delivery_tag + 1)
+    consumer.settle(second)
+    consumer.flush()
+    assert consumer.active
+
+
+def test_after_a_cancel_no_delivery_is_added_and_what_was_taken_can_be_settled(bench: Any) -> None:
+    transport = bench.transport()
+    consumer = bench.consume(transport)
+    bench.confirmed(transport)
+    delivery = bench.take(consumer)
+    consumer.cancel(bench.within())
+    assert not consumer.active
+    bench.confirmed(transport)
+    with pytest.raises(Empty):
+        consumer.deliveries.get(timeout=0.2)
+    consumer.settle(delivery)
+    consumer.close(bench.within())
+    consumer.close(bench.within())
+    assert bench.depth() == 1
+
+
+def test_a_killed_broker_that_comes_back_is_consumed_from_again(bench: Any, eventually: Callable[..., bool]) -> None:
+    transport = bench.transport()
+    consumer = bench.consume(transport, prefetch=5)
+    for number in range(20):
+        bench.confirmed(transport, bench.message(str(number)))
+    stale = [bench.take(consumer) for _ in range(2)]
+    bench.node.kill()
+    assert eventually(lambda: not consumer.active, timeout=5)
+    bench.node.start()
+    started = time.monotonic()
+    assert eventually(lambda: bool(consumer.active), timeout=10)
+    back_after = time.monotonic() - started
+    for delivery in stale:
+        consumer.settle(delivery)  # of the old connection: must acknowledge nothing on the new one
+        consumer.release(delivery)
+    bodies = []
+    for _ in range(20):
+        delivery = bench.take(consumer)
+        assert delivery.connection_number == 2
+        bodies.append(delivery.body)
+        consumer.settle(delivery)
+    assert bodies == [b'{"text":"%d"}' % number for number in range(20)]
+    logging.getLogger(__name__).info("consuming again %.2f s after the broker was", back_after)
+    assert back_after < 10
+
+
+def test_what_lay_waiting_when_the_connection_died_is_not_handed_out_twice(
+    bench: Any, eventually: Callable[..., bool]
+) -> None:
+    transport = bench.transport()
+    consumer = bench.consume(transport)
+    for number in range(10):
+        bench.confirmed(transport, bench.message(str(number)))
+    first = bench.take(consumer)
+    consumer.deliveries.put(None)  # somebody's call to look up, which must survive
+    assert eventually(lambda: consumer.deliveries.qsize() == 10)
+    bench.node.ctl("close_all_connections", "test")
+    assert eventually(lambda: bool(consumer.active))
+    taken = [consumer.deliveries.get(timeout=10) for _ in range(11)]
+    assert taken.count(None) == 1
+    deliveries = [delivery for delivery in taken if delivery is not None]
+    assert [delivery.body for delivery in deliveries] == [b'{"text":"%d"}' % number for number in range(10)]
+    assert {delivery.connection_number for delivery in deliveries} == {2}
+    consumer.settle(first)
+    assert consumer.deliveries.empty()
+
+
+def test_a_deleted_queue_is_declared_and_consumed_again(bench: Any, eventually: Callable[..., bool]) -> None:
+    transport = bench.transport()
+    consumer = bench.consume(transport)
+    bench.confirmed(transport)
+    stale = bench.take(consumer)
+    for _ in range(3):
+        intake = consumer._intake
+        with bench.raw() as other:
+            other.channel().queue_delete(f"{bench.service}.messages")
+        assert eventually(lambda intake=intake: consumer.active and consumer._intake is not intake, timeout=5)
+    consumer.settle(stale)
+    bench.confirmed(transport)
+    consumer.settle(bench.take(consumer))
+    consumer.close(bench.within())
+    assert bench.depth() == 0
+
+
+def test_a_channel_that_the_broker_closes_is_opened_again(bench: Any, eventually: Callable[..., bool]) -> None:
+    transport = bench.transport()
+    consumer = bench.consume(transport)
+    bench.confirmed(transport)
+    delivery = bench.take(consumer)
+    intake = delivery.origin
+    with intake.connection.lock:
+        intake.settlements.finished(99)  # an acknowledgement of what was never delivered: 406
+        intake.flush()
+    assert eventually(lambda: consumer.active and consumer._intake is not intake)
+    assert transport.status()[-1].state is ConnectionState.OPEN  # the connection stayed
+    again = bench.take(consumer)
+    assert (again.body, again.redelivered) == (delivery.body, True)
+
+
+def test_a_consumer_given_up_while_it_is_being_made_takes_no_messages(
+    bench: Any, eventually: Callable[..., bool]
+) -> None:
+    transport = bench.transport()
+    transport.declare(inbox_subscription(bench.service), bench.within())
+    bench.confirmed(transport)
+    other = bench.transport()
+    other.declare(inbox_subscription(bench.service), bench.within())
+    bench.node.suspend()
+    try:
+        with pytest.raises(MessageHubConnectionError):
+            other.consume(inbox_subscription(bench.service), prefetch=10, deadline=bench.within(0.5))
+    finally:
+        bench.node.resume()
+    # Whatever of it reached the broker is taken back: the message is there for somebody who wants it.
+    assert eventually(lambda: consumers(bench) == 0 and unacknowledged(bench) == (1, 0), timeout=20)
+
+
+def test_closing_a_consumer_too_late_still_frees_its_messages(bench: Any, eventually: Callable[..., bool]) -> None:
+    transport = bench.transport()
+    consumer = bench.consume(transport)
+    bench.confirmed(transport)
+    bench.take(consumer)
+    consumer.close(bench.within(-1))
+    assert eventually(lambda: unacknowledged(bench) == (1, 0))
+
+
+def test_a_passing_queue_gets_a_new_name_at_each_connection_and_one_per_connection(
+    bench: Any, eventually: Callable[..., bool]
+) -> None:
+    transport = bench.transport()
+    topology = event_subscription(bench.service, "character.created", durable=False)
+    consumer = transport.consume(topology, prefetch=10, deadline=bench.within())
+    names = [consumer.queue]
+    for _ in range(2):
+        bench.node.ctl("close_all_connections", "test")
+        assert eventually(lambda: consumer.active and consumer.queue not in names)
+        names.append(consumer.queue)
+    assert len(set(names)) == 3
+    assert all(name.startswith(f"{bench.service}.character.created.") for name in names)
+    event = bench.message()
+    event.exchange, event.routing_key, event.mandatory = "events", "character.created", False
+    bench.confirmed(transport, event)
+    consumer.settle(bench.take(consumer))
+    held = [name for name in bench.node.ctl("list_queues", "name").split() if name.startswith(bench.service)]
+    assert held == [names[-1]]
+
+
+def test_a_queue_that_cannot_be_restored_does_not_hold_up_the_others(
+    bench: Any, eventually: Callable[..., bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    node = bench.node
+    node.ctl("add_user", bench.service, "password")
+    node.ctl("set_permissions", bench.service, ".*", ".*", ".*")
+    url = node.url.replace("guest:guest", f"{bench.service}:password")
+    transport = bench.transport(url)
+    allowed = transport.consume(
+        event_subscription(bench.service, "character.created", durable=False), prefetch=1, deadline=bench.within()
+    )
+    forbidden = transport.consume(
+        event_subscription(bench.service, "campaign.started", durable=False), prefetch=1, deadline=bench.within()
+    )
+    node.ctl("set_permissions", bench.service, r".*character\.created.*|events", ".*", ".*")
+    with caplog.at_level(logging.ERROR, "message_hub_sync"):
+        node.ctl("close_all_connections", "test")
+        assert eventually(lambda: bool(allowed.active))
+        assert not forbidden.active
+        node.ctl("set_permissions", bench.service, ".*", ".*", ".*")
+        assert eventually(lambda: bool(forbidden.active), timeout=15)
+    complaints = [record.getMessage() for record in caplog.records if "cannot be restored" in record.getMessage()]
+    assert len(complaints) == 1
+    assert "403" in complaints[0]
+
+
+def test_a_binding_that_is_forbidden_leaves_no_queues_behind(bench: Any) -> None:
+    node = bench.node
+    node.ctl("add_user", bench.service, "password")
+    node.ctl("set_permissions", bench.service, ".*", ".*", "nothing-to-read")
+    transport = bench.transport(node.url.replace("guest:guest", f"{bench.service}:password"))
+    consumer = None
+    topology = event_subscription(bench.service, "character.created", durable=False)
+    with pytest.raises(MessageHubError, match="403"):
+        consumer = transport.consume(topology, prefetch=1, deadline=bench.within())
+    assert consumer is None
+
+
+def test_consumers_acknowledge_although_publishing_is_blocked(
+    bench: Any, in_thread: Callable[..., SimpleQueue[Any]], eventually: Callable[..., bool]
+) -> None:
+    transport = bench.transport()
+    consumer = bench.consume(transport)
+    for _ in range(5):
+        bench.confirmed(transport)
+    deliveries = [bench.take(consumer) for _ in range(5)]
+    bench.node.ctl("set_vm_memory_high_watermark", "0.000001")
+    try:
+        late = transport.publish(bench.message(), bench.within())
+        assert eventually(lambda: transport.status()[0].state is ConnectionState.BLOCKED)
+        began = time.monotonic()
+        refused = transport.publish(bench.message(), bench.within(0.3))
+        assert refused.result is not None
+        assert "memory or disk alarm" in refused.reason
+        alone = transport.publish(bench.message(), bench.within(0.3), alone=True)
+        assert "memory or disk alarm" in alone.reason
+        assert time.monotonic() - began < 2
+        for delivery in deliveries:
+            consumer.settle(delivery)
+        consumer.flush()
+        assert unacknowledged(bench) == (0, 0)
+        # Questions go over the connection that is not blocked.
+        assert transport.queue_stats([f"{bench.service}.messages"], bench.within(2))
+        waiting = in_thread(lambda: transport.publish(bench.message(), bench.within(20)).wait(bench.within(20)))
+        publisher = bench.transport()
+        publisher.connect(bench.within())
+        publisher.publish(bench.message(), bench.within())
+        assert eventually(lambda: publisher.status()[0].state is ConnectionState.BLOCKED)
+        began = time.monotonic()
+        # This one consumes nothing: another connection is made for its question.
+        assert publisher.queue_stats([f"{bench.service}.messages"], bench.within(3))
+        began = time.monotonic()
+        publisher.close(bench.within(1))
+        assert time.monotonic() - began < 1.5
+    finally:
+        bench.node.ctl("set_vm_memory_high_watermark", "0.4")
+    assert late.wait(bench.within(10)).value == "confirmed"
+    assert waiting.get(timeout=20).value == "confirmed"

@@ -1,0 +1,104 @@
+"""What an async replica, an operator or a missing permission left on the broker is adopted, or named."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConfigurationError
+from message_hub_sync.topology import Binding, ExchangeSpec, QueueSpec, Topology, event_subscription, inbox_subscription
+from message_hub_sync.transport.base import ConnectionState
+
+pytestmark = pytest.mark.rabbitmq
+
+
+def restricted(bench: Any, configure: str, write: str = ".*", read: str = ".*") -> Any:
+    """A transport of a user with these permissions."""
+    bench.node.ctl("add_user", bench.service, "password")
+    bench.node.ctl("set_permissions", bench.service, configure, write, read)
+    return bench.transport(bench.node.url.replace("guest:guest", f"{bench.service}:password"))
+
+
+def test_a_queue_with_other_arguments_is_adopted_and_warned_about_once(
+    bench: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with bench.raw() as other:
+        other.channel().queue_declare(f"{bench.service}.messages", durable=True, arguments={"x-max-priority": 5})
+    transport = bench.transport()
+    with caplog.at_level(logging.WARNING, "message_hub_sync"):
+        consumer = bench.consume(transport)
+        transport.declare(inbox_subscription(bench.service), bench.within())
+    bench.confirmed(transport)
+    consumer.settle(bench.take(consumer))
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1
+    assert "x-max-priority" in warnings[0]
+
+
+def test_an_exchange_that_is_not_durable_is_adopted_and_one_of_another_type_is_an_error(bench: Any) -> None:
+    with bench.raw() as other:
+        other.channel().exchange_declare(f"{bench.service}-topic", "topic", durable=False)
+        other.channel().exchange_declare(f"{bench.service}-fanout", "fanout", durable=True)
+    transport = bench.transport()
+    for name in ("topic", "fanout"):
+        exchange = f"{bench.service}-{name}"
+        topology = Topology(
+            QueueSpec(f"{bench.service}.q"), ExchangeSpec(exchange), (Binding(exchange, "character.created"),)
+        )
+        if name == "topic":
+            transport.declare(topology, bench.within())
+        else:
+            with pytest.raises(MessageHubConfigurationError, match="406"):
+                transport.declare(topology, bench.within())
+
+
+def test_without_permission_to_configure_what_exists_is_used(bench: Any) -> None:
+    bench.transport().declare(inbox_subscription(bench.service), bench.within())
+    transport = restricted(bench, configure="nothing")
+    consumer = bench.consume(transport)
+    bench.confirmed(transport)
+    consumer.settle(bench.take(consumer))
+
+
+def test_without_permission_to_configure_what_is_missing_is_an_authorization_error(bench: Any) -> None:
+    transport = restricted(bench, configure="nothing")
+    with pytest.raises(MessageHubAuthorizationError, match=r"declaring the queue.*403"):
+        bench.consume(transport)
+    with pytest.raises(MessageHubAuthorizationError, match="403"):
+        transport.declare(event_subscription(bench.service, "character.created"), bench.within())
+    # It is the call's failure, not the connection's.
+    assert {status.state for status in transport.status()} == {ConnectionState.OPEN}
+
+
+def test_a_queue_of_another_connection_alone_is_a_configuration_error(bench: Any) -> None:
+    with bench.raw() as other:
+        other.channel().queue_declare(f"{bench.service}.messages", exclusive=True)
+        with pytest.raises(MessageHubConfigurationError, match=r"405.*belongs to another connection"):
+            bench.consume(bench.transport())
+
+
+def test_a_publish_that_is_not_allowed_closes_its_channel_with_403(bench: Any) -> None:
+    bench.transport().declare(inbox_subscription(bench.service), bench.within())
+    transport = restricted(bench, configure=".*", write="nothing")
+    receipt = bench.publish(transport, alone=True)
+    assert receipt.code == 403
+
+
+def test_questions_about_queues_are_answered_and_missing_ones_are_none(bench: Any) -> None:
+    transport = bench.transport()
+    bench.consume(transport)
+    bench.confirmed(bench.transport())
+    stats = transport.queue_stats([f"{bench.service}.messages", "missing"], bench.within())
+    assert stats["missing"] is None
+    assert stats[f"{bench.service}.messages"].consumers == 1
+
+
+def test_deleting_what_is_not_there_is_fine(bench: Any) -> None:
+    transport = bench.transport()
+    topology = inbox_subscription(bench.service)
+    transport.declare(topology, bench.within())
+    for _ in range(2):
+        transport.delete(topology, f"{bench.service}.messages", bench.within())
+    assert transport.queue_stats([f"{bench.service}.messages"], bench.within()) == {f"{bench.service}.messages": None}
