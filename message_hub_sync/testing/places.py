@@ -23,6 +23,8 @@ __all__ = ["Place", "find_place"]
 
 logger = logging.getLogger(__name__)
 
+#: Where the management plugin listens unless it is told otherwise.
+_API_PORT, _API_TLS_PORT = 15672, 15671
 #: Seconds for one request to the management API, which is either there at once or not at all.
 _API_TIMEOUT = 2.0
 
@@ -111,9 +113,9 @@ def _ask(address: BrokerAddress, method: str, path: str, body: Any) -> bool:
     connection: http.client.HTTPConnection
     if address.tls:
         context = address.ssl_context or ssl.create_default_context()
-        connection = http.client.HTTPSConnection(address.host, 15671, timeout=_API_TIMEOUT, context=context)
+        connection = http.client.HTTPSConnection(address.host, _API_TLS_PORT, timeout=_API_TIMEOUT, context=context)
     else:
-        connection = http.client.HTTPConnection(address.host, 15672, timeout=_API_TIMEOUT)
+        connection = http.client.HTTPConnection(address.host, _API_PORT, timeout=_API_TIMEOUT)
     credentials = base64.b64encode(f"{address.username}:{address.password}".encode()).decode()
     headers = {"Authorization": f"Basic {credentials}", "Content-Type": "application/json"}
     try:
