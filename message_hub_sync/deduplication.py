@@ -29,10 +29,10 @@ __all__ = ["DeduplicationStore", "MemoryDeduplication"]
 class DeduplicationStore(Protocol):
     """What ``deduplicate=`` takes: a set of keys that forgets by itself. Called from several threads at once.
 
-    A key is a message's id. One store serves one subscription: in a shared one, an event that the first
-    subscription has handled would be dropped by the second, unhandled. In Redis, for example, ``in`` is ``EXISTS``
-    and ``add`` is ``SET … EX 3600``, under a prefix that names the subscription. A store that cannot answer should
-    raise, so that the message is retried, rather than say what it does not know.
+    A key is a queue's name and a message's id, so that one store serves any number of subscriptions, services and
+    processes, and each drops only what it has handled itself. In Redis, for example, ``in`` is ``EXISTS`` and
+    ``add`` is ``SET … EX 3600``. A store that cannot answer should raise, so that the message is retried, rather
+    than say what it does not know.
     """
 
     def __contains__(self, key: str, /) -> bool:

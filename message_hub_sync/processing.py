@@ -108,7 +108,7 @@ class Processing:
                 if received.is_request and answer is not None:
                     self._replies.answer(received, answer)
                 if self._deduplicate is not None:
-                    self._deduplicate.add(received.message_id)
+                    self._deduplicate.add(_key(received))
         except BaseException as error:  # a handler's sys.exit() must not end the worker either
             self._metrics.count("receive", ok=False, seconds=time.monotonic() - started)
             self._failed(work, error, handler)
@@ -117,7 +117,7 @@ class Processing:
             work.settle()
 
     def _is_duplicate(self, received: Received) -> bool:
-        return self._deduplicate is not None and received.message_id in self._deduplicate
+        return self._deduplicate is not None and _key(received) in self._deduplicate
 
     def _failed(self, work: _Work, error: BaseException, handler: Handler | None) -> None:
         received = work.received
@@ -169,6 +169,11 @@ class Processing:
                 f" ({hint})" if hint else "",
                 exc_info=error,
             )
+
+
+def _key(received: Received) -> str:
+    # The queue by its present name: one store may serve several subscriptions, and each handles the message.
+    return f"{received.delivery.queue}/{received.message_id}"
 
 
 class _Work:

@@ -11,6 +11,7 @@ from collector import Collector
 from contract.conftest import Hub
 
 from message_hub_sync import (
+    MemoryDeduplication,
     Message,
     MessageHubDeliveryError,
     MessageValidationError,
@@ -170,8 +171,6 @@ def test_a_bound_correlation_is_sent(hub: Hub, collected: Collector) -> None:
 
 
 def test_a_repeated_message_id_is_dropped_where_the_subscription_deduplicates(hub: Hub, collected: Collector) -> None:
-    from message_hub_sync import MemoryDeduplication
-
     hub.client("image").subscribe_messages(collected, deduplicate=MemoryDeduplication())
     sender = hub.client("character")
     first = sender.send_message(hub.name("image"), {"n": 1})
