@@ -63,12 +63,6 @@ _TEXT = frozenset({str})
 _UUID = SchemaValidator(uuid_schema())
 #: A UUID's 16 bytes; version and variant overwrite the upper bits of the third and the fourth part (RFC 9562, 5.4).
 _UUID_PARTS = Struct(">IHHHHI")
-_CONTAINERS = frozenset({dict, list, tuple})
-_TEXT = frozenset({str})
-#: Reads a UUID in C, at a fifth of the price of ``UUID(text)``.
-_UUID = SchemaValidator(uuid_schema())
-#: The first hexadecimal digit of a UUID's clock sequence carries its variant in the upper two bits (RFC 9562, 4.1).
-_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 #: What a payload is: ``dict[str, Any]`` unless a model is asked for.
 P = TypeVar("P", default=dict[str, Any])

@@ -39,10 +39,8 @@ def validate_service_name(value: Any, *, what: str = "service_name", configuring
 
 
 def event_name(value: Any) -> Any:
-    """The plain string of an event type given as a string or as an object with a ``name`` (an ``EventType``)."""
-    if isinstance(value, str):
-        return value
-    return getattr(value, "name", value)
+    """The plain text of an event type that is more than a text (an ``EventType``, an enum's member); else ``value``."""
+    return str.__str__(value) if isinstance(value, str) else value
 
 
 def validate_event_type(value: Any) -> str:

@@ -39,7 +39,7 @@ def event_sources(config: ClientConfig, event_types: Any, *, durable: bool) -> t
 
     :raises MessageValidationError: there is none, or one that cannot be subscribed to.
     """
-    if isinstance(event_types, str) or hasattr(event_types, "name"):
+    if isinstance(event_types, str):
         event_types = [event_types]
     try:
         patterns = [validate_event_pattern(event_name(item)) for item in event_types]

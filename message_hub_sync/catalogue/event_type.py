@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
@@ -13,11 +12,12 @@ from message_hub_sync.naming import validate_event_type, validate_service_name
 __all__ = ["EventType"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class EventType:
+# Not a dataclass: pydantic would write one inside a payload as an object, not as the text it is.
+class EventType(str):
     """An event's name, what it means, who publishes it, who subscribes to it, and its payload's model.
 
-    It stands wherever its name does: ``str(event_type)`` is the name, and it equals and hashes as that text.
+    It *is* its name, a text that knows more, and stands wherever a text does: in calls, payloads, headers, logs.
+    It cannot be changed.
 
     :param name: for example ``character.created``.
     :param description: one line.
@@ -27,32 +27,45 @@ class EventType:
     :raises MessageValidationError: which of these is not usable, and what is.
     """
 
-    name: str
+    __slots__ = ("description", "model", "publisher", "subscribers")
+
     description: str
     publisher: str | None
     subscribers: tuple[str, ...]
     model: type[BaseModel]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", validate_event_type(self.name))
-        if self.publisher is not None:
-            validate_service_name(self.publisher, what="publisher")
-        object.__setattr__(self, "subscribers", _services(self.subscribers))
-        if not (isinstance(self.model, type) and issubclass(self.model, BaseModel)):
+    def __new__(
+        cls, name: str, description: str, publisher: str | None, subscribers: tuple[str, ...], model: type[BaseModel]
+    ) -> EventType:
+        self = super().__new__(cls, validate_event_type(name))
+        if publisher is not None:
+            validate_service_name(publisher, what="publisher")
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
             raise MessageValidationError(
-                f"the model of {self.name} is not usable: a class derived from pydantic.BaseModel is"
+                f"the model of {self} is not usable: a class derived from pydantic.BaseModel is"
             )
+        for attribute, value in (
+            ("description", description),
+            ("publisher", publisher),
+            ("subscribers", _services(subscribers)),
+            ("model", model),
+        ):
+            object.__setattr__(self, attribute, value)
+        return self
 
-    def __str__(self) -> str:
-        return self.name
+    def __setattr__(self, attribute: str, value: Any) -> NoReturn:
+        raise AttributeError(f"{attribute} of {self} cannot be changed: an event type is a value")
 
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, (str, EventType)):
-            return self.name == str(other)
-        return NotImplemented
+    def __getnewargs__(self) -> tuple[Any, ...]:  # what copies and pickles are made of
+        return self.name, self.description, self.publisher, self.subscribers, self.model
 
-    def __hash__(self) -> int:
-        return hash(self.name)
+    def __getstate__(self) -> None:
+        return None
+
+    @property
+    def name(self) -> str:
+        """The name alone, a plain text."""
+        return str(self)
 
     @property
     def services(self) -> tuple[str, ...]:

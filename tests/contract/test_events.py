@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import datetime, timezone
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from collector import Collector
 from contract.conftest import Hub
 
-from message_hub_sync import Event, MessageHubConfigurationError, MessageValidationError
-from message_hub_sync.catalogue import CharacterCreated
+from message_hub_sync import Event, MemoryDeduplication, MessageHubConfigurationError, MessageValidationError
+from message_hub_sync.catalogue import CharacterCreated, catalogue
 from message_hub_sync.topology import QueueSpec
+
+#: What an envelope made by hand needs beside its type and payload.
+ENVELOPE: dict[str, Any] = {
+    "id": uuid4(),
+    "source": "elsewhere",
+    "correlation_id": "journey-1",
+    "timestamp": datetime.now(timezone.utc),
+}
 
 
 def test_every_subscribed_service_gets_an_event_once(hub: Hub) -> None:
@@ -55,6 +66,31 @@ def test_a_typed_payload_is_published_and_received(hub: Hub, collected: Collecto
     assert str(created.character_id) == "42"
 
 
+def test_event_types_stand_wherever_their_names_do(hub: Hub, collected: Collector) -> None:
+    created, updated = catalogue.get("character.created"), catalogue.get("character.updated")
+    assert created is not None
+    assert updated is not None
+    client, publisher = hub.client("campaign"), hub.client("character")
+
+    def handle(event: Event) -> None:
+        collected((event.event_type, event.payload["next"], event.headers["about"]))
+
+    client.subscribe(created, handle)
+    client.on_event(updated)(handle)
+    payload = {"character_id": "42", "next": updated}
+    publisher.publish_event(created, payload, headers={"about": updated})
+    publisher.publish_events([Event(event_type=updated, payload=payload, headers={"about": created}, **ENVELOPE)])
+    client.subscribe_messages(lambda message: {"got": message.payload["event"], created: message.headers["about"]})
+    reply = publisher.request(hub.name("campaign"), {"event": created}, headers={"about": updated})
+
+    assert collected.wait(2) == [
+        ("character.created", "character.updated", "character.updated"),
+        ("character.updated", "character.updated", "character.created"),
+    ]
+    assert client.get_health_status()["subscriptions"] == ["character.created", "character.updated"]
+    assert reply.payload == {"got": "character.created", "character.created": "character.updated"}
+
+
 def test_an_event_that_nobody_wants_is_fine(hub: Hub) -> None:
     hub.client("character").publish_event("character.created", {"character_id": "1"})
 
@@ -90,6 +126,26 @@ def test_a_name_and_a_pattern_are_two_queues_and_deliver_twice(hub: Hub, collect
     hub.client("character").publish_event("quest.started", {"n": 1})
 
     collected.stays(2)
+
+
+def test_subscriptions_that_share_a_store_each_drop_what_they_handled_themselves(hub: Hub) -> None:
+    store = MemoryDeduplication()
+    by_name, by_pattern, passing, elsewhere = Collector(), Collector(), Collector(), Collector()
+    client = hub.client("campaign")
+    client.subscribe(["quest.started"], by_name, deduplicate=store)
+    client.subscribe(["quest.*"], by_pattern, deduplicate=store)
+    client.subscribe(["quest.started"], passing, durable=False, deduplicate=store)
+    hub.client("image").subscribe(["quest.started"], elsewhere, deduplicate=store)
+    publisher = hub.client("character")
+
+    first = publisher.publish_event("quest.started", {"n": 1})
+    for received in (by_name, by_pattern, passing, elsewhere):
+        received.wait(1)
+    publisher.publish_event("quest.started", {"n": 1}, message_id=first)
+    publisher.publish_event("quest.started", {"n": 2})
+
+    for received in (by_name, by_pattern, passing, elsewhere):
+        assert [json.loads(text)["n"] for text in received.stays(2, 0.05)] == [1, 2]
 
 
 def test_several_callbacks_share_one_queue_and_each_gets_every_event(hub: Hub) -> None:

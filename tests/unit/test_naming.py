@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import enum
 from typing import Any
 
 import pytest
@@ -21,11 +21,14 @@ from message_hub_sync.naming import (
 from message_hub_sync.topology import retry_queue
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(str):
     """As the catalogue's event types are."""
 
-    name: str
+
+class Ours(str, enum.Enum):
+    """As services keep the names of their events together; ``str()`` of one is not its value."""
+
+    STARTED = "quest.started"
 
 
 # --- services --------------------------------------------------------------------------------------
@@ -72,9 +75,15 @@ def test_a_url_in_the_place_of_a_name_is_not_shown() -> None:
 @pytest.mark.parametrize("name", ["character.created", "a.b", "a_1.b_2.c_3", "a." + "b" * 198])
 def test_an_event_type_is_words_joined_by_dots(name: str) -> None:
     assert validate_event_type(name) == name
+    assert type(validate_event_type(Named(name))) is str
     assert validate_event_type(Named(name)) == name
     assert validate_event_pattern(name) == name
     assert event_name(Named(name)) == name
+
+
+def test_a_member_of_an_enum_is_its_text() -> None:
+    assert event_name(Ours.STARTED) == validate_event_type(Ours.STARTED) == "quest.started"
+    assert type(event_name(Ours.STARTED)) is str
 
 
 BAD_EVENTS: list[Any] = [
