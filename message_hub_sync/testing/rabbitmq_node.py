@@ -291,7 +291,9 @@ class RabbitMQNode:
         cookie.write_text(self.cookie)
         cookie.chmod(0o400)
         (directory / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
-        lines = (f"{key} = {value}\n" for key, value in self._config.items())
+        # One log, on stdout: that is output.log.
+        config = {"log.file": "false", "log.console": "true"} | self._config
+        lines = (f"{key} = {value}\n" for key, value in config.items())
         (directory / "rabbitmq.conf").write_text("".join(lines))
         return directory
 
