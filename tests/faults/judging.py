@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from faults.oracle import Oracle, Verdict
 from faults.processes import Workers
 from faults.timing import TOLERANCE
@@ -21,7 +22,8 @@ def judge(oracle: Oracle, workers: Workers | None = None, *, drain: float = 20, 
     """
     oracle.drained(drain)
     verdict = oracle.verdict()
-    assert verdict.holds, verdict
+    if not verdict.holds:
+        pytest.fail(str(verdict))
     assert verdict.counts.invoked, "nothing was sent, so that nothing was shown"
     longest = max((call.seconds for call in oracle.calls()), default=0.0)
     assert longest <= slowest + TOLERANCE, f"a call took {longest:.2f} s"

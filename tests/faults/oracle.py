@@ -126,6 +126,10 @@ class Verdict:
         """Nothing lost, nothing from nowhere, nothing handled that was called rejected, no foreign error."""
         return not (self.lost or self.invented or self.false_rejections or self.foreign)
 
+    def __str__(self) -> str:
+        ids = sorted(self.lost)[:3], sorted(self.invented)[:3], sorted(self.false_rejections)[:3]
+        return "{}; lost {}…, invented {}…, false rejections {}…, foreign {}".format(self.counts, *ids, self.foreign[:3])
+
 
 class Oracle:
     """Reads the pipe, keeps the ledger as a file, and judges.

@@ -1,0 +1,235 @@
+"""Handlers that take long, fail, hang, or take their process with them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from collector import Collector
+from faults.judging import judge
+from faults.names import Names, NewClient
+from faults.oracle import Oracle
+from faults.processes import Workers
+from faults.raw import raw_channel
+from faults.test_connections_closed import unsettled
+from faults.timing import TOLERANCE, eventually, within
+
+from message_hub_sync import MessageHubRetryError, RetryPolicy
+from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
+
+
+def publish(oracle: Oracle, client: Any, names: Names) -> None:
+    assert oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id)) is None
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.row(18)
+def test_a_handler_that_outlives_three_heartbeats_keeps_its_connection(
+    node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names
+) -> None:
+    client = new_client(names.service, heartbeat=2)
+
+    def handler(event: dict[str, Any], envelope: Any) -> None:
+        time.sleep(7)  # the work: longer than the two missed heartbeats after which either side gives up
+        oracle.ledger.handled(envelope.id)
+
+    client.subscribe([names.event], handler)
+    publish(oracle, client, names)
+    counts = judge(oracle).counts
+    assert (counts.handled, counts.duplicates) == (1, 0)
+    assert client.get_health_status()["last_error"] is None
+    eventually(lambda: unsettled(node, names.event_queue) == (0, 0), 5)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.row(18)
+def test_a_handler_that_outlives_consumer_timeout_finishes_and_its_late_settling_is_dropped(
+    node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names
+) -> None:
+    node.ctl("eval", "application:set_env(rabbit, consumer_timeout, 1000).")
+    node.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 500).")
+    try:
+        client = new_client(names.service)
+        lost = Collector()
+        go_on = threading.Event()
+
+        def handler(event: dict[str, Any], envelope: Any) -> None:
+            if not go_on.is_set():
+                eventually(lambda: not subscription.active, 15)
+                lost("its channel was closed")
+                go_on.set()
+                eventually(lambda: subscription.active, 10)
+            oracle.ledger.handled(envelope.id)
+
+        subscription = client.subscribe([names.event], handler)
+        for _ in range(5):
+            publish(oracle, client, names)
+        lost.wait(1, 20)
+        counts = judge(oracle).counts
+        assert (counts.handled, counts.duplicates) == (5, 1)
+        assert client.get_health_status()["connected"]
+        assert client.get_health_status()["last_error"] is None, "the connection outlives one channel"
+        eventually(lambda: unsettled(node, names.event_queue) == (0, 0), 5)
+    finally:
+        node.ctl("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+        node.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 60000).")
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.row(30)
+def test_a_handler_that_always_raises_runs_as_often_as_the_policy_says_and_no_message_waits_for_another(
+    node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names
+) -> None:
+    client = new_client(names.service)
+    runs = Collector()
+
+    def handler(event: dict[str, Any], envelope: Any) -> None:
+        runs((event["bad"], str(envelope.id), time.monotonic()))
+        if event["bad"]:
+            raise ValueError("always")
+        oracle.ledger.handled(envelope.id)
+
+    client.subscribe([names.event], handler, retry=RetryPolicy(attempts=3, delays=(1,)))
+    for number in range(30):
+        bad = number % 3 == 0
+        assert oracle.ledger.call(lambda id, bad=bad: client.publish_event(names.event, {"bad": bad}, message_id=id)) is None
+    oracle.wait(lambda counts: counts.handled == 20, 0.9)  # before any retry was due
+    for properties, _ in dead_letters(node, names.event_queue, 10, timeout=15):
+        oracle.ledger.dead(properties.message_id)
+        headers = properties.headers
+        assert headers["x-attempts"] == 3
+        assert headers["x-error-type"] == "ValueError"
+        assert headers["x-error-message"] == "always"
+        assert headers["x-error-traceback"].rstrip().endswith("ValueError: always")
+        assert headers["x-service"] == names.service
+        assert headers["x-original-exchange"] == "events"
+        assert headers["x-original-routing-key"] == names.event
+    assert len(runs.stays(20 + 30)) == 50
+    times: dict[str, list[float]] = {}
+    for bad, message_id, moment in runs.items:
+        if bad:
+            times.setdefault(message_id, []).append(moment)
+    for moments in times.values():
+        assert len(moments) == 3
+        for earlier, later in zip(moments, moments[1:], strict=False):
+            assert 0.9 <= later - earlier <= 1 + 2 * TOLERANCE
+    judge(oracle)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.row(30)
+def test_a_hanging_handler_holds_up_neither_close_nor_the_message(
+    node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names
+) -> None:
+    client = new_client(names.service)
+    hangs, never = threading.Event(), threading.Event()
+
+    def handler(event: dict[str, Any]) -> None:
+        hangs.set()
+        never.wait(60)
+
+    client.subscribe([names.event], handler)
+    sender = new_client(f"{names.service}-sender")
+    for _ in range(3):
+        publish(oracle, sender, names)
+    assert hangs.wait(5)
+    with within(2):
+        client.close(2)
+    # Whoever takes over cannot know whether its last handler died of it: it waits out the first rung.
+    another = new_client(names.service)
+    another.subscribe([names.event], lambda event, envelope: oracle.ledger.handled(envelope.id))
+    judge(oracle)
+    never.set()
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.row(30)
+@pytest.mark.parametrize(("prefetch", "given_up"), [(1, 1), (64, 2)])
+def test_a_message_that_kills_its_process_is_dead_lettered_after_as_many_crashes_as_attempts(
+    prefetch: int,
+    given_up: int,
+    node: RabbitMQNode,
+    oracle: Oracle,
+    workers: Workers,
+    new_client: NewClient,
+    names: Names,
+) -> None:
+    """With a larger prefetch, what the broker had handed out with it is suspected, and given up, too."""
+    client = new_client(f"{names.service}-sender")
+    arguments = (names.service, names.event, str(prefetch))
+    workers.script("crashing", *arguments)
+    oracle.told("ready")
+    sent = []
+    for kills in (False, True, False):
+        payload = {"deadly": kills}
+        sent.append(str(client.publish_event(names.event, payload)))
+        oracle.ledger.write("invoke", sent[-1])
+        oracle.ledger.write("ok", sent[-1], "0", "")
+    runs = 1
+    dead = f"{names.event_queue}.dead"
+    while depth(node, dead) < given_up:
+        program = workers.script("crashing", *arguments)
+        runs += 1
+        oracle.told("ready", runs)
+        eventually(lambda: program.process.poll() is not None or depth(node, dead) == given_up, 10)
+    # Once before anything could be known, and once after each round through the retry queue.
+    assert oracle.told("crashing") == 4
+    assert runs == 5
+    for properties, _ in dead_letters(node, names.event_queue, given_up, timeout=5):
+        oracle.ledger.dead(properties.message_id)
+        assert "ended 3 times" in properties.headers["x-reason"]
+        assert properties.headers["x-crashes"] == 3
+    judge(oracle)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.row(30)
+def test_a_move_under_way_when_the_broker_is_killed_is_not_lost(
+    node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names
+) -> None:
+    client = new_client(names.service, delivery_timeout=30)
+    failed: set[str] = set()
+
+    def handler(event: dict[str, Any], envelope: Any) -> None:
+        if str(envelope.id) not in failed:
+            failed.add(str(envelope.id))
+            raise MessageHubRetryError("the first time", delay=1)
+        oracle.ledger.handled(envelope.id)
+
+    client.subscribe([names.event], handler)
+    # RabbitMQ 3.10 forgets a quorum queue that it made less than half a second before it was killed.
+    publish(oracle, client, names)
+    assert oracle.drained(10)
+    for _ in range(300):
+        publish(oracle, client, names)
+    assert len(failed) > 1
+    node.kill()
+    node.start()
+    judge(oracle, drain=40, slowest=30)
+
+
+def depth(node: RabbitMQNode, queue: str) -> int:
+    """Messages ready in a queue; 0 also when there is no such queue."""
+    import pika
+
+    try:
+        with raw_channel(node.url) as channel:
+            return int(channel.queue_declare(queue, passive=True).method.message_count)
+    except pika.exceptions.ChannelClosedByBroker:
+        return 0
+
+
+def dead_letters(node: RabbitMQNode, queue: str, count: int, timeout: float) -> list[tuple[Any, bytes]]:
+    """Take exactly so many out of a queue's dead letters: properties and body of each."""
+    eventually(lambda: depth(node, f"{queue}.dead") >= count, timeout)
+    found = []
+    with raw_channel(node.url) as channel:
+        while True:
+            method, properties, body = channel.basic_get(f"{queue}.dead", auto_ack=True)
+            if method is None:
+                break
+            found.append((properties, body))
+    assert len(found) == count
+    return found
