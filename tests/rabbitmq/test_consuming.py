@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
+from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.topology import event_subscription, inbox_subscription
 from message_hub_sync.transport.base import ConnectionState
+from message_hub_sync.transport.rabbitmq import consuming
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -170,21 +172,51 @@ def test_a_channel_that_the_broker_closes_is_opened_again(bench: Any, eventually
 
 
 def test_a_consumer_given_up_while_it_is_being_made_takes_no_messages(
-    bench: Any, eventually: Callable[..., bool]
+    bench: Any, eventually: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transport = bench.transport()
     transport.declare(inbox_subscription(bench.service), bench.within())
     bench.confirmed(transport)
-    other = bench.transport()
-    other.declare(inbox_subscription(bench.service), bench.within())
+    begun: list[consuming.RabbitMQConsumer] = []
+    establish = consuming.RabbitMQConsumer.establish
+    declare = transport._declarations.topology
+
+    def note(consumer: consuming.RabbitMQConsumer, *arguments: Any) -> None:
+        begun.append(consumer)
+        establish(consumer, *arguments)
+
+    def give_up_meanwhile(*arguments: Any) -> None:
+        # As a caller does whose deadline passes: there is no channel yet that could be closed.
+        caller = threading.Thread(target=begun[0].close, args=(bench.within(-1),))
+        caller.start()
+        caller.join()
+        declare(*arguments)
+
+    monkeypatch.setattr(consuming.RabbitMQConsumer, "establish", note)
+    monkeypatch.setattr(transport._declarations, "topology", give_up_meanwhile)
+    consumer = bench.consume(transport)
+    assert not consumer.active
+    assert eventually(lambda: consumers(bench) == 0 and unacknowledged(bench) == (1, 0), timeout=5)
+
+
+def test_a_consumer_whose_broker_does_not_answer_is_given_up_in_time_and_leaves_nothing(
+    bench: Any, eventually: Callable[..., bool]
+) -> None:
+    transport = bench.transport()
+    transport.consume(event_subscription(bench.service, "character.created"), prefetch=1, deadline=bench.within())
+    transport.declare(inbox_subscription(bench.service), bench.within())
+    bench.confirmed(transport)
     bench.node.suspend()
     try:
+        began = time.monotonic()
         with pytest.raises(MessageHubConnectionError):
-            other.consume(inbox_subscription(bench.service), prefetch=10, deadline=bench.within(0.5))
+            transport.consume(inbox_subscription(bench.service), prefetch=10, deadline=bench.within(0.5))
+        assert time.monotonic() - began < 1.5
     finally:
         bench.node.resume()
     # Whatever of it reached the broker is taken back: the message is there for somebody who wants it.
-    assert eventually(lambda: consumers(bench) == 0 and unacknowledged(bench) == (1, 0), timeout=20)
+    assert eventually(lambda: consumers(bench) == 1 and unacknowledged(bench) == (1, 0), timeout=20)
+    assert bench.take(bench.consume(transport)).body == b'{"text":"x"}'
 
 
 def test_closing_a_consumer_too_late_still_frees_its_messages(bench: Any, eventually: Callable[..., bool]) -> None:
@@ -243,16 +275,40 @@ def test_a_queue_that_cannot_be_restored_does_not_hold_up_the_others(
     assert "403" in complaints[0]
 
 
-def test_a_binding_that_is_forbidden_leaves_no_queues_behind(bench: Any) -> None:
+def test_a_binding_that_is_forbidden_leaves_no_heap_of_queues_behind(
+    bench: Any, eventually: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consuming, "_FIRST_RETRY", 0.02)
     node = bench.node
     node.ctl("add_user", bench.service, "password")
-    node.ctl("set_permissions", bench.service, ".*", ".*", "nothing-to-read")
+    node.ctl("set_permissions", bench.service, ".*", ".*", ".*")
     transport = bench.transport(node.url.replace("guest:guest", f"{bench.service}:password"))
-    consumer = None
     topology = event_subscription(bench.service, "character.created", durable=False)
-    with pytest.raises(MessageHubError, match="403"):
-        consumer = transport.consume(topology, prefetch=1, deadline=bench.within())
-    assert consumer is None
+    consumer = transport.consume(topology, prefetch=1, deadline=bench.within())
+    node.ctl("set_permissions", bench.service, ".*", ".*", "nothing-to-read")
+    node.ctl("close_all_connections", "test")
+    assert eventually(lambda: consumer._failures >= 4)
+    held = [name for name in node.ctl("list_queues", "name").split() if name.startswith(bench.service)]
+    assert len(held) <= 1
+
+
+def test_a_new_connection_is_a_new_chance_for_what_could_not_be_restored(
+    bench: Any, eventually: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consuming, "_FIRST_RETRY", 600.0)
+    monkeypatch.setattr(consuming, "_LONGEST_RETRY", 600.0)
+    node = bench.node
+    node.ctl("add_user", bench.service, "password")
+    node.ctl("set_permissions", bench.service, ".*", ".*", ".*")
+    transport = bench.transport(node.url.replace("guest:guest", f"{bench.service}:password"))
+    consumer = bench.consume(transport)
+    node.ctl("set_permissions", bench.service, ".*", ".*", "nothing-to-read")
+    node.ctl("close_all_connections", "test")
+    assert eventually(lambda: consumer._failures == 1)
+    node.ctl("set_permissions", bench.service, ".*", ".*", ".*")
+    assert not consumer.active
+    node.ctl("close_all_connections", "test")
+    assert eventually(lambda: bool(consumer.active), timeout=5)
 
 
 def test_consumers_acknowledge_although_publishing_is_blocked(
