@@ -156,7 +156,7 @@ class Faults:
         with self._changed:
             return self._changed.wait_for(lambda: not self._blocked, remaining(deadline))
 
-    def _carry_out(self, plan: _Plan, outgoing: Outgoing, deadline: float, publish: Publish) -> Receipt:
+    def _carry_out(self, plan: _Plan, round_: int, outgoing: Outgoing, deadline: float, publish: Publish) -> Receipt:
         """An attempt to publish that goes wrong as planned."""
         if plan.kind == "nack":
             return _settled(Result.NACKED, "the test had it refused")
@@ -168,7 +168,7 @@ class Faults:
             self.cut()
             return _settled(Result.LOST, "the test cut the connection")
         if plan.kind == "delay":
-            self._wait(plan.seconds, deadline)
+            self._wait(plan.seconds, round_, deadline)
             return publish(outgoing, deadline)
         receipt = publish(outgoing, deadline)
         if plan.kind == "lose_confirm":
@@ -178,9 +178,8 @@ class Faults:
         self.cut()
         return _settled(Result.LOST, "the test cut the connection")
 
-    def _wait(self, seconds: float, deadline: float) -> None:
+    def _wait(self, seconds: float, round_: int, deadline: float) -> None:
         with self._changed:
-            round_ = self._cleared
             self._changed.wait_for(lambda: self._cleared != round_, min(seconds, remaining(deadline)))
         if not remaining(deadline):
             raise MessageHubConnectionError("the test delayed it beyond its deadline: nothing was sent")
@@ -201,10 +200,11 @@ class _Interference:
     def publish(self, outgoing: Outgoing, deadline: float, publish: Publish) -> Receipt:
         if not self._faults._accepted(deadline):
             return _settled(Result.NACKED, _BLOCKED)
+        round_ = self._faults._cleared  # before the plan is taken: a clear() from now on ends its delay
         plan = None if left_queue(outgoing) else self._faults._next(False, sent(outgoing))
         if plan is None:
             return publish(outgoing, deadline)
-        return self._faults._carry_out(plan, outgoing, deadline, publish)
+        return self._faults._carry_out(plan, round_, outgoing, deadline, publish)
 
     def settle(self, delivery: Delivery, consumer: Consumer) -> bool:
         if self._faults._next(True, delivered(delivery)) is None:

@@ -55,7 +55,8 @@ class MessageHubTestFramework:
 
     A framework that is dropped without :meth:`stop` is stopped when it is collected, or at the interpreter's exit.
 
-    Mutable, guarded by ``_lock``: what runs, its mock services and clients by name, and the faults by client.
+    Mutable, guarded by ``_lock``: what runs, its mock services (their names taken
+    before they are there) and clients by name, and the faults by client.
     """
 
     def __init__(self, url: str = "memory://", *, isolated: bool | None = None, virtual_clock: bool = False) -> None:
@@ -66,6 +67,7 @@ class MessageHubTestFramework:
         self._lock = threading.RLock()
         self._running: Running | None = None
         self._finalizer: weakref.finalize[..., MessageHubTestFramework] | None = None
+        self._names: set[str] = set()
         self._mocks: dict[str, MockService] = {}
         self._clients: dict[str, MessageHubClient] = {}
         self._faults: dict[MessageHubClient, Faults] = {}
@@ -100,6 +102,7 @@ class MessageHubTestFramework:
         with self._lock:
             running, self._running = self._running, None
             finalizer, self._finalizer = self._finalizer, None
+            self._names = set()
             self._mocks = {}
             self._clients = {}
             self._faults = {}
@@ -134,11 +137,16 @@ class MessageHubTestFramework:
         validate_service_name(name, what="name")
         with self._lock:
             running = self._started()
-            if name in self._mocks:
+            if name in self._names:
                 raise MessageValidationError(f"there is a mock service {name} already: use that one")
+            self._names.add(name)
+        try:
             mock = MockService(running.client(name, options), Script(), running.failures.latest)
-            self._mocks[name] = mock
-            return mock
+        except BaseException:
+            self._names.discard(name)
+            raise
+        self._mocks[name] = mock
+        return mock
 
     def client(self, service_name: str, **options: Any) -> MessageHubClient:
         """A client for the code under test, connected to this hub and closed by :meth:`stop`.

@@ -13,7 +13,7 @@ from typing import Any
 from message_hub_sync.client import MessageHubClient
 from message_hub_sync.config import ClientConfig, parse_addresses
 from message_hub_sync.deadlines import remaining
-from message_hub_sync.errors import MessageHubError
+from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.retry import LADDER_MS
 from message_hub_sync.session import _transport
 from message_hub_sync.testing.failures import HandlerFailures
@@ -54,9 +54,14 @@ class Running:
         atexit.register(self.stop)
 
     def client(self, service_name: str, options: dict[str, Any]) -> MessageHubClient:
-        """A client on this hub, closed at the end."""
+        """A client on this hub, closed at the end.
+
+        :raises MessageHubConnectionError: the framework is stopping.
+        """
         client = MessageHubClient(service_name, self.place.url, **options)
         with self._lock:
+            if self._stopping:
+                raise MessageHubConnectionError("the test framework was stopped meanwhile: start it again")
             self._clients.append(client)
         if not self.place.own:
             seam_of(client).listen(_NewQueues(self))

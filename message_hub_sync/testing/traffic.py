@@ -57,12 +57,12 @@ class Traffic:
 
     @property
     def events_published(self) -> list[Event[Any]]:
-        """The events that the hub has confirmed so far, each once, in order."""
+        """The events that the hub has confirmed so far, in order."""
         return [envelope for envelope in self._confirmed() if isinstance(envelope, Event)]
 
     @property
     def messages_sent(self) -> list[Message[Any]]:
-        """The messages, replies included, that the hub has confirmed so far, each once, in order."""
+        """The messages, replies included, that the hub has confirmed so far, in order."""
         return [envelope for envelope in self._confirmed() if isinstance(envelope, Message)]
 
     @overload
@@ -174,10 +174,9 @@ class Traffic:
         return None if found is None else sent(found.outgoing)
 
     def _confirmed(self) -> list[Event[Any] | Message[Any]]:
-        confirmed = [
+        return [
             sent(attempt.outgoing) for attempt in self._attempts.all() if attempt.receipt.result is Result.CONFIRMED
         ]
-        return list({envelope.id: envelope for envelope in confirmed}.values())
 
 
 class _Listener:

@@ -121,11 +121,11 @@ def test_a_delay_holds_a_message_back(framework: MessageHubTestFramework) -> Non
     faults.delay(3600)
     with pytest.raises(MessageHubConnectionError, match="nothing was sent"):
         a.send_message("service-b", {}, timeout=0.05)
-    faults.delay(3600)
+    taken = threading.Event()
+    faults.delay(3600, where=lambda message: taken.set() or True)
     waiting = threading.Thread(target=lambda: a.send_message("service-b", {"late": True}, timeout=30))
     waiting.start()
-    while faults.pending:  # taken up by the waiting thread within microseconds
-        waiting.join(0.001)
+    assert taken.wait(5)
     faults.clear()
     assert b.expect_message().payload == {"late": True}
     waiting.join(5)

@@ -101,6 +101,12 @@ def test_what_is_no_id_or_name_is_a_value_error(memory: MessageHubTestFramework)
         memory.create_mock_service("service-a")
 
 
+def test_a_name_is_free_again_when_its_service_could_not_be_made(memory: MessageHubTestFramework) -> None:
+    with pytest.raises(TypeError):
+        memory.create_mock_service("service-a", nonsense=True)
+    memory.create_mock_service("service-a")
+
+
 def test_a_client_for_the_code_under_test_is_known_as_a_source(memory: MessageHubTestFramework) -> None:
     memory.create_mock_service("service-b")
     client = memory.client("service-a")
@@ -119,6 +125,14 @@ def test_frameworks_on_memory_do_not_meet() -> None:
         second.send_message("service-a", {"number": 2})
         assert first.expect_message().payload == {"number": 1}
         assert second.expect_message().payload == {"number": 2}
+
+
+def test_a_hub_of_its_own_is_forgotten() -> None:
+    with MessageHubTestFramework() as framework:
+        url = framework.url
+        framework.create_mock_service("service-a")
+        assert depths(url, "service-a.messages") == [0]
+    assert depths(url, "service-a.messages") == [None]
 
 
 @pytest.mark.rabbitmq
