@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from uuid import UUID
 
@@ -47,7 +46,6 @@ _COUNTED = (Verdict.NOT_SENT, Verdict.NACKED, Verdict.UNKNOWN)
 _ANSWERED = (Verdict.UNROUTABLE, Verdict.POISONOUS, Verdict.UNAUTHORIZED)
 
 
-@dataclass(slots=True)
 class Attempts:
     """What the attempts to publish one message amount to. No lock: it belongs to one call.
 
@@ -56,15 +54,18 @@ class Attempts:
     and the channel's reason; closing a channel of its own for the same reason shows that it was this one.
     """
 
-    outgoing: Outgoing
-    alone: bool = False
-    unanswered: bool = False
+    # Of the class until they change: nearly every message is confirmed at once, and changes the verdict alone.
+    alone = False
+    unanswered = False
     shared_code: int | None = None
-    exchange_missing: bool = False
-    exchange_declared: bool = False
-    lost_connection: bool = False
+    exchange_missing = False
+    exchange_declared = False
+    lost_connection = False
     verdict: Verdict | None = None
-    reason: str = ""
+    reason = ""
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self.outgoing = outgoing
 
     def note(self, result: Result | None, reason: str = "", code: int = 0) -> None:
         """Take in what one attempt came to; without a verdict afterwards, the next attempt is due."""
@@ -171,8 +172,9 @@ def resolve(admission: Admission, all_attempts: list[Attempts]) -> None:
     """Tell a circuit what its call came to; of many messages the worst counts, once."""
     verdicts = {attempts.verdict for attempts in all_attempts}
     if verdicts.intersection(_COUNTED):
-        lost = any(attempts.lost_connection for attempts in all_attempts)
-        admission.failed(connection=lost or Verdict.NOT_SENT in verdicts)
+        # A silent network is noticed by the callers' deadlines first, and by the connection only later.
+        silent = verdicts.intersection((Verdict.NOT_SENT, Verdict.UNKNOWN))
+        admission.failed(connection=bool(silent) or any(attempts.lost_connection for attempts in all_attempts))
     elif Verdict.CONFIRMED in verdicts:
         admission.succeeded()
     else:
