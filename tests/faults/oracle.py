@@ -128,7 +128,9 @@ class Verdict:
 
     def __str__(self) -> str:
         ids = sorted(self.lost)[:3], sorted(self.invented)[:3], sorted(self.false_rejections)[:3]
-        return "{}; lost {}…, invented {}…, false rejections {}…, foreign {}".format(self.counts, *ids, self.foreign[:3])
+        return "{}; lost {}…, invented {}…, false rejections {}…, foreign {}".format(
+            self.counts, *ids, self.foreign[:3]
+        )
 
 
 class Oracle:

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import message_hub_sync
 from faults.oracle import Oracle
+
+import message_hub_sync
 
 __all__ = ["Program", "Workers", "environment"]
 
@@ -126,5 +127,8 @@ class Workers:
         """Lines of the logs that speak of a fault of the library's own."""
         signs = ("unexpected way", "Traceback", "Exception in thread")
         return [
-            line for program in self._programs for line in program.log.splitlines() if any(sign in line for sign in signs)
+            line
+            for program in self._programs
+            for line in program.log.splitlines()
+            if any(sign in line for sign in signs)
         ]

@@ -94,7 +94,10 @@ def test_a_handler_that_always_raises_runs_as_often_as_the_policy_says_and_no_me
     client.subscribe([names.event], handler, retry=RetryPolicy(attempts=3, delays=(1,)))
     for number in range(30):
         bad = number % 3 == 0
-        assert oracle.ledger.call(lambda id, bad=bad: client.publish_event(names.event, {"bad": bad}, message_id=id)) is None
+        assert (
+            oracle.ledger.call(lambda id, bad=bad: client.publish_event(names.event, {"bad": bad}, message_id=id))
+            is None
+        )
     oracle.wait(lambda counts: counts.handled == 20, 0.9)  # before any retry was due
     for properties, _ in dead_letters(node, names.event_queue, 10, timeout=15):
         oracle.ledger.dead(properties.message_id)

@@ -243,7 +243,10 @@ def test_tls_works_and_a_wrong_authority_or_name_is_a_connection_error_in_time(
     client = new_client(names.service, f"amqps://guest:guest@localhost:{port}?{ours}")
     client.subscribe([names.event], lambda event, envelope: oracle.ledger.handled(envelope.id))
     for _ in range(200):
-        assert oracle.ledger.call(lambda id: client.publish_event(names.event, {"text": "x" * 5000}, message_id=id)) is None
+        assert (
+            oracle.ledger.call(lambda id: client.publish_event(names.event, {"text": "x" * 5000}, message_id=id))
+            is None
+        )
     node.kill()
     node.start()
     eventually(

@@ -90,7 +90,10 @@ def consume(client: MessageHubClient, ledger: Ledger, options: argparse.Namespac
         try:
             if options.event:
                 client.subscribe(
-                    options.event, on_event, deduplicate=MemoryDeduplication() if options.deduplicate else None, **settings
+                    options.event,
+                    on_event,
+                    deduplicate=MemoryDeduplication() if options.deduplicate else None,
+                    **settings,
                 )
             if options.inbox:
                 client.subscribe_messages(
