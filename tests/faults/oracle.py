@@ -127,10 +127,8 @@ class Verdict:
         return not (self.lost or self.invented or self.false_rejections or self.foreign)
 
     def __str__(self) -> str:
-        ids = sorted(self.lost)[:3], sorted(self.invented)[:3], sorted(self.false_rejections)[:3]
-        return "{}; lost {}…, invented {}…, false rejections {}…, foreign {}".format(
-            self.counts, *ids, self.foreign[:3]
-        )
+        lost, invented, false = (sorted(ids)[:3] for ids in (self.lost, self.invented, self.false_rejections))
+        return f"{self.counts}; lost {lost}, invented {invented}, false rejections {false}, foreign {self.foreign[:3]}"
 
 
 class Oracle:

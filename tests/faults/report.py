@@ -33,7 +33,7 @@ class Row:
             result = f"holds ({self.passed} test{'s' if self.passed != 1 else ''})" if self.passed else "not run"
         if self.not_run:
             result += "; not run: " + "; ".join(self.not_run)
-        counted = [f"{getattr(self.counts, name):,}" if self.counts.invoked else "–" for name in _COLUMNS]
+        counted = [f"{getattr(self.counts, name):,}" if self.counts.invoked else "" for name in _COLUMNS]
         return f"| {number} | {ROWS[number]} | {result} | {' | '.join(counted)} |"
 
 

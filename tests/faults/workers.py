@@ -27,8 +27,11 @@ from message_hub_sync import (
     MemoryDeduplication,
     MessageHubClient,
     MessageHubDeliveryError,
+    MessageHubError,
     RetryPolicy,
 )
+
+logger = logging.getLogger("faults.workers")
 
 #: Seconds between two tries of a process that starts while the broker is down.
 _START_PAUSE = 0.5
@@ -85,25 +88,21 @@ def consume(client: MessageHubClient, ledger: Ledger, options: argparse.Namespac
     def on_event(event: dict[str, Any], envelope: Any) -> None:
         handle(event, envelope)
 
+    def store() -> MemoryDeduplication | None:
+        return MemoryDeduplication() if options.deduplicate else None
+
     settings: dict[str, Any] = {"prefetch": options.prefetch, "workers": options.workers}
     while not stop.is_set():
         try:
             if options.event:
-                client.subscribe(
-                    options.event,
-                    on_event,
-                    deduplicate=MemoryDeduplication() if options.deduplicate else None,
-                    **settings,
-                )
+                client.subscribe(options.event, on_event, deduplicate=store(), **settings)
             if options.inbox:
-                client.subscribe_messages(
-                    on_event, deduplicate=MemoryDeduplication() if options.deduplicate else None, **settings
-                )
+                client.subscribe_messages(on_event, deduplicate=store(), **settings)
             break
-        except Exception:
+        except MessageHubError as error:
             if not options.patient:
                 raise
-            logging.exception("not consuming yet")
+            logger.info("not consuming yet: %s", error)
             stop.wait(_START_PAUSE)
     ledger.write("consumer", os.getpid())
     if options.run_forever:
