@@ -34,6 +34,11 @@ class ConfirmLedger:
 
     def acknowledged(self, tag: int, multiple: bool) -> None:
         """``basic.ack``."""
+        if not multiple and not self._returned:  # the common one, without detours
+            entry = self._in_flight.pop(tag, None)
+            if entry is not None:
+                entry[0].settle(Result.CONFIRMED)
+            return
         for receipt, outgoing in self._taken(tag, multiple):
             back = self._take_return(outgoing) if self._returned and outgoing.mandatory else None
             if back is None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-import selectors
 import socket
 import ssl
 import threading
@@ -32,9 +31,10 @@ import pika
 from pika import exceptions as amqp
 from pika.connection import Connection
 
-from message_hub_sync.transport.rabbitmq.decoding import FRAME_END, decode, frame_start
+from message_hub_sync.transport.rabbitmq.decoding import FRAME_END, FRAME_START, decode, frame_start
+from message_hub_sync.transport.rabbitmq.poller import Poller
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
-from message_hub_sync.transport.rabbitmq.waker import Waker, new_selector
+from message_hub_sync.transport.rabbitmq.waker import Waker
 
 __all__ = ["ThreadedConnection"]
 
@@ -60,7 +60,7 @@ class ThreadedConnection(Connection):
     """One AMQP connection over an already connected socket.
 
     Mutable, guarded by ``lock``: ``_out``, ``_timers``, ``_ending``, ``_send_failed``, ``after``, ``receivers``,
-    ``ended``, ``end_reason`` and everything pika keeps. ``closing`` is set once, by whoever closes.
+    ``ended``, ``end_reason`` and everything pika keeps. ``usable`` turns false once, by whoever sees why.
     ``_next_wake`` and ``_more`` are the I/O thread's own; others only compare with the former.
     """
 
@@ -71,8 +71,8 @@ class ThreadedConnection(Connection):
         #: By channel number; on a channel without one, every frame is pika's.
         self.receivers: dict[int, Receiver] = {}
         self.ended = False
-        #: Set when the client closes: nothing new is begun, and what waits for an answer need not any more.
-        self.closing = False
+        #: Whether something written now may still arrive. An attribute, as every publish asks for it.
+        self.usable = True
         self.end_reason: BaseException | None = None
         self._socket = connected
         self._tls = isinstance(connected, ssl.SSLSocket)
@@ -87,10 +87,7 @@ class ThreadedConnection(Connection):
         self._timer_numbers = itertools.count(1)
         self._next_wake = 0.0
         self._more = False
-        self._selector = new_selector()
-        self._selector.register(connected, selectors.EVENT_READ)
-        self._selector.register(waker, selectors.EVENT_READ)
-        self._interest = selectors.EVENT_READ
+        self._poller = Poller(connected, waker)
         super().__init__(  # type: ignore[no-untyped-call, unused-ignore]
             parameters,
             on_open_error_callback=lambda *_: None,  # without one pika raises
@@ -109,10 +106,9 @@ class ThreadedConnection(Connection):
         """Whether there may still be something to read."""
         return not self._ending and not self.ended
 
-    @property
-    def usable(self) -> bool:
-        """Whether something written now may still arrive."""
-        return not (self._ending or self.ended or self._send_failed or self.closing)
+    def refuse(self) -> None:
+        """The client closes: nothing new is begun, and what waits for an answer need not any more."""
+        self.usable = False
 
     def write(self, data: bytes) -> None:
         """Send whole frames, or keep what the socket does not take. The caller holds the lock."""
@@ -120,7 +116,6 @@ class ThreadedConnection(Connection):
             return
         try:
             self.bytes_sent += len(data)
-            self.frames_sent += 1
             if self._out:
                 self._out += data
                 return
@@ -174,36 +169,40 @@ class ThreadedConnection(Connection):
             self._on_stream_connected()
             self._flush()
 
-    def step(self, until: float) -> None:
-        """One round: wait for the socket, a wake or a timer, at most until ``until``; then do what is due."""
-        wanted: int = selectors.EVENT_READ
-        if self._out and not self._send_failed:
-            wanted |= selectors.EVENT_WRITE
-        if wanted != self._interest:
-            self._selector.modify(self._socket, wanted)
-            self._interest = wanted
+    def serve(self, until: float) -> None:
+        """Rounds, until somebody rings the waker, ``until`` has passed or the connection has ended."""
+        while not (self.step(until) or self._ending):
+            pass
+
+    def step(self, until: float) -> bool:
+        """One round: wait for the socket, a wake or a timer, at most until ``until``; then do what is due.
+
+        :returns: whether the waker rang or ``until`` has passed.
+        """
+        timers = self._timers
         # First this, then a look at the timers: whoever adds one in between sees that it must ring.
-        self._next_wake = until
-        if self._timers:
-            self._next_wake = min(until, self._timers[0][0])
-        at_once = self._more or self._ending or self.after
-        timeout = 0.0 if at_once else max(0.0, self._next_wake - time.monotonic())
-        readable = self._more
-        for key, events in self._selector.select(timeout):
-            if key.fileobj is self._waker:
-                self._waker.clear()
-            elif events & selectors.EVENT_READ:
-                readable = True
+        self._next_wake = wake = until
+        if timers and timers[0][0] < until:
+            self._next_wake = wake = timers[0][0]
+        more = self._more
+        timeout = 0.0 if more or self._ending or self.after else wake - time.monotonic()
+        readable, rung = self._poller.wait(timeout, bool(self._out) and not self._send_failed)
         self._next_wake = 0.0  # awake: nobody needs to ring
-        data = b"" if self._tls or not readable else self._receive()
+        readable = readable or more
+        data = self._receive() if readable and not self._tls else b""
         with self.lock:
             if readable:
                 self._parse(self._receive() if self._tls else data)
-            self._run_timers()
-            self._flush()
-        self._run_after()
+            now = time.monotonic()
+            if timers and timers[0][0] <= now:
+                self._run_timers(now)
+            if self._out:
+                self._flush()
+        if self.after:
+            self._run_after()
         if self._ending:
             self.finish()
+        return rung or now >= until
 
     def on_blocked(self, announce: Callable[[bool], None]) -> None:
         """Have ``announce`` called, no lock held, when the broker stops (true) or resumes (false) taking messages."""
@@ -231,7 +230,7 @@ class ThreadedConnection(Connection):
             self._flush()
             self.ended = True
             self._ending = True
-            self._selector.close()
+            self.usable = False
             self._socket.close()
             self._out.clear()
             if self._stream_error is None and self._error is None:
@@ -276,6 +275,7 @@ class ThreadedConnection(Connection):
         if self._stream_error is None:
             self._stream_error = error
         self._ending = True
+        self.usable = False
         return b"".join(received)
 
     def _parse(self, data: bytes) -> None:
@@ -293,30 +293,26 @@ class ThreadedConnection(Connection):
         """Split into frames without copying the rest for each, and hand them to pika's machinery."""
         held: bytes = self._frame_buffer
         data = held + data_in if held else data_in
-        position, end = 0, len(data)
+        position, last = 0, len(data) - 8
         receivers = self.receivers
         try:
-            while end - position >= 8:
-                kind, channel, size = frame_start(data, position)
-                start, stop = position, position + size
-                if stop > end:
+            while position <= last:
+                start = position
+                kind, channel, size = FRAME_START.unpack_from(data, start)
+                end = start + 7 + size
+                if end > last + 7:
+                    frame_start(data, start)  # what is no frame is not waited for
                     break
-                self.bytes_received += size
-                position = stop
+                position = end + 1
                 receiver = receivers.get(channel)
-                if (
-                    receiver is None
-                    or data[stop - 1] != FRAME_END
-                    or not receiver.take(kind, data[start + 7 : stop - 1])
-                ):
-                    self._process_frame(decode(kind, data[start:stop]))
+                if receiver is None or data[end] != FRAME_END or not receiver.take(kind, data[start + 7 : end]):
+                    frame_start(data, start)
+                    self._process_frame(decode(kind, data[start:position]))
         finally:
+            self.bytes_received += position
             self._frame_buffer = data[position:]
 
-    def _run_timers(self) -> None:
-        if not self._timers:
-            return
-        now = time.monotonic()
+    def _run_timers(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
             _, number, callback = heapq.heappop(self._timers)
             if number in self._cancelled_timers:
@@ -353,6 +349,7 @@ class ThreadedConnection(Connection):
             return 0
         except OSError:
             self._send_failed = True
+            self.usable = False
             self._out.clear()
             self.room.notify_all()
             self.call_later(_END_AFTER_FAILED_SEND, self._end_after_failed_send)
@@ -394,4 +391,5 @@ class ThreadedConnection(Connection):
 
     def _adapter_disconnect_stream(self) -> None:
         self._ending = True
+        self.usable = False
         self._waker.wake()

@@ -13,7 +13,7 @@ from typing import Any
 from pika import exceptions as amqp
 from pika import frame, spec
 
-__all__ = ["FRAME_END", "LARGEST_FRAME", "UNDECODABLE", "decode", "decode_header", "frame_start"]
+__all__ = ["FRAME_END", "FRAME_START", "LARGEST_FRAME", "UNDECODABLE", "decode", "decode_header", "frame_start"]
 
 #: The header that replaces all headers of a message when they cannot be decoded; its value says why.
 UNDECODABLE = "x-undecodable"
@@ -25,7 +25,8 @@ DEEPEST = 32
 #: What pika proposes as ``frame_max``, so that no broker may send more.
 LARGEST_FRAME = spec.FRAME_MAX_SIZE
 
-_START = struct.Struct(">BHI")
+#: What begins every frame: its kind, its channel and the bytes of its payload.
+FRAME_START = struct.Struct(">BHI")
 _KINDS = (spec.FRAME_METHOD, spec.FRAME_HEADER, spec.FRAME_BODY, spec.FRAME_HEARTBEAT)
 _FIXED = 12  # class, weight and body size, before the flags of the properties
 
@@ -35,7 +36,7 @@ def frame_start(data: bytes, position: int) -> tuple[int, int, int]:
 
     :raises IncompatibleProtocolError: this is no AMQP 0-9-1.
     """
-    kind, channel, size = _START.unpack_from(data, position)
+    kind, channel, size = FRAME_START.unpack_from(data, position)
     if kind not in _KINDS or size + 8 > LARGEST_FRAME:
         raise amqp.IncompatibleProtocolError("no frame of AMQP 0-9-1")
     return kind, channel, size + 8
@@ -58,8 +59,8 @@ def decode(kind: int, data: bytes) -> Any:
         reason = f"nested deeper than {DEEPEST} levels"
     except Exception as error:
         reason = type(error).__name__
-    _, channel, _ = _START.unpack_from(data)
-    payload = data[_START.size : -1]
+    _, channel, _ = FRAME_START.unpack_from(data)
+    payload = data[FRAME_START.size : -1]
     (body_size,) = struct.unpack_from(">Q", payload, 4)
     properties = _without_headers(payload)
     properties.headers = {UNDECODABLE: reason}
@@ -68,7 +69,7 @@ def decode(kind: int, data: bytes) -> Any:
 
 def decode_header(payload: bytes) -> Any:
     """pika's properties in the payload of a content header, through the same door."""
-    data = _START.pack(spec.FRAME_HEADER, 0, len(payload)) + payload + bytes((FRAME_END,))
+    data = FRAME_START.pack(spec.FRAME_HEADER, 0, len(payload)) + payload + bytes((FRAME_END,))
     return decode(spec.FRAME_HEADER, data).properties
 
 

@@ -22,7 +22,7 @@ logger = logging.getLogger("message_hub_sync.rabbitmq")
 
 
 #: Kinds of frames, and class and method of ``basic.deliver`` (AMQP 0-9-1, sections 4.2.3 and 1.8.3.13).
-_METHOD, _HEADER = 1, 2
+_METHOD, _HEADER, _BODY = 1, 2, 3
 _DELIVER = b"\0\x3c\0\x3c"
 
 
@@ -97,9 +97,11 @@ class Intake:
         if kind == _HEADER:
             self._properties = decode_properties(payload) or properties_from_pika(decode_header(payload))
             self._missing = int.from_bytes(payload[4:12], "big")
-        else:
+        elif kind == _BODY:
             self._body.append(payload)
             self._missing -= len(payload)
+        else:
+            return False
         if self._missing <= 0:
             (_, tag, redelivered, exchange, routing_key), self._method = self._method, None
             body, self._body = self._body, []

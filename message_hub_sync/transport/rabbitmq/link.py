@@ -163,7 +163,7 @@ class Link:
             self._gate.close()
             thread, connection = self._thread, self._connection
         if connection is not None:
-            connection.closing = True
+            connection.refuse()
         self._wake()
         if thread is not None and thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -280,7 +280,8 @@ class Link:
     def _begun(self, connection: ThreadedConnection) -> None:
         # In this order: whoever closes sets the one before it looks at the other.
         self._connection = connection
-        connection.closing = self._gate.closing
+        if self._gate.closing:
+            connection.refuse()
 
     def _pause(self, waker: Waker) -> None:
         """Back off, for a shorter time while somebody waits."""
@@ -309,7 +310,7 @@ class Link:
                     if self._tasks or self._disturbed or self._gate.closing:
                         continue  # a wake meant for this loop may have been taken while a task was served
                 due = again if again is not None and connection.usable else None
-                connection.step(time.monotonic() + _LONG if due is None else due)
+                connection.serve(time.monotonic() + _LONG if due is None else due)
             if self._gate.closing:
                 connection.say_goodbye()
                 while connection.alive and time.monotonic() < self._close_deadline:

@@ -27,8 +27,9 @@ logger = logging.getLogger("message_hub_sync.rabbitmq")
 
 #: The payload of a ``basic.ack``: class and method, tag, multiple (AMQP 0-9-1, section 1.8.3.14).
 _METHOD = 1
-_BASIC_ACK = b"\0\x3c\0\x50"
+_BASIC_ACK = 60 << 16 | 80
 _ACK = struct.Struct(">LQB")
+_ACK_SIZE = _ACK.size
 _NO_ROOM = "the broker reads too slowly"
 _BLOCKED = "the broker accepts no messages (memory or disk alarm); nothing was sent"
 
@@ -95,7 +96,7 @@ class ConfirmChannel:
 
     def _drain(self) -> None:
         pending, ledger = self._pending, self._ledger
-        if not self.usable:
+        if self._closed or not self.connection.usable:
             while pending:
                 pending.popleft()[0].settle(Result.NOT_WRITTEN, "the connection ended before it was written")
             return
@@ -124,10 +125,11 @@ class ConfirmChannel:
 
     def take(self, kind: int, payload: bytes) -> bool:
         """An acknowledgement, before pika sees it; everything else is pika's."""
-        if kind == _METHOD and len(payload) == _ACK.size and payload.startswith(_BASIC_ACK):
-            _, tag, bits = _ACK.unpack(payload)
-            self._ledger.acknowledged(tag, bits & 1 != 0)
-            return True
+        if len(payload) == _ACK_SIZE and kind == _METHOD:
+            method, tag, bits = _ACK.unpack(payload)
+            if method == _BASIC_ACK:
+                self._ledger.acknowledged(tag, bits & 1 != 0)
+                return True
         return False
 
     def _on_confirm(self, method: Any) -> None:

@@ -1,0 +1,58 @@
+"""What an I/O thread sleeps in while its connection is silent."""
+
+from __future__ import annotations
+
+import select
+import socket
+
+from message_hub_sync.transport.rabbitmq.waker import Waker
+
+__all__ = ["Poller"]
+
+
+class Poller:
+    """Waits for one socket and one waker. For one thread.
+
+    The platform's ``poll`` itself, where there is one: this is on the way of every confirm, and ``selectors``
+    costs as much as all the parsing. It has no file descriptor of its own to be shared by a fork, and no limit
+    at 1024.
+    """
+
+    def __init__(self, connected: socket.socket, waker: Waker) -> None:
+        self._socket = connected
+        self._waker = waker
+        self._waker_descriptor = waker.fileno()
+        self._writing = False
+        self._poll = None
+        if hasattr(select, "poll"):
+            self._poll = select.poll()
+            self._poll.register(connected, select.POLLIN)
+            self._poll.register(waker, select.POLLIN)
+
+    def wait(self, seconds: float, writing: bool) -> tuple[bool, bool]:
+        """Wait for something to read, for the waker, for room where ``writing``; at most so many seconds.
+
+        :returns: whether there is something to read (or the end of it), and whether the waker rang.
+        """
+        if self._poll is None:
+            return self._select(max(0.0, seconds), writing)
+        if writing is not self._writing:
+            self._writing = writing
+            self._poll.modify(self._socket, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
+        readable = rung = False
+        # Rounded up: a timer that is nearly due must not make this spin.
+        for descriptor, events in self._poll.poll(int(seconds * 1000) + 1 if seconds > 0 else 0):
+            if descriptor == self._waker_descriptor:
+                rung = True
+                self._waker.clear()
+            elif events != select.POLLOUT:
+                readable = True
+        return readable, rung
+
+    def _select(self, seconds: float, writing: bool) -> tuple[bool, bool]:
+        both: list[socket.socket | Waker] = [self._socket, self._waker]
+        found, _, failed = select.select(both, [self._socket] if writing else [], [self._socket], seconds)
+        rung = self._waker in found
+        if rung:
+            self._waker.clear()
+        return self._socket in found or bool(failed), rung
