@@ -61,8 +61,8 @@ _CONTAINERS = frozenset({dict, list, tuple})
 _TEXT = frozenset({str})
 #: Reads a UUID in C, at a fifth of the price of ``UUID(text)``.
 _UUID = SchemaValidator(uuid_schema())
-#: A UUID's 16 bytes; version and variant overwrite the upper bits of the third and the fourth part (RFC 9562, 5.4).
-_UUID_PARTS = Struct(">IHHHHI")
+#: Two UUIDs of 16 bytes; version and variant overwrite the upper bits of their third and fourth part (RFC 9562, 5.4).
+_UUID_PARTS = Struct(">IHHHHIIHHHHI")
 
 #: What a payload is: ``dict[str, Any]`` unless a model is asked for.
 P = TypeVar("P", default=dict[str, Any])
@@ -319,28 +319,26 @@ def _common_properties(
     correlation_id: UUID | str | None,
     extra: Mapping[str, Any] | None,
 ) -> Properties:
-    headers = {} if extra is None else _checked_headers(extra)
+    now = time.time()
+    # The moment comes first: what differs from message to message is then where an encoder expects it.
+    headers = {"timestamp": datetime.fromtimestamp(now, timezone.utc).isoformat(), "source": source}
+    if extra is not None:
+        headers.update(_checked_headers(extra))
     current = handling()
+    identity, correlation = _two_random_uuids()
     if correlation_id is not None:
         correlation = correlation_text(correlation_id)
     elif current is not None:
         correlation = current.correlation_id
-    else:
-        correlation = _random_uuid()
     if current is not None and current.message_id is not None:
         headers[CAUSATION_HEADER] = current.message_id
-    if message_id is None:
-        identity = _random_uuid()
-    elif isinstance(message_id, UUID):
+    if isinstance(message_id, UUID):
         identity = str(message_id)
-    else:
+    elif message_id is not None:
         raise MessageValidationError(
             f"message_id of type {type(message_id).__name__} is not usable: a uuid.UUID is "
             "(the one of the error, when a call that ended unknown is repeated)"
         )
-    now = time.time()
-    headers["source"] = source
-    headers["timestamp"] = datetime.fromtimestamp(now, timezone.utc).isoformat()
     return Properties(
         message_id=identity,
         correlation_id=correlation,
@@ -351,10 +349,13 @@ def _common_properties(
     )
 
 
-def _random_uuid() -> str:
-    """The text of a random UUID (version 4), at a quarter of the price of ``str(uuid4())``."""
-    a, b, c, d, e, f = _UUID_PARTS.unpack(os.urandom(16))
-    return "%08x-%04x-4%03x-%04x-%04x%08x" % (a, b, c & 0x0FFF, d & 0x3FFF | 0x8000, e, f)  # noqa: UP031  # the quickest
+def _two_random_uuids() -> tuple[str, str]:
+    """The texts of two random UUIDs (version 4), at a fifth of the price of two ``str(uuid4())``."""
+    a, b, c, d, e, f, g, h, i, j, k, m = _UUID_PARTS.unpack(os.urandom(32))
+    return (
+        "%08x-%04x-4%03x-%04x-%04x%08x" % (a, b, c & 0x0FFF, d & 0x3FFF | 0x8000, e, f),  # noqa: UP031  # the quickest
+        "%08x-%04x-4%03x-%04x-%04x%08x" % (g, h, i & 0x0FFF, j & 0x3FFF | 0x8000, k, m),  # noqa: UP031
+    )
 
 
 def uuid_of(text: str | None) -> UUID:

@@ -6,10 +6,12 @@ Byte for byte what pika makes of the same values; whatever is not of the common 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from struct import Struct
+from struct import error as struct_error
+from typing import Any
 
-from message_hub_sync.envelope import Properties
 from message_hub_sync.transport.base import Outgoing
 
 __all__ = ["encode_ack", "encode_publish"]
@@ -25,12 +27,17 @@ _MESSAGE_ID, _TIMESTAMP, _TYPE, _USER_ID, _APP_ID = 1 << 7, 1 << 6, 1 << 5, 1 <<
 
 _FRAME_START = Struct(">BHI")
 _METHOD = Struct(">HH")
-_HEADER = Struct(">HxxQH")
+_FLAGS = Struct(">H")
 _LONG = Struct(">I")
 _LONG_INTEGER = Struct(">cq")
 _INTEGER = Struct(">ci")
 _LONGLONG = Struct(">Q")
 _ACK_FRAME = Struct(">BHIHHQBc")
+
+#: What begins every header: its class and a weight of 0.
+_CLASS = b"\0\x3c\0\0"
+#: A kind with more bytes of header than this is not remembered but left to pika, as memory is bounded.
+_LARGEST_KEPT = 4096
 
 #: One byte as bytes, indexed by its value: cheaper than ``bytes((n,))``.
 _BYTE = [bytes((n,)) for n in range(256)]
@@ -42,39 +49,124 @@ def encode_ack(channel_number: int, delivery_tag: int, multiple: bool) -> bytes:
 
 
 def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -> bytes | None:
-    """The frames of one publish, or ``None`` for pika to encode (or to refuse) it."""
+    """The frames of one publish, or ``None`` for pika to encode (or to refuse) it.
+
+    What differs between two messages of a kind is put between the pieces that the kind has in common: two ids, the
+    moment in its two forms, the body. All messages of the hub's own making have ``timestamp`` as their first header.
+    """
     body = outgoing.body
     size = len(body)
-    if size > max_fragment:
-        return None
+    properties = outgoing.properties
+    headers = properties.headers
     try:
-        header = _properties(outgoing.properties, size)
-        method = _method(channel_number, outgoing.exchange, outgoing.routing_key, outgoing.mandatory)
-    except (_NotCommon, UnicodeEncodeError):
+        moment, *others = headers.values()
+        timestamp = moment.encode()
+        correlation_id = properties.correlation_id.encode()  # type: ignore[union-attr]
+        message_id = properties.message_id.encode()  # type: ignore[union-attr]
+        begin, to_timestamp, to_correlation_id, to_message_id, end, header_size = _kind(
+            channel_number,
+            outgoing.exchange,
+            outgoing.routing_key,
+            outgoing.mandatory,
+            len(timestamp),
+            len(correlation_id),
+            len(message_id),
+            properties.content_type,
+            properties.content_encoding,
+            properties.delivery_mode,
+            properties.priority,
+            properties.reply_to,
+            properties.expiration,
+            properties.type,
+            properties.user_id,
+            properties.app_id,
+            tuple(headers),
+            *others,
+        )
+        seconds = _LONGLONG.pack(properties.timestamp)
+    # No text where there should be one, what cannot be a key, a number out of range, no header at all.
+    except (_NotCommon, AttributeError, TypeError, ValueError, struct_error):
         return None
-    if len(header) > max_fragment:
+    if size > max_fragment or header_size > max_fragment:
         return None
-    pieces = [method, _FRAME_START.pack(_FRAME_HEADER, channel_number, len(header)), header, _FRAME_END]
-    if size:
-        pieces += (_FRAME_START.pack(_FRAME_BODY, channel_number, size), body, _FRAME_END)
-    return b"".join(pieces)
+    pieces = (
+        begin,
+        _LONGLONG.pack(size),
+        to_timestamp,
+        timestamp,
+        to_correlation_id,
+        correlation_id,
+        to_message_id,
+        message_id,
+        seconds,
+        end,
+        _FRAME_START.pack(_FRAME_BODY, channel_number, size),
+        body,
+        _FRAME_END,
+    )
+    return b"".join(pieces if size else pieces[:10])
 
 
 class _NotCommon(Exception):
     """A value that pika is to encode."""
 
 
-@lru_cache(maxsize=4096)
-def _method(channel_number: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:
-    payload = b"".join(
-        (
-            _METHOD.pack(_BASIC, _PUBLISH),
-            b"\0\0",  # ticket
-            _short_text(exchange),
-            _short_text(routing_key),
-            _BYTE[1 if mandatory else 0],
-        )
+# Typed: of two kinds whose headers are 1 and True, each has its own.
+@lru_cache(maxsize=512, typed=True)
+def _kind(
+    channel_number: int,
+    exchange: str,
+    routing_key: str,
+    mandatory: bool,
+    timestamp_size: int,
+    correlation_id_size: int,
+    message_id_size: int,
+    content_type: str | None,
+    content_encoding: str | None,
+    delivery_mode: int | None,
+    priority: int | None,
+    reply_to: str | None,
+    expiration: str | None,
+    type_: str | None,
+    user_id: str | None,
+    app_id: str | None,
+    names: tuple[str, ...],
+    *others: object,
+) -> tuple[bytes, bytes, bytes, bytes, bytes, int]:
+    """What is around the timestamp header, the correlation id, and message id with timestamp; the header's size."""
+    if names[0] != "timestamp" or correlation_id_size > 255 or message_id_size > 255:
+        raise _NotCommon
+    flags = _HEADERS | _CORRELATION_ID | _MESSAGE_ID | _TIMESTAMP
+    found: list[bytes] = []
+    # The specification's order: headers, correlation id and message id stand between these groups.
+    groups: tuple[tuple[tuple[int, Any, Callable[[Any], bytes]], ...], ...] = (
+        ((_CONTENT_TYPE, content_type, _short_text), (_CONTENT_ENCODING, content_encoding, _short_text)),
+        ((_DELIVERY_MODE, delivery_mode, _octet), (_PRIORITY, priority, _octet)),
+        ((_REPLY_TO, reply_to, _short_text), (_EXPIRATION, expiration, _short_text)),
+        ((_TYPE, type_, _short_text), (_USER_ID, user_id, _short_text), (_APP_ID, app_id, _short_text)),
     )
+    for group in groups:
+        flags |= sum(flag for flag, value, _ in group if value is not None)
+        found.append(b"".join(encode(value) for _, value, encode in group if value is not None))
+    content, delivery, routing, origin = found
+    table = b"".join(_short_text(name) + _value(value) for name, value in zip(names[1:], others, strict=True))
+    first = _short_text("timestamp") + b"S" + _LONG.pack(timestamp_size)
+    to_timestamp = _FLAGS.pack(flags) + content + _LONG.pack(len(first) + timestamp_size + len(table)) + first
+    to_correlation_id = table + delivery + _BYTE[correlation_id_size]
+    to_message_id = routing + _BYTE[message_id_size]
+    size = 12 + len(to_timestamp) + timestamp_size + len(to_correlation_id) + correlation_id_size
+    size += len(to_message_id) + message_id_size + 8 + len(origin)
+    if size > _LARGEST_KEPT:
+        raise _NotCommon
+    begin = _method(channel_number, exchange, routing_key, mandatory)
+    begin += _FRAME_START.pack(_FRAME_HEADER, channel_number, size) + _CLASS
+    return begin, to_timestamp, to_correlation_id, to_message_id, origin + _FRAME_END, size
+
+
+def _method(channel_number: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:
+    ticket = b"\0\0"
+    payload = _METHOD.pack(_BASIC, _PUBLISH) + ticket + _short_text(exchange) + _short_text(routing_key)
+    payload += _BYTE[1 if mandatory else 0]
     return _FRAME_START.pack(_FRAME_METHOD, channel_number, len(payload)) + payload + _FRAME_END
 
 
@@ -85,86 +177,24 @@ def _short_text(text: str) -> bytes:
     return _BYTE[len(data)] + data
 
 
-@lru_cache(maxsize=1024)
-def _constant(text: str) -> bytes:
-    """A short string that comes again with every message: a content type, a service's name, a header's name."""
-    return _short_text(text)
-
-
-def _properties(properties: Properties, body_size: int) -> bytes:
-    flags = 0
-    pieces = [b""]
-    if properties.content_type is not None:
-        flags |= _CONTENT_TYPE
-        pieces.append(_constant(properties.content_type))
-    if properties.content_encoding is not None:
-        flags |= _CONTENT_ENCODING
-        pieces.append(_constant(properties.content_encoding))
-    if properties.headers is not None:
-        flags |= _HEADERS
-        pieces.append(_table(properties.headers))
-    if properties.delivery_mode is not None:
-        flags |= _DELIVERY_MODE
-        pieces.append(_octet(properties.delivery_mode))
-    if properties.priority is not None:
-        flags |= _PRIORITY
-        pieces.append(_octet(properties.priority))
-    if properties.correlation_id is not None:
-        flags |= _CORRELATION_ID
-        pieces.append(_short_text(properties.correlation_id))
-    if properties.reply_to is not None:
-        flags |= _REPLY_TO
-        pieces.append(_short_text(properties.reply_to))
-    if properties.expiration is not None:
-        flags |= _EXPIRATION
-        pieces.append(_constant(properties.expiration))
-    if properties.message_id is not None:
-        flags |= _MESSAGE_ID
-        pieces.append(_short_text(properties.message_id))
-    if properties.timestamp is not None:
-        flags |= _TIMESTAMP
-        if not 0 <= properties.timestamp < 1 << 64:
-            raise _NotCommon
-        pieces.append(_LONGLONG.pack(properties.timestamp))
-    if properties.type is not None:
-        flags |= _TYPE
-        pieces.append(_constant(properties.type))
-    if properties.user_id is not None:
-        flags |= _USER_ID
-        pieces.append(_constant(properties.user_id))
-    if properties.app_id is not None:
-        flags |= _APP_ID
-        pieces.append(_constant(properties.app_id))
-    pieces[0] = _HEADER.pack(_BASIC, body_size, flags)
-    return b"".join(pieces)
-
-
 def _octet(value: int) -> bytes:
     if type(value) is int and 0 <= value <= 255:
         return _BYTE[value]
     raise _NotCommon
 
 
-def _table(table: dict[str, object]) -> bytes:
-    pieces = [b""]
-    for name, value in table.items():
-        pieces.append(_constant(name))
-        kind = type(value)
-        if kind is str:
-            data = value.encode()  # type: ignore[attr-defined]
-            pieces += (b"S", _LONG.pack(len(data)), data)
-        elif kind is int:
-            if -(1 << 31) <= value < 1 << 31:  # type: ignore[operator]
-                pieces.append(_INTEGER.pack(b"I", value))
-            elif -(1 << 63) <= value < 1 << 63:  # type: ignore[operator]
-                pieces.append(_LONG_INTEGER.pack(b"l", value))
-            else:
-                raise _NotCommon
-        elif value is None:
-            pieces.append(b"V")
-        elif kind is bool:
-            pieces.append(b"t\1" if value else b"t\0")
-        else:
-            raise _NotCommon
-    data = b"".join(pieces)
-    return _LONG.pack(len(data)) + data
+def _value(value: object) -> bytes:
+    """One value in a table of headers, behind its name."""
+    if type(value) is str:
+        data = value.encode()
+        return b"S" + _LONG.pack(len(data)) + data
+    if type(value) is int:
+        if -(1 << 31) <= value < 1 << 31:
+            return _INTEGER.pack(b"I", value)
+        if -(1 << 63) <= value < 1 << 63:
+            return _LONG_INTEGER.pack(b"l", value)
+    elif value is None:
+        return b"V"
+    elif type(value) is bool:
+        return b"t\1" if value else b"t\0"
+    raise _NotCommon
