@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
@@ -29,13 +30,24 @@ def validate_service_name(value: Any, *, what: str = "service_name", configuring
 
     :raises MessageValidationError: it does not (:class:`MessageHubConfigurationError` when ``configuring``).
     """
-    if isinstance(value, str) and _SERVICE.fullmatch(value) and len(value) <= MAX_NAME_BYTES:
+    if isinstance(value, str) and len(value) <= MAX_NAME_BYTES and _is_service_name(value):
         return value
     text = (
         f"{what} {_shown(value)} is not a service name: lower-case letters, digits, '_' and '-', "
         f"starting with a letter or digit, at most {MAX_NAME_BYTES} bytes (for example 'character-service')"
     )
     raise MessageHubConfigurationError(text) if configuring else MessageValidationError(text)
+
+
+# Remembered: every message names one of a few.
+@lru_cache(maxsize=1024)
+def _is_service_name(text: str) -> bool:
+    return _SERVICE.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=1024)
+def _is_event_type(text: str) -> bool:
+    return _EVENT.fullmatch(text) is not None
 
 
 def event_name(value: Any) -> Any:
@@ -46,7 +58,7 @@ def event_name(value: Any) -> Any:
 def validate_event_type(value: Any) -> str:
     """Return ``value`` when it names one event type that can be published (no wildcard)."""
     value = event_name(value)
-    if isinstance(value, str) and len(value) <= MAX_NAME_BYTES and _EVENT.fullmatch(value):
+    if isinstance(value, str) and len(value) <= MAX_NAME_BYTES and _is_event_type(value):
         return value
     raise MessageValidationError(
         f"event_type {_shown(value)} is not an event type: words of lower-case letters, digits and '_' "
