@@ -10,32 +10,70 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from message_hub_sync import catalogue
-from message_hub_sync.catalogue import ActionPayload, EventType
-from message_hub_sync.client import MessageHubClient
-from message_hub_sync.config import CircuitBreakerConfig
-from message_hub_sync.correlation import CorrelationFilter, bound_correlation, current_correlation_id
-from message_hub_sync.deduplication import DeduplicationStore, MemoryDeduplication
-from message_hub_sync.envelope import Event, Message
-from message_hub_sync.errors import (
-    DeliveryFailure,
-    MessageHubAuthorizationError,
-    MessageHubCircuitBreakerError,
-    MessageHubConfigurationError,
-    MessageHubConnectionError,
-    MessageHubDeliveryError,
-    MessageHubError,
-    MessageHubRejectError,
-    MessageHubRemoteError,
-    MessageHubRetryError,
-    MessageHubTimeoutError,
-    MessageValidationError,
-)
-from message_hub_sync.metrics import MESSAGE_COUNTER, MESSAGE_LATENCY
-from message_hub_sync.retry import RetryPolicy
-from message_hub_sync.subscription import Subscription
+if TYPE_CHECKING:
+    from message_hub_sync import catalogue
+    from message_hub_sync.catalogue import ActionPayload, EventType
+    from message_hub_sync.client import MessageHubClient
+    from message_hub_sync.config import CircuitBreakerConfig
+    from message_hub_sync.correlation import CorrelationFilter, bound_correlation, current_correlation_id
+    from message_hub_sync.deduplication import DeduplicationStore, MemoryDeduplication
+    from message_hub_sync.envelope import Event, Message
+    from message_hub_sync.errors import (
+        DeliveryFailure,
+        MessageHubAuthorizationError,
+        MessageHubCircuitBreakerError,
+        MessageHubConfigurationError,
+        MessageHubConnectionError,
+        MessageHubDeliveryError,
+        MessageHubError,
+        MessageHubRejectError,
+        MessageHubRemoteError,
+        MessageHubRetryError,
+        MessageHubTimeoutError,
+        MessageValidationError,
+    )
+    from message_hub_sync.metrics import MESSAGE_COUNTER, MESSAGE_LATENCY
+    from message_hub_sync.retry import RetryPolicy
+    from message_hub_sync.subscription import Subscription
+
+    __version__: str
+else:
+    #: Where the names below are, those first that take the least time to import.
+    _ROOMS = (
+        "errors",
+        "config",
+        "correlation",
+        "deduplication",
+        "metrics",
+        "retry",
+        "catalogue",
+        "envelope",
+        "subscription",
+        "client",
+    )
+
+    def __getattr__(name: str) -> Any:
+        # A name is imported when it is first asked for, so that who needs one room does not wait for all of them
+        # and for pydantic. Python's import locks put threads in order that come here at once.
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        if name == "__version__":
+            found = _version()
+        elif name in _ROOMS:
+            found = import_module(f"{__name__}.{name}")
+        else:
+            rooms = (import_module(f"{__name__}.{room}") for room in _ROOMS)
+            found = next(getattr(room, name) for room in rooms if name in room.__all__)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "MESSAGE_COUNTER",
@@ -69,16 +107,11 @@ __all__ = [
     "current_correlation_id",
 ]
 
-__version__: str
 
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
 
-def __getattr__(name: str) -> Any:
-    # Reading the metadata takes longer than the rest of this module, and next to nobody asks.
-    if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("message-hub-sync")
-        except PackageNotFoundError:  # a source tree on the path, not installed
-            return "0+source"
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return version("message-hub-sync")
+    except PackageNotFoundError:  # a source tree on the path, not installed
+        return "0+source"

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from message_hub_sync.catalogue import catalogue
+from message_hub_sync import catalogue
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.envelope import Event, Message, encode_payload, event_properties, message_properties
 from message_hub_sync.errors import MessageValidationError

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from message_hub_sync.catalogue import catalogue
+from message_hub_sync import catalogue
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.deadlines import deadline_after, timeout_seconds
 from message_hub_sync.deduplication import DeduplicationStore

@@ -8,4 +8,4 @@ from message_hub_sync.catalogue.registry import Catalogue
 __all__ = ["catalogue"]
 
 #: What every client of this process looks events up in.
-catalogue = Catalogue((*character.EVENT_TYPES, *campaign.EVENT_TYPES, *image.EVENT_TYPES, *llm.EVENT_TYPES))
+catalogue: Catalogue = Catalogue((*character.EVENT_TYPES, *campaign.EVENT_TYPES, *image.EVENT_TYPES, *llm.EVENT_TYPES))

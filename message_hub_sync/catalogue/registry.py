@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, cast, overload
 
 from pydantic import BaseModel, ValidationError
@@ -98,6 +97,8 @@ class Catalogue:
 
     def nearest(self, name: str | EventType) -> str | None:
         """What ``name`` was most likely meant to be: a known name (for a pattern, a pattern), or ``None``."""
+        from difflib import get_close_matches  # only where somebody mistyped
+
         text = str(event_name(name))
         known = [event_type.name for event_type in self]
         if "*" in text or "#" in text:
