@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from message_hub_sync.errors import MessageValidationError
 
-__all__ = ["deadline_after", "remaining", "timeout_seconds"]
+__all__ = ["deadline_after", "remaining", "take", "timeout_seconds"]
+
+T = TypeVar("T")
+
+#: Shorter waits on a queue than this, in seconds, are not begun (see :func:`take`).
+SHORTEST_WAIT = 0.05
 
 #: Above this a wait would overflow ``threading.TIMEOUT_MAX`` on some platforms: about 49 days.
 MAX_TIMEOUT = 4_294_967
@@ -41,3 +47,16 @@ def deadline_after(value: Any, default: float) -> float:
 def remaining(deadline: float) -> float:
     """Seconds until ``deadline``, never negative."""
     return max(0.0, deadline - time.monotonic())
+
+
+def take(queue: SimpleQueue[T], timeout: float) -> T:
+    """``queue.get(timeout=timeout)``, but a wait that begins always ends.
+
+    Before Python 3.13 ``SimpleQueue.get`` looks at the clock twice; when its timeout passes in between, what
+    is left is negative, and it sleeps for ever. A wait too short for that not to happen is made a little longer.
+
+    :raises Empty: nothing came in time.
+    """
+    if timeout <= 0 or queue.qsize():
+        return queue.get_nowait()
+    return queue.get(timeout=max(timeout, SHORTEST_WAIT))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from queue import Empty
 
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.deadlines import remaining
+from message_hub_sync.deadlines import remaining, take
 from message_hub_sync.deduplication import DeduplicationStore
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.handlers import Handler, Kind
@@ -234,7 +234,7 @@ class QueueConsumer:
     def _next(self, consumer: Consumer, moves: Moves) -> Delivery | None:
         due = moves.next_due()
         try:
-            return consumer.deliveries.get(timeout=due)
+            return consumer.deliveries.get() if due is None else take(consumer.deliveries, due)
         except Empty:
             moves.advance()
             return None

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -29,6 +28,7 @@ from message_hub_sync.errors import (
     MessageHubError,
     MessageHubRemoteError,
     MessageHubTimeoutError,
+    MessageValidationError,
 )
 from message_hub_sync.handlers import Received
 from message_hub_sync.metrics import ServiceMetrics
@@ -57,17 +57,25 @@ class _Waiter:
     message_id: str
     correlation_id: str
     destination: str
-    reply: SimpleQueue[Delivery | None] = field(default_factory=SimpleQueue)
+    reply: Delivery | None = None
+    #: Set after ``reply``. Not a SimpleQueue, whose timed get may never end before Python 3.13 (deadlines.take).
+    answered: threading.Event = field(default_factory=threading.Event)
+
+    def answer(self, reply: Delivery | None) -> None:
+        """Wake the caller; ``None``: there will be no reply."""
+        self.reply = reply
+        self.answered.set()
 
 
 class Requests:
     """The calling side: one exclusive reply queue and one thread for however many callers.
 
     The queue is there from the first request on. Its name changes with each connection, so that the reply to a
-    request in flight when the connection is lost does not arrive: that request times out.
+    request in flight when the connection is lost does not arrive: that request times out. The next one waits
+    for a queue that is there.
 
-    Mutable, guarded by ``_lock``: the waiters, by message id and in order of arrival, and the reply queue's
-    opening, which the first caller does and the others await.
+    Mutable, guarded by ``_lock``: the waiters, by message id and in order of arrival; the reply queue's consumer
+    and its thread; its opening while somebody is at it, which the others await; whether this is closed.
     """
 
     def __init__(
@@ -80,6 +88,7 @@ class Requests:
         self._lock = threading.Lock()
         self._waiters: dict[str, _Waiter] = {}
         self._opening: Future[Consumer] | None = None
+        self._consumer: Consumer | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -98,21 +107,27 @@ class Requests:
             str(properties.message_id), str(properties.correlation_id), str(properties.headers["destination"])
         )
         with self._lock:
+            self._refuse_when_closed()
+            if waiter.message_id in self._waiters:
+                raise MessageValidationError(
+                    f"a request with the message_id {waiter.message_id} waits for its reply already: "
+                    "repeat it when that one has ended"
+                )
             self._waiters[waiter.message_id] = waiter
         try:
             self._publisher.publish(outgoing, min(max(remaining(deadline), 0.001), self._config.delivery_timeout))
-            reply = waiter.reply.get(timeout=remaining(deadline))
-        except Empty:
-            raise MessageHubTimeoutError(
-                f"no reply from {waiter.destination} within {timeout:g} s (correlation id "
-                f"{waiter.correlation_id}): it may be slow, or not running{threads_note()}"
-            ) from None
+            answered = waiter.answered.wait(remaining(deadline))
         finally:
             with self._lock:
                 self._waiters.pop(waiter.message_id, None)
-        if reply is None:
+        if not answered:
+            raise MessageHubTimeoutError(
+                f"no reply from {waiter.destination} within {timeout:g} s (correlation id "
+                f"{waiter.correlation_id}): it may be slow, or not running{threads_note()}"
+            )
+        if waiter.reply is None:
             raise MessageHubTimeoutError(f"the client was closed before {waiter.destination} replied")
-        return self._understood(reply, waiter)
+        return self._understood(waiter.reply, waiter)
 
     def claim(self, delivery: Delivery) -> bool:
         """Whether a message of the inbox is a reply that a caller here waits for; it is the caller's then.
@@ -123,7 +138,7 @@ class Requests:
         waiter = self._waiter_for(delivery)
         if waiter is None:
             return False
-        waiter.reply.put(delivery)
+        waiter.answer(delivery)
         return True
 
     @property
@@ -135,44 +150,44 @@ class Requests:
         """Stop taking replies."""
         with self._lock:
             self._closed = True
-            opening, thread = self._opening, self._thread
+            consumer, thread = self._consumer, self._thread
             waiters = list(self._waiters.values())
         for waiter in waiters:
-            waiter.reply.put(None)
-        if opening is None or not opening.done() or opening.exception() is not None:
-            return
-        consumer = opening.result()
-        try:
-            consumer.cancel(deadline)
-            consumer.close(deadline)
-        except MessageHubError as error:
-            logger.debug("the reply queue was not closed in order: %s", error)
-        consumer.deliveries.put(None)
+            waiter.answer(None)
+        if consumer is not None:
+            self._end(consumer, deadline)
         if thread is not None and thread is not threading.current_thread():
             thread.join(remaining(deadline))
 
     # --- the reply queue --------------------------------------------------------------------------
 
     def _opened(self, deadline: float) -> Consumer:
-        with self._lock:
-            if self._closed:
-                raise MessageHubConnectionError("this client is closed: nothing was sent")
-            opening = self._opening
-            mine = opening is None
-            if opening is None:
-                opening = self._opening = Future()
-        if mine:
-            self._open(opening, deadline)
-        try:
-            return opening.result(timeout=remaining(deadline))
-        except FutureTimeoutError:  # the builtin TimeoutError only from 3.11 on
-            raise MessageHubConnectionError(
-                f"the reply queue was not there in time: nothing was sent{threads_note()}"
-            ) from None
+        while True:
+            with self._lock:
+                self._refuse_when_closed()
+                consumer, opening = self._consumer, self._opening
+                if consumer is not None and consumer.active:
+                    return consumer
+                if opening is None:
+                    mine = self._opening = Future()
+                    self._consumer = None
+                    break
+            try:
+                return opening.result(timeout=remaining(deadline))
+            except FutureTimeoutError:  # the builtin TimeoutError only from 3.11 on
+                raise MessageHubConnectionError(
+                    f"the reply queue was not there in time: nothing was sent{threads_note()}"
+                ) from None
+            except CancelledError:
+                continue  # whoever was at it was interrupted
+        return self._open(mine, consumer, deadline)
 
-    def _open(self, opening: Future[Consumer], deadline: float) -> None:
-        topology = reply_topology(self._config.service_name, uuid4().hex[:8])
+    def _open(self, opening: Future[Consumer], lost: Consumer | None, deadline: float) -> Consumer:
+        consumer = None
         try:
+            if lost is not None:
+                self._end(lost, deadline)
+            topology = reply_topology(self._config.service_name, uuid4().hex[:8])
             consumer = self._transport.consume(topology, prefetch=PREFETCH, deadline=deadline)
             thread = threading.Thread(
                 target=self._take_replies,
@@ -181,22 +196,40 @@ class Requests:
                 daemon=True,
             )
             thread.start()
+            with self._lock:
+                self._refuse_when_closed()
+                self._opening, self._consumer, self._thread = None, consumer, thread
         except BaseException as error:
             with self._lock:
                 self._opening = None  # the next request tries anew
+            if consumer is not None:
+                self._end(consumer, deadline)
             if isinstance(error, RuntimeError):
                 error = MessageHubConnectionError(f"no thread can be started any more: {error}")
-            opening.set_exception(error)
-            return
-        with self._lock:
-            self._thread = thread
+            # A signal or a gevent timeout is this caller's own: the others open it without him.
+            if isinstance(error, MessageHubError):
+                opening.set_exception(error)
+            else:
+                opening.cancel()
+            raise error from None
         opening.set_result(consumer)
+        return consumer
+
+    def _end(self, consumer: Consumer, deadline: float) -> None:
+        try:
+            consumer.cancel(deadline)
+            consumer.close(deadline)
+        except MessageHubError as error:
+            logger.debug("the reply queue was not closed in order: %s", error)
+        finally:
+            consumer.deliveries.put(None)
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise MessageHubConnectionError("this client is closed: nothing was sent")
 
     def _take_replies(self, consumer: Consumer) -> None:
-        while not self._closed:
-            delivery = consumer.deliveries.get()
-            if delivery is None:
-                continue
+        while (delivery := consumer.deliveries.get()) is not None:
             try:
                 if not self.claim(delivery):
                     self._metrics.late_reply_dropped()

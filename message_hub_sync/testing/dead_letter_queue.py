@@ -8,7 +8,7 @@ from collections.abc import Callable
 from queue import Empty
 from uuid import UUID
 
-from message_hub_sync.deadlines import remaining
+from message_hub_sync.deadlines import remaining, take
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubDeliveryError, MessageValidationError
 from message_hub_sync.retry import ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY
 from message_hub_sync.testing.dead_letter import DeadLetter
@@ -48,7 +48,7 @@ def fetch_dead_letter(
     seen = 0
     try:
         while seen < count:
-            delivery = consumer.deliveries.get(timeout=remaining(deadline))
+            delivery = take(consumer.deliveries, remaining(deadline))
             seen += 1
             if delivery is not None and message_id in (None, delivery.properties.message_id, _uuid(delivery)):
                 letter = DeadLetter.of(delivery)
