@@ -124,7 +124,6 @@ class Publisher:
                 if attempts.exchange_missing:
                     self._declare_exchange(attempts, deadline)
                 receipt = self._transport.publish(attempts.outgoing, deadline, alone=attempts.alone)
-                self._await(attempts, receipt, deadline)
             except MessageValidationError:
                 raise  # a value that only the transport can judge
             except MessageHubError as error:
@@ -133,6 +132,9 @@ class Publisher:
             except Exception:
                 logger.exception("the transport failed in an unexpected way")
                 attempts.broken()
+            else:
+                # Outside: what is raised while waiting is a signal handler's, and the caller's to see.
+                self._await(attempts, receipt, deadline)
         return None
 
     def _await(self, attempts: Attempts, receipt: Receipt, deadline: float) -> None:
