@@ -1,0 +1,72 @@
+"""A signal handler raises in the middle of calls, again and again; no later call gets an earlier one's answer."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+from faults.oracle import Ledger
+
+from message_hub_sync import MessageHubClient, MessageHubDeliveryError
+
+url, ledger_path, service, event_type, seconds = sys.argv[1:]
+ledger = Ledger(ledger_path)
+dice = random.Random(1)
+
+
+class Interrupted(Exception):
+    """What the signal handler raises."""
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted
+
+
+def handler(event: dict[str, Any], envelope: Any) -> None:
+    ledger.handled(envelope.id)
+
+
+client = MessageHubClient(service, url)
+client.subscribe([event_type], handler)
+client.connect()
+signal.signal(signal.SIGALRM, interrupt)
+
+
+def publish() -> Any:
+    return ledger.call(
+        lambda id: interruptible(lambda: client.publish_event(event_type, {}, message_id=id)), thrown=(Interrupted,)
+    )
+
+
+def interruptible(work: Any) -> Any:
+    """Let a signal come at any moment of ``work``, and at none of the oracle's own writing."""
+    signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00001, 0.003))
+    try:
+        return work()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+interrupted = calls = 0
+ends = time.monotonic() + float(seconds)
+while time.monotonic() < ends:
+    calls += 1
+    try:
+        error = publish()
+        assert error is None or (isinstance(error, MessageHubDeliveryError) and error.outcome == "unknown"), error
+    except Interrupted:
+        interrupted += 1
+    error = ledger.call(lambda id: client.send_message("nobody-at-all", {}, message_id=id))
+    assert isinstance(error, MessageHubDeliveryError), error
+    assert error.outcome == "rejected", error
+    error = ledger.call(lambda id: client.publish_event(event_type, {}, message_id=id))
+    assert error is None, error
+assert interrupted > calls / 10, (interrupted, calls)
+ledger.write("interrupted", os.getpid())
+sys.stdin.read()
+client.close()
