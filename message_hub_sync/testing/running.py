@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import atexit
+import contextlib
 import logging
 import threading
 import time
@@ -117,7 +118,7 @@ class Running:
         name = f"{SERVICE_NAME}-stop"
         thread = threading.Thread(target=self.stop, name=name, daemon=True)
         try:
-            _thread.start_new_thread(thread.start, ())
+            _thread.start_new_thread(_start, (thread,))
         except RuntimeError:  # the interpreter is ending: atexit does it
             return
 
@@ -153,3 +154,9 @@ class _NewQueues:
 
     def settled(self, delivery: Delivery) -> None:
         """What is handled does not matter here."""
+
+
+def _start(thread: threading.Thread) -> None:
+    # Ending interpreters refuse new threads, from 3.12 on also where the raw one was still begun: atexit does it.
+    with contextlib.suppress(RuntimeError):
+        thread.start()
