@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
+import pika
 import pytest
 
 from message_hub_sync import MessageHubClient
@@ -16,7 +19,7 @@ from message_hub_sync.envelope import Properties
 from message_hub_sync.retry import LADDER_MS
 from message_hub_sync.session import _transport
 from message_hub_sync.topology import QueueSpec, Topology
-from message_hub_sync.transport.base import Delivery, Outgoing, Transport
+from message_hub_sync.transport.base import Delivery, Outgoing, Result, Transport
 
 _counter = itertools.count()
 
@@ -71,12 +74,22 @@ class Hub:
             consumer.cancel(deadline)
             consumer.close(deadline)
 
-    def put(self, queue: str, body: bytes, properties: Properties | None = None) -> None:
-        """A message as any other AMQP client might send it."""
+    def put(self, queue: str, body: bytes, properties: Properties | None = None, *, exchange: str = "") -> None:
+        """A message as any other AMQP client might send it; on RabbitMQ that is pika by itself.
+
+        :param queue: the routing key, where an exchange is named.
+        """
         properties = Properties() if properties is None else properties
-        deadline = time.monotonic() + 5
-        receipt = self.raw().publish(Outgoing("", queue, body, properties, mandatory=True), deadline)
-        assert receipt.wait(deadline) is not None
+        if self.url.startswith("memory:"):
+            deadline = time.monotonic() + 5
+            receipt = self.raw().publish(Outgoing(exchange, queue, body, properties, mandatory=True), deadline)
+            assert receipt.wait(deadline) is Result.CONFIRMED
+            return
+        fields = {field.name: getattr(properties, field.name) for field in dataclasses.fields(properties)}
+        with contextlib.closing(pika.BlockingConnection(pika.URLParameters(self.url))) as connection:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            channel.basic_publish(exchange, queue, body, pika.BasicProperties(**fields), mandatory=True)
 
     def depth(self, queue: str) -> int | None:
         """Messages ready in a queue, ``None`` where it does not exist."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from datetime import datetime
@@ -13,7 +12,6 @@ from collector import Collector
 from contract.conftest import Hub
 
 from message_hub_sync import Event, Message, MessageHubRejectError, MessageHubRetryError, RetryPolicy
-from message_hub_sync.envelope import Properties
 
 TWICE = RetryPolicy(attempts=2, delays=(1,))
 
@@ -176,62 +174,6 @@ def test_a_failed_event_of_a_passing_subscription_is_dropped(hub: Hub, caplog: p
     assert handled.stays(2) == [1, 2]
     assert hub.depth(f"{queue}.dead") is None
     assert "dropped" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("body", "properties", "reason"),
-    [
-        (b"", {}, "empty"),
-        (b"{", {}, "not JSON"),
-        (b"[1]", {}, "array"),
-        (b'{"a": NaN}', {}, "NaN"),
-        (b'{"a": 1, "a": 2}', {}, "duplicate"),
-        (b"[" * 100_000, {}, ""),
-        (b"\xff\xfe", {}, "UTF-8"),
-        (b'{"n": ' + b"9" * 5_000 + b"}", {}, "digits"),
-        (b"{}", {"message_id": None}, "no message_id"),
-        (b"{}", {"message_id": "not-a-uuid"}, "not a UUID"),
-        (b"{}", {"type": "event"}, "type"),
-        (b"{}", {"type": "strange\r\n\x1b[31mtype"}, "type"),
-    ],
-)
-def test_what_is_no_message_is_dead_lettered_at_once_and_the_consumer_goes_on(
-    hub: Hub,
-    collected: Collector,
-    caplog: pytest.LogCaptureFixture,
-    body: bytes,
-    properties: dict[str, str],
-    reason: str,
-) -> None:
-    hub.client("image").subscribe_messages(collected)
-    inbox = f"{hub.name('image')}.messages"
-    identity = {"message_id": "4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e20001", "type": "service_message", **properties}
-
-    with caplog.at_level(logging.INFO, "message_hub_sync.subscription"):
-        hub.put(inbox, body, Properties(**identity))  # type: ignore[arg-type]
-        hub.put(inbox, b"{}", Properties(message_id="4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e20002"))
-
-        collected.stays(1, 0.05)
-        dead = hub.take(f"{inbox}.dead")
-
-    assert dead.body == body
-    assert reason in dead.properties.headers["x-reason"]
-    records = [record for record in caplog.records if record.name == "message_hub_sync.subscription"]
-    assert len(records) == 1
-    assert records[0].getMessage().isprintable()
-
-
-def test_a_payload_that_does_not_fit_the_handlers_model_is_dead_lettered(hub: Hub) -> None:
-    from message_hub_sync.catalogue import CharacterCreated
-
-    def handle(created: CharacterCreated) -> None:
-        raise AssertionError("not to be called")
-
-    queue = f"{hub.name('campaign')}.character.created"
-    hub.client("campaign").subscribe(["character.created"], handle)
-    hub.put(queue, b'{"name": "no id"}', Properties(message_id="4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e20003", type="event"))
-
-    assert "character_id" in hub.take(f"{queue}.dead").properties.headers["x-reason"]
 
 
 def test_sys_exit_in_a_handler_is_a_failure_like_any_other(hub: Hub, collected: Collector) -> None:
