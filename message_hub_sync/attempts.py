@@ -73,6 +73,9 @@ class Attempts:
             self.verdict = Verdict.CONFIRMED
         elif result is Result.RETURNED:
             self.end(Verdict.UNROUTABLE, self._no_queue())
+        elif result is Result.BLOCKED:
+            self.lost_connection = True  # there will be news of it, as of a connection
+            self.end(Verdict.NACKED, reason)
         elif result is Result.NACKED:
             self.end(Verdict.NACKED, reason or "the broker refused it (nack)")
         elif result is Result.CHANNEL_CLOSED:

@@ -199,7 +199,7 @@ class _Interference:
 
     def publish(self, outgoing: Outgoing, deadline: float, publish: Publish) -> Receipt:
         if not self._faults._accepted(deadline):
-            return _settled(Result.NACKED, _BLOCKED)
+            return _settled(Result.BLOCKED, _BLOCKED)
         round_ = self._faults._cleared  # before the plan is taken: a clear() from now on ends its delay
         plan = None if left_queue(outgoing) else self._faults._next(False, sent(outgoing))
         if plan is None:

@@ -77,6 +77,8 @@ class Result(Enum):
     """The broker has it."""
     NACKED = "nacked"
     """The broker refused it (an overflowing queue, a dead home node)."""
+    BLOCKED = "blocked"
+    """The broker accepts no messages (an alarm), and this one was not written."""
     RETURNED = "returned"
     """Mandatory, and no queue took it."""
     CHANNEL_CLOSED = "channel closed"

@@ -15,7 +15,12 @@ from faults.processes import Workers
 from faults.test_connections_closed import unsettled
 from faults.timing import TOLERANCE, eventually, in_thread, within
 
-from message_hub_sync import CircuitBreakerConfig, MessageHubClient, MessageHubDeliveryError
+from message_hub_sync import (
+    CircuitBreakerConfig,
+    MessageHubCircuitBreakerError,
+    MessageHubClient,
+    MessageHubDeliveryError,
+)
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
 
 MEMORY = (("set_vm_memory_high_watermark", "0.000001"), ("set_vm_memory_high_watermark", "0.4"))
@@ -110,6 +115,25 @@ def test_while_an_alarm_lasts_callers_learn_in_time_and_consumers_still_settle(
     eventually(lambda: client.get_health_status()["status"] == "ok", 5)
     assert publish(oracle, client, names) is None
     judge(oracle, slowest=2)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.row(8)
+def test_a_circuit_that_an_alarm_opened_tries_again_when_it_ends(
+    node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names, calm: None
+) -> None:
+    breaker = CircuitBreakerConfig(failure_threshold=2, reset_timeout=600)
+    client = new_client(names.service, delivery_timeout=1, circuit_breaker_config=breaker)
+    client.subscribe([names.event], handler_of(oracle))
+    assert publish(oracle, client, names) is None
+    node.ctl(*MEMORY[0])
+    for _ in range(2):
+        assert isinstance(publish(oracle, client, names), MessageHubDeliveryError)
+    assert isinstance(publish(oracle, client, names), MessageHubCircuitBreakerError)
+    node.ctl(*MEMORY[1])
+    eventually(lambda: client.get_health_status()["status"] != "blocked", 5)
+    eventually(lambda: client.get_health_status()["circuit_breaker_state"] == "half-open", 5)
+    assert publish(oracle, client, names) is None
 
 
 @pytest.mark.faults

@@ -159,6 +159,7 @@ def test_an_event_exchange_that_stays_away_is_declared_only_once() -> None:
     [
         ([None], True),
         ([Result.NACKED], True),
+        ([Result.BLOCKED], True),
         ([NO_CONNECTION], True),
         ([Result.LOST, NO_CONNECTION], True),
         ([Result.RETURNED], False),
@@ -179,6 +180,19 @@ def test_which_failures_open_a_circuit(steps: list[Step], opens: bool) -> None:
         bench.publisher.publish(bench.message("llm-service"), 0.01)
     else:
         bench.send()
+
+
+def test_a_circuit_opened_by_an_alarm_tries_again_once_messages_are_accepted_again() -> None:
+    bench = Bench(Result.BLOCKED, threshold=1)
+    with pytest.raises(MessageHubDeliveryError) as caught:
+        bench.send()
+    assert caught.value.outcome == "rejected"
+    with pytest.raises(MessageHubCircuitBreakerError):
+        bench.send()
+
+    bench.breakers.connection_restored()
+
+    bench.send()
 
 
 def test_messages_and_events_have_circuits_of_their_own() -> None:

@@ -297,7 +297,7 @@ class Link:
         self.connection_number += 1
         opened_at = time.monotonic()
         try:
-            connection.on_blocked(self._gate.announce_blocked)
+            connection.on_blocked(self._blocked)
             again = self._restored(connection)
             if connection.usable:
                 self._gate.enter(ConnectionState.OPEN, str(self._address))
@@ -325,6 +325,12 @@ class Link:
             # The state first: whose task fails looks at it, and waits for the next connection.
             self._gate.enter(ConnectionState.RECOVERING, why)
             self._tasks.fail()
+
+    def _blocked(self, blocked: bool) -> None:
+        """The broker stopped or resumed accepting messages. On the I/O thread, no lock held."""
+        self._gate.announce_blocked(blocked)
+        if not blocked:
+            self._on_open()  # to a circuit, being accepted again is as good as being connected again
 
     def _restored(self, connection: ThreadedConnection) -> float | None:
         self._disturbed = False

@@ -164,7 +164,7 @@ class PublishLink:
         while True:
             channel = self._channel(deadline)
             if channel is None:
-                return _refused(_BLOCKED)
+                return _blocked()
             data = encode_publish(outgoing, channel.number, channel.max_fragment)
             if not channel.connection.wait_for_room(deadline):
                 raise MessageHubConnectionError(f"nothing was written in time: {_NO_ROOM}")
@@ -186,7 +186,7 @@ class PublishLink:
                 # What was written before has its receipts, and they must reach the caller.
                 return receipts + [_not_written(str(error)) for _ in range(rest)]
             if channel is None:
-                return receipts + [_refused(_BLOCKED) for _ in range(rest)]
+                return receipts + [_blocked() for _ in range(rest)]
             if not channel.connection.wait_for_room(deadline):
                 return receipts + [_not_written(_NO_ROOM) for _ in range(rest)]
             receipts.extend(self._slice(channel, batch, len(receipts)))
@@ -221,7 +221,7 @@ class PublishLink:
         """
         while True:
             if self.link.wait_open(deadline, blocked_will_do=False) is ConnectionState.BLOCKED:
-                return _refused(_BLOCKED)
+                return _blocked()
             channel = self._idle_single()
             if channel is None:
                 self.link.call(self._open_single, deadline)
@@ -290,9 +290,9 @@ class PublishLink:
 _SLICE_BYTES = 256 * 1024
 
 
-def _refused(reason: str) -> Receipt:
+def _blocked() -> Receipt:
     receipt = Receipt()
-    receipt.settle(Result.NACKED, reason)
+    receipt.settle(Result.BLOCKED, _BLOCKED)
     return receipt
 
 
