@@ -1,6 +1,8 @@
 """Which message is being handled, so that what is sent inside continues its correlation.
 
-The state is one context variable, hence local to a thread (or a greenlet, or a copied context).
+The state is one context variable, hence local to a thread (or a greenlet, or a copied context). A thread that a
+handler starts begins without it: ``threading.Thread(target=contextvars.copy_context().run, args=(work, …))``, or
+``with bound_correlation(current_correlation_id()):`` inside the thread, hands it on.
 """
 
 from __future__ import annotations
@@ -106,5 +108,7 @@ class CorrelationFilter(logging.Filter):
         current = _handling.get()
         for name in ("correlation_id", "message_id", "event_type", "service"):
             if not hasattr(record, name):
-                setattr(record, name, None if current is None else getattr(current, name))
+                value = None if current is None else getattr(current, name)
+                # Other clients send any text: one that would forge a line of the log is escaped.
+                setattr(record, name, value if value is None or value.isprintable() else ascii(value)[1:-1])
         return True

@@ -69,6 +69,18 @@ class Processing:
     def process(self, delivery: Delivery, consumer: Consumer, moves: Moves) -> None:
         """Handle one delivery, and settle it or have it moved. Handlers' exceptions end here."""
         work = _Work(self, delivery, consumer, moves)
+        received = work.received
+        current = Handling(
+            correlation_id=received.correlation_id,
+            message_id=received.message_id,
+            event_type=received.event_type if self._kind == "event" else None,
+            service=self._config.service_name,
+        )
+        with entered(current):
+            self._process(work)
+
+    def _process(self, work: _Work) -> None:
+        delivery = work.delivery
         headers = delivery.properties.headers
         if self._durable and delivery.redelivered and delivery.connection_number == 1:
             # Its last handler may have died of it, perhaps this process's predecessor.
@@ -90,25 +102,18 @@ class Processing:
         handler = None
         try:
             received.check()
-            current = Handling(
-                correlation_id=received.correlation_id,
-                message_id=received.message_id,
-                event_type=received.event_type if self._kind == "event" else None,
-                service=self._config.service_name,
-            )
-            with entered(current):
-                if self._is_duplicate(received):
-                    self._metrics.duplicate_dropped(self._queue)
-                    work.settle()
-                    return
-                answer = None
-                for handler in self._handlers():
-                    result = handler(handler.arguments(received))
-                    answer = result if answer is None else answer
-                if received.is_request and answer is not None:
-                    self._replies.answer(received, answer)
-                if self._deduplicate is not None:
-                    self._deduplicate.add(_key(received))
+            if self._is_duplicate(received):
+                self._metrics.duplicate_dropped(self._queue)
+                work.settle()
+                return
+            answer = None
+            for handler in self._handlers():
+                result = handler(handler.arguments(received))
+                answer = result if answer is None else answer
+            if received.is_request and answer is not None:
+                self._replies.answer(received, answer)
+            if self._deduplicate is not None:
+                self._deduplicate.add(_key(received))
         except BaseException as error:  # a handler's sys.exit() must not end the worker either
             self._metrics.count("receive", ok=False, seconds=time.monotonic() - started)
             self._failed(work, error, handler)
@@ -156,19 +161,16 @@ class Processing:
         self, work: _Work, error: BaseException, handler: Handler | None, level: int, outcome: str
     ) -> None:
         hint = None if handler is None else handler.hint(error)
-        with entered(
-            Handling(work.received.correlation_id, work.received.message_id, service=self._config.service_name)
-        ):
-            logger.log(
-                level,
-                "handler %s failed on message %s of %s: %s%s",
-                "" if handler is None else handler.name,
-                printable(work.received.message_id),
-                work.delivery.queue,
-                printable(outcome),
-                f" ({hint})" if hint else "",
-                exc_info=error,
-            )
+        logger.log(
+            level,
+            "handler %s failed on message %s of %s: %s%s",
+            "" if handler is None else handler.name,
+            printable(work.received.message_id),
+            work.delivery.queue,
+            printable(outcome),
+            f" ({hint})" if hint else "",
+            exc_info=error,
+        )
 
 
 def _key(received: Received) -> str:

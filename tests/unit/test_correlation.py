@@ -122,6 +122,15 @@ def test_what_the_caller_gave_as_extra_wins() -> None:
     assert vars(made)["message_id"] == "m-1"
 
 
+def test_a_text_of_somebody_elses_cannot_forge_a_line_of_the_log() -> None:
+    made = record()
+    with entered(Handling("c\r\nERROR\x1b[31m", event_type="a\nb", service="särvice")):
+        CorrelationFilter().filter(made)
+    assert vars(made)["correlation_id"] == r"c\r\nERROR\x1b[31m"
+    assert vars(made)["event_type"] == r"a\nb"
+    assert vars(made)["service"] == "särvice"
+
+
 def test_outside_of_a_message_the_names_are_there_so_that_a_format_can_use_them() -> None:
     made = record()
     assert CorrelationFilter().filter(made)
