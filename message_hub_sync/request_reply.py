@@ -323,8 +323,8 @@ class Replies:
             logger.warning("the reply to message %s was not delivered: %s", printable(received.message_id), error)
 
     def _reply(self, message_id: str, correlation_id: str, source: str, reply_to: str | None, body: bytes) -> Outgoing:
-        properties = message_properties(
-            source=self._config.service_name, destination=source, correlation_id=correlation_id
-        )
+        properties = message_properties(source=self._config.service_name, destination=source)
+        # As it came, even where this library would not make one like it: it is what the caller looks for.
+        properties.correlation_id = correlation_id
         properties.headers[IN_REPLY_TO] = message_id
         return Outgoing(DEFAULT_EXCHANGE, reply_to or inbox_name(source), body, properties, mandatory=True)
