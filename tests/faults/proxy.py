@@ -16,7 +16,8 @@ _CHUNK = 65536
 class Proxy:
     """Stands before a broker. ``with Proxy(node.port) as proxy: MessageHubClient(…, proxy.url)``.
 
-    Mutable, guarded by ``_lock``: the open pairs of sockets, and how many were ever accepted. The gates are
+    Mutable, guarded by ``_lock``: the open pairs of sockets, how many were ever accepted, how many threads
+    carry bytes. The gates are
     events: a closed one holds everything in that direction back, as a network that drops it does.
     """
 
@@ -27,6 +28,7 @@ class Proxy:
         self._lock = threading.Lock()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._accepted = 0
+        self._pumping = 0
         self._to_broker = _opened()
         self._to_client = _opened()
         self._closing = threading.Event()
@@ -57,6 +59,12 @@ class Proxy:
         """Connections open now."""
         with self._lock:
             return len(self._pairs)
+
+    @property
+    def pumps(self) -> int:
+        """Threads that carry bytes: two for each connection, until they have noticed its end."""
+        with self._lock:
+            return self._pumping
 
     def blackhole(self) -> None:
         """Hold everything back, new connections included; nobody is told."""
@@ -114,6 +122,7 @@ class Proxy:
             with self._lock:
                 self._pairs.add(pair)
                 self._accepted += 1
+                self._pumping += 2
             for source, sink, gate in ((client, broker, self._to_broker), (broker, client, self._to_client)):
                 threading.Thread(
                     target=self._pump,
@@ -138,12 +147,13 @@ class Proxy:
         except OSError:
             pass
         gate.wait()  # an end, too, does not get through a blackhole
-        with self._lock:
-            self._pairs.discard(pair)
         for one in pair:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
+        with self._lock:
+            self._pairs.discard(pair)
+            self._pumping -= 1
 
 
 def _opened() -> threading.Event:

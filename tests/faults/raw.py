@@ -23,14 +23,15 @@ def raw_channel(url: str) -> Iterator[Any]:
         yield channel
 
 
-def publish_raw(channel: Any, queue: str, body: bytes, header: bytes) -> None:
-    """Publish with a content header that pika would not encode, through the default exchange."""
-    method = spec.Basic.Publish(exchange="", routing_key=queue)
-    number = channel.channel_number
-    frames = [
-        frame.Method(number, method).marshal(),
-        b"\x02" + number.to_bytes(2, "big") + len(header).to_bytes(4, "big") + header + b"\xce",
-        frame.Body(number, body).marshal(),
-    ]
-    channel.connection._impl._adapter_emit_data(b"".join(frames))
-    channel.connection.process_data_events(0.05)
+def publish_raw(url: str, queue: str, body: bytes, header: bytes) -> None:
+    """Publish with a content header that pika would not encode; returns when the broker has it."""
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(url))) as connection:
+        channel = connection.channel()
+        number = channel.channel_number
+        frames = [
+            frame.Method(number, spec.Basic.Publish(exchange="", routing_key=queue)).marshal(),
+            b"\x02" + number.to_bytes(2, "big") + len(header).to_bytes(4, "big") + header + b"\xce",
+            frame.Body(number, body).marshal(),
+        ]
+        connection._impl._adapter_emit_data(b"".join(frames))
+        channel.queue_declare(queue, passive=True)  # answered only after what came before it on this channel
