@@ -155,9 +155,7 @@ class Requests:
         for waiter in waiters:
             waiter.answer(None)
         if consumer is not None:
-            self._end(consumer, deadline)
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(remaining(deadline))
+            self._end(consumer, thread, deadline)
 
     # --- the reply queue --------------------------------------------------------------------------
 
@@ -165,12 +163,12 @@ class Requests:
         while True:
             with self._lock:
                 self._refuse_when_closed()
-                consumer, opening = self._consumer, self._opening
+                consumer, thread, opening = self._consumer, self._thread, self._opening
                 if consumer is not None and consumer.active:
                     return consumer
                 if opening is None:
                     mine = self._opening = Future()
-                    self._consumer = None
+                    self._consumer = self._thread = None
                     break
             try:
                 return opening.result(timeout=remaining(deadline))
@@ -180,13 +178,20 @@ class Requests:
                 ) from None
             except CancelledError:
                 continue  # whoever was at it was interrupted
-        return self._open(mine, consumer, deadline)
+        return self._open(mine, consumer, thread, deadline)
 
-    def _open(self, opening: Future[Consumer], lost: Consumer | None, deadline: float) -> Consumer:
-        consumer = None
+    def _open(
+        self,
+        opening: Future[Consumer],
+        consumer: Consumer | None,
+        thread: threading.Thread | None,
+        deadline: float,
+    ) -> Consumer:
+        """Instead of the consumer and the thread that there were, if any."""
         try:
-            if lost is not None:
-                self._end(lost, deadline)
+            if consumer is not None:
+                self._end(consumer, thread, deadline)
+                consumer = thread = None
             topology = reply_topology(self._config.service_name, uuid4().hex[:8])
             consumer = self._transport.consume(topology, prefetch=PREFETCH, deadline=deadline)
             thread = threading.Thread(
@@ -203,7 +208,7 @@ class Requests:
             with self._lock:
                 self._opening = None  # the next request tries anew
             if consumer is not None:
-                self._end(consumer, deadline)
+                self._end(consumer, thread, deadline)
             if isinstance(error, RuntimeError):
                 error = MessageHubConnectionError(f"no thread can be started any more: {error}")
             # A signal or a gevent timeout is this caller's own: the others open it without him.
@@ -215,7 +220,7 @@ class Requests:
         opening.set_result(consumer)
         return consumer
 
-    def _end(self, consumer: Consumer, deadline: float) -> None:
+    def _end(self, consumer: Consumer, thread: threading.Thread | None, deadline: float) -> None:
         try:
             consumer.cancel(deadline)
             consumer.close(deadline)
@@ -223,6 +228,8 @@ class Requests:
             logger.debug("the reply queue was not closed in order: %s", error)
         finally:
             consumer.deliveries.put(None)
+        if thread is not None and thread.ident is not None:
+            thread.join(remaining(deadline))
 
     def _refuse_when_closed(self) -> None:
         if self._closed:

@@ -196,3 +196,12 @@ def test_a_request_that_nobody_took_expires_with_its_caller(hub: Hub, collected:
     hub.client("campaign").subscribe_messages(collected)
 
     assert [message.payload["n"] for message in collected.stays(1)] == ["message"]
+
+
+def test_a_request_after_a_lost_connection_names_a_reply_queue_that_is_there(hub: Hub) -> None:
+    hub.client("campaign").subscribe_messages(lambda message: message.payload)
+    client = hub.client("character")
+    for number in range(5):
+        assert client.request(hub.name("campaign"), {"n": number}).payload == {"n": number}
+
+        client._lifecycle.session().transport.interrupt()

@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from typing import Any
+from uuid import UUID
 
 import pytest
 from collector import Collector
@@ -19,6 +20,7 @@ from message_hub_sync.errors import (
     MessageHubConnectionError,
     MessageHubRemoteError,
     MessageHubTimeoutError,
+    MessageValidationError,
 )
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.outgoing import outgoing_message
@@ -241,3 +243,98 @@ def test_a_reply_queue_that_could_not_be_made_is_made_for_the_next_request(bench
     bench.ask(timeout=0.05).join(5)
 
     assert isinstance(bench.results.wait(2)[1][1], MessageHubTimeoutError)
+
+
+class Interrupted(BaseException):
+    """What a signal handler, or a gevent timeout, raises in one thread."""
+
+
+def test_a_caller_who_is_interrupted_while_opening_the_queue_leaves_it_to_the_others(bench: Bench) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    whole = bench.transport.consume
+
+    def interrupted(topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
+        bench.transport.consume = whole  # type: ignore[method-assign]
+        inside.set()
+        go_on.wait(5)
+        raise Interrupted
+
+    bench.transport.consume = interrupted  # type: ignore[method-assign]
+    first = Collector()
+
+    def asking() -> None:
+        try:
+            bench.requests.request(outgoing_message(bench.config, "responder", {}), 5)
+        except BaseException as error:
+            first(error)
+
+    threading.Thread(target=asking).start()
+    assert inside.wait(5)
+    bench.ask(timeout=5)
+    assert bench.transport.requests.items == []
+
+    go_on.set()
+
+    assert isinstance(first.wait()[0], Interrupted)
+    (request,) = bench.transport.requests.wait()
+    bench.transport.consumer.deliveries.put(reply(request))
+    assert not isinstance(bench.results.wait()[0][1], BaseException)
+
+
+def test_a_reply_queue_that_is_lost_is_made_anew_for_the_next_request(bench: Bench) -> None:
+    bench.ask(timeout=0.05).join(5)
+    lost = bench.transport.consumer
+    lost.closed = True
+    bench.transport.consumer = ScriptedConsumer("asker.replies.2.an0ther")
+
+    bench.ask()
+
+    request = bench.transport.requests.wait(2)[1]
+    assert request.properties.reply_to == "asker.replies.2.an0ther"
+    bench.transport.consumer.deliveries.put(reply(request))
+    assert not isinstance(bench.results.wait(2)[1][1], BaseException)
+
+
+def test_a_reply_queue_without_a_thread_is_given_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("message_hub_sync.request_reply.threading.Thread.start", refuse)
+        with pytest.raises(MessageHubConnectionError, match="thread"):
+            bench.requests.request(outgoing_message(bench.config, "responder", {}), 5)
+
+    assert bench.transport.consumer.closed
+
+
+def test_a_reply_queue_opened_while_the_client_closes_is_closed_too(bench: Bench) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    whole = bench.transport.consume
+
+    def slow(topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
+        inside.set()
+        go_on.wait(5)
+        return whole(topology, prefetch=prefetch, deadline=deadline)
+
+    bench.transport.consume = slow  # type: ignore[method-assign]
+    bench.ask(timeout=30)
+    assert inside.wait(5)
+    bench.close()
+
+    go_on.set()
+
+    assert isinstance(bench.results.wait()[0][1], MessageHubConnectionError)
+    assert bench.transport.consumer.closed
+    assert bench.transport.requests.items == []
+
+
+def test_a_second_request_with_the_id_of_one_that_waits_is_refused(bench: Bench) -> None:
+    identity = UUID("4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e20009")
+    bench.ask(message_id=identity)
+    (request,) = bench.transport.requests.wait()
+
+    bench.ask(message_id=identity).join(5)
+
+    assert isinstance(bench.results.wait()[0][1], MessageValidationError)
+    bench.transport.consumer.deliveries.put(reply(request))
+    assert not isinstance(bench.results.wait(2)[1][1], BaseException)
