@@ -86,6 +86,18 @@ def test_a_message_is_counted_by_service_type_and_status_and_its_latency_observe
     assert value(f"{name}_bucket", service=service, type="send", le="5.0") == 3
 
 
+def test_a_latency_is_observed_as_prometheus_client_does() -> None:
+    """We ask the values under its methods: each moment must land in the bucket that it would choose."""
+    ours, theirs = (MESSAGE_LATENCY.labels(service, "send") for service in ("our-way", "their-way"))
+    metrics = ServiceMetrics("our-way")
+    edges = [float(edge) for edge in theirs._upper_bounds]
+    for seconds in [0.0, 1e9, *edges, *(edge * 0.999 for edge in edges), *(edge * 1.001 for edge in edges)]:
+        metrics.count("send", ok=True, seconds=seconds)
+        theirs.observe(seconds)
+    assert [bucket.get() for bucket in ours._buckets] == [bucket.get() for bucket in theirs._buckets]
+    assert ours._sum.get() == theirs._sum.get()
+
+
 def test_the_state_of_a_circuit_is_a_number_that_grows_with_the_harm() -> None:
     metrics = ServiceMetrics("gauge-service")
     for state, number in (("open", 2), ("half-open", 1), ("closed", 0)):
