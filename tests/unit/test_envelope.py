@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import json
 import sys
+import typing
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from types import MappingProxyType
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
+from message_hub_sync.catalogue import EventType, catalogue
 from message_hub_sync.correlation import Handling, entered
 from message_hub_sync.envelope import (
     Event,
@@ -109,6 +111,42 @@ CHARACTERS = st.builds(
 )
 
 
+IDENTITIES = TEXT.filter(bool) | st.uuids()
+#: What a field of the catalogue's models may hold, by its annotation.
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "str": TEXT,
+    "int": st.integers(-(10**18), 10**18),
+    "bool": st.booleans(),
+    "dict[str, Any]": PAYLOADS,
+    "list[Any]": st.lists(JSON_VALUES, max_size=4),
+}
+
+
+def payloads_of(event_type: EventType) -> st.SearchStrategy[BaseModel]:
+    """Every payload of an event: its identities, any choice of its other fields, and fields it does not know."""
+    required, optional = {}, {}
+    for name, field in event_type.model.model_fields.items():
+        if field.is_required():
+            required[name] = IDENTITIES
+        elif name.endswith("_ids"):
+            optional[name] = st.none() | st.lists(IDENTITIES, max_size=3)
+        elif name.endswith("_id"):
+            optional[name] = st.none() | IDENTITIES
+        else:
+            kinds = typing.get_args(field.annotation)
+            optional[name] = st.one_of(
+                st.none(), *(FIELDS[repr_type(kind)] for kind in kinds if kind is not type(None))
+            )
+    known = st.fixed_dictionaries(required, optional=optional)
+    unknown = st.dictionaries(st.from_regex(r"x_[a-z]{1,8}", fullmatch=True), JSON_VALUES, max_size=3)
+    return st.tuples(known, unknown).map(lambda both: event_type.model(**both[1], **both[0]))
+
+
+def repr_type(kind: Any) -> str:
+    """``dict[str, Any]`` as it is written."""
+    return kind.__name__ if typing.get_origin(kind) is None else repr(kind).replace("typing.", "")
+
+
 def same_common(envelope: Any, properties: Properties, given_values: dict[str, Any]) -> None:
     """What messages and events have in common came back as it was given."""
     assert envelope.source == given_values["source"]
@@ -170,6 +208,22 @@ def test_every_model_comes_back_equal_where_the_handler_asks_for_it(character: C
     event = event_from_wire(event_properties(source="s", event_type="a.b"), "a.b", decoded, Event[Character])
     message = message_from_wire(message_properties(source="s", destination="d"), "d", decoded, Message[Character])
     assert event.payload == message.payload == payload
+
+
+@pytest.mark.parametrize("event_type", list(catalogue), ids=str)
+@given(data=st.data())
+def test_every_payload_of_the_catalogue_comes_back_equal(event_type: EventType, data: st.DataObject) -> None:
+    payload = data.draw(payloads_of(event_type))
+    catalogue.check_publish(event_type, payload, "anybody", strict=False)
+    decoded = decode_payload(encode_payload(payload, MAX), MAX)
+    event = event_from_wire(
+        event_properties(source="s", event_type=event_type.name), event_type.name, decoded, Event[event_type.model]
+    )
+    message = message_from_wire(
+        message_properties(source="s", destination="d"), "d", decoded, Message[event_type.model]
+    )
+    assert event.payload == message.payload == payload
+    assert type(event.payload) is event_type.model
 
 
 @given(PAYLOADS)
