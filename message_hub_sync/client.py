@@ -394,11 +394,33 @@ class MessageHubClient:
         options = consume_options(prefetch, workers, retry, deduplicate)
         return self._subscribed("message", inbox_sources(self._config), callback, options)
 
-    def on_event(self, *event_types: Any, **options: Any) -> Callable[[C], C]:
+    def on_event(
+        self,
+        *event_types: Any,
+        durable: bool = True,
+        prefetch: int = 64,
+        workers: int = 1,
+        retry: RetryPolicy | None = None,
+        deduplicate: DeduplicationStore | None = None,
+    ) -> Callable[[C], C]:
         """:meth:`subscribe` as a decorator: ``@client.on_event("character.created")``."""
+        if len(event_types) == 1 and callable(event_types[0]):
+            raise MessageValidationError(
+                "on_event was given a function instead of event types: "
+                'name them in parentheses, @client.on_event("character.created")'
+            )
+        event_sources(self._config, event_types, durable=durable)  # now: the decorator's own call may never come
 
         def decorate(callback: C) -> C:
-            self.subscribe(event_types, callback, **options)
+            self.subscribe(
+                event_types,
+                callback,
+                durable,
+                prefetch=prefetch,
+                workers=workers,
+                retry=retry,
+                deduplicate=deduplicate,
+            )
             return callback
 
         return decorate
@@ -407,13 +429,28 @@ class MessageHubClient:
     def on_message(self, callback: C) -> C: ...
 
     @overload
-    def on_message(self, **options: Any) -> Callable[[C], C]: ...
+    def on_message(
+        self,
+        *,
+        prefetch: int = 64,
+        workers: int = 1,
+        retry: RetryPolicy | None = None,
+        deduplicate: DeduplicationStore | None = None,
+    ) -> Callable[[C], C]: ...
 
-    def on_message(self, callback: Any = None, **options: Any) -> Any:
+    def on_message(
+        self,
+        callback: Any = None,
+        *,
+        prefetch: int = 64,
+        workers: int = 1,
+        retry: RetryPolicy | None = None,
+        deduplicate: DeduplicationStore | None = None,
+    ) -> Any:
         """:meth:`subscribe_messages` as a decorator: ``@client.on_message``, or with options in parentheses."""
 
         def decorate(callback: C) -> C:
-            self.subscribe_messages(callback, **options)
+            self.subscribe_messages(callback, prefetch=prefetch, workers=workers, retry=retry, deduplicate=deduplicate)
             return callback
 
         return decorate if callback is None else decorate(callback)

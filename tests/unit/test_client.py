@@ -25,6 +25,7 @@ from message_hub_sync import (
     MessageHubClient,
     MessageHubConfigurationError,
     MessageHubConnectionError,
+    MessageValidationError,
     RetryPolicy,
 )
 from message_hub_sync.topology import QueueSpec, Topology
@@ -139,6 +140,31 @@ def test_the_parent_of_a_reloader_never_connects(
     assert not subscription.active
     assert parent.get_health_status()["connections"] == []
     assert [record.levelno for record in caplog.records if "reloader" in record.getMessage()] == [logging.INFO] * 2
+
+
+# --- decorators ----------------------------------------------------------------------------------
+
+
+def test_on_event_without_parentheses_is_refused(client: MessageHubClient) -> None:
+    with pytest.raises(MessageValidationError, match=r'@client\.on_event\("character\.created"\)'):
+
+        @client.on_event
+        def handle(event: dict[str, Any]) -> None: ...
+
+
+@pytest.mark.parametrize("event_types", [(), ("Quest Started",), (["quest.started"],), (7,)])
+def test_on_event_refuses_wrong_event_types_before_it_decorates(
+    client: MessageHubClient, event_types: tuple[Any, ...]
+) -> None:
+    with pytest.raises(MessageValidationError):
+        client.on_event(*event_types)
+
+
+def test_an_option_that_no_decorator_has_is_refused_before_it_decorates(client: MessageHubClient) -> None:
+    with pytest.raises(TypeError, match="durrable"):
+        client.on_event("quest.started", durrable=True)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="durable"):
+        client.on_message(durable=False)  # type: ignore[call-overload]
 
 
 # --- fork ----------------------------------------------------------------------------------------
