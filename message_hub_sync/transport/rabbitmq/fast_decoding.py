@@ -27,6 +27,12 @@ _INTEGER = Struct(">i")
 _LONG_INTEGER = Struct(">q")
 _LONGLONG = Struct(">Q")
 
+#: The header that differs from message to message, up to its text: name, kind, size.
+_MOMENT = b"\x09timestampS"
+_MOMENT_START = len(_MOMENT) + 4
+#: Bytes of headers that are remembered at most, as memory is bounded.
+_LARGEST_KEPT = 1024
+
 #: Timestamps that ``datetime`` cannot hold (after the year 9999) are not passed on.
 _LATEST = 253_402_300_799
 
@@ -134,9 +140,35 @@ def _decoded(data: bytes) -> Properties:
 
 
 def _table(data: bytes, at: int, found: dict[str, Any]) -> int:
+    """Add a table's entries to ``found``; where it ends.
+
+    All but the moment comes again with every message of a kind, so that both sides of it are remembered. Its name
+    inside some value is no harm: the entries before would not end there.
+    """
     (size,) = _LONG.unpack_from(data, at)
     at += 4
-    limit = at + size
+    limit = int(at + size)
+    moment = data.find(_MOMENT, at, limit)
+    if moment >= 0:
+        start = moment + _MOMENT_START
+        end = start + _LONG.unpack_from(data, start - 4)[0]
+        found.update(_entries(data[at:moment]))
+        found["timestamp"] = data[start:end].decode()
+        at = end
+    if at > limit or limit > len(data):
+        raise _NotCommon
+    found.update(_entries(data[at:limit]))
+    return limit
+
+
+def _entries(data: bytes) -> dict[str, Any]:
+    """Names with values, not to be changed."""
+    return _remembered(data) if len(data) <= _LARGEST_KEPT else _decoded_entries(data)
+
+
+def _decoded_entries(data: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    at, limit = 0, len(data)
     while at < limit:
         end = at + 1 + data[at]
         name = _constant(data[at + 1 : end])
@@ -159,6 +191,9 @@ def _table(data: bytes, at: int, found: dict[str, Any]) -> int:
             found[name] = None
         else:
             raise _NotCommon
-    if at != limit or limit > len(data):
+    if at != limit:
         raise _NotCommon
-    return int(limit)
+    return found
+
+
+_remembered = lru_cache(maxsize=512)(_decoded_entries)
