@@ -125,7 +125,7 @@ class Workers:
 
     def complaints(self) -> list[str]:
         """Lines of the logs that speak of a fault of the library's own."""
-        signs = ("unexpected way", "Traceback", "Exception in thread")
+        signs = ("unexpected way", "Exception in thread", "failed: the connection ends")
         return [
             line
             for program in self._programs

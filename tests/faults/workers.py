@@ -28,6 +28,7 @@ from message_hub_sync import (
     MessageHubClient,
     MessageHubDeliveryError,
     MessageHubError,
+    MessageHubRetryError,
     RetryPolicy,
 )
 
@@ -85,7 +86,12 @@ def consume(client: MessageHubClient, ledger: Ledger, options: argparse.Namespac
             time.sleep(options.seconds)  # the work of this handler
         ledger.handled(envelope.id)
 
+    failed: set[UUID] = set()
+
     def on_event(event: dict[str, Any], envelope: Any) -> None:
+        if options.fail_first and len(failed) < options.fail_first and envelope.id not in failed:
+            failed.add(envelope.id)
+            raise MessageHubRetryError("as asked", delay=1)
         handle(event, envelope)
 
     def store() -> MemoryDeduplication | None:
@@ -136,6 +142,7 @@ def main() -> int:
     parser.add_argument("--prefetch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=0)
+    parser.add_argument("--fail-first", type=int, default=0, help="messages whose first handling fails")
     parser.add_argument("--deduplicate", action="store_true")
     parser.add_argument("--run-forever", action="store_true")
     parser.add_argument("--patient", action="store_true", help="start while the broker is down")

@@ -1,0 +1,232 @@
+"""Random faults for as long as you like, then healing, draining, and the oracle's verdict.
+
+    python -m faults.soak --minutes 10 --seed 42
+
+A line of progress a second; a report at the end, and with ``--write-report`` a row in docs/reliability.md. Exit code
+0 when nothing was lost, 1 when the oracle says otherwise. The seed decides which faults come when, and how long they
+last; it is printed, and the same seed draws the same faults again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from faults.oracle import Counts, Oracle, Verdict
+from faults.processes import Program, Workers
+from faults.proxy import Proxy
+from faults.raw import raw_channel
+from faults.report import Row, write_table
+
+from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
+
+SERVICE, EVENT = "fault-soak", "fault.soaked"
+#: Seconds for everything to be consumed once the last fault is healed.
+DRAIN = 120.0
+
+
+class Soak:
+    """One run: a node, a proxy, two publishers, two consumers, and the faults.
+
+    Mutable: ``_publishers`` and ``_consumers``, by the main thread alone; ``_now``, what is happening, which the
+    thread that prints reads.
+    """
+
+    def __init__(self, seed: int, directory: Path) -> None:
+        self.dice = random.Random(seed)
+        self.faults: Counter[str] = Counter()
+        self._now = "starting"
+        self._stop = threading.Event()
+        self._started = time.monotonic()
+        self.node = RabbitMQNode(install=True).start()
+        self.oracle = Oracle(directory)
+        self.proxy = Proxy(self.node.port)
+        self.workers = Workers(directory, self.oracle, self.node.url)
+        self._kinds: dict[str, Callable[[], None]] = {
+            "broker killed": self._kill_broker,
+            "broker stopped and started": self.node.restart,
+            "broker silent": self._suspend_broker,
+            "memory alarm": self._alarm,
+            "connections closed": lambda: self._ctl("close_all_connections", "soak"),
+            "blackhole": self._blackhole,
+            "answers swallowed": self._swallow,
+            "connections reset": self._reset,
+            "publisher killed": self._kill_publisher,
+            "consumer killed": self._kill_consumer,
+            "forks": self._fork,
+        }
+
+    def __enter__(self) -> Soak:
+        self._begin()
+        threading.Thread(target=self._tell, name="message-hub-soak-progress", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self.workers.close()
+        self.proxy.close()
+        self.oracle.close()
+        self.node.stop()
+
+    def run(self, seconds: float) -> None:
+        """Draw faults until the time is over."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            name = self.dice.choice(list(self._kinds))
+            self.faults[name] += 1
+            self._now = name
+            self._kinds[name]()
+            self._now = "calm"
+            self._stop.wait(self.dice.uniform(0.5, 5))
+
+    def finish(self) -> Verdict:
+        """Stop sending, wait until all is consumed, count the dead letters, judge."""
+        self._now = "draining"
+        for publisher in self._publishers:
+            if publisher.stop(30) != 0:
+                print(publisher.log[-3000:], file=sys.stderr)
+        if not self.oracle.drained(DRAIN):
+            print("not everything was consumed in time", file=sys.stderr)
+        self._count_dead_letters()
+        self.oracle.settle()
+        self._now = "judged"
+        return self.oracle.verdict()
+
+    # --- the players ------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        # The retry queue is made before the first kill: RabbitMQ 3.10 forgets a quorum queue made just before one.
+        self._consumers = [self._consumer("--fail-first", "5"), self._consumer(url=self.proxy.url)]
+        self._publishers = [self._publisher(), self._publisher(url=self.proxy.url)]
+        self.oracle.wait(lambda counts: counts.handled >= 100, 30)
+
+    def _publisher(self, *arguments: str, url: str | None = None) -> Program:
+        sends = ("--event", EVENT, "--to", SERVICE, "--threads", "4", "--rate", "15", "--reset-timeout", "3")
+        return self.workers.publisher(*sends, *arguments, url=url)
+
+    def _consumer(self, *arguments: str, url: str | None = None) -> Program:
+        takes = ("--service", SERVICE, "--event", EVENT, "--inbox", "--patient", "--attempts", "1000")
+        return self.workers.consumer(*takes, *arguments, url=url)
+
+    # --- the faults -------------------------------------------------------------------------------
+
+    def _kill_broker(self) -> None:
+        pause = self.dice.uniform(0, 4)
+        self.node.kill()
+        self._stop.wait(pause)
+        self.node.start()
+
+    def _suspend_broker(self) -> None:
+        self.node.suspend()
+        self._stop.wait(self.dice.choice((1, 3, 8, 14)))
+        self.node.resume()
+
+    def _alarm(self) -> None:
+        self._ctl("set_vm_memory_high_watermark", "0.000001")
+        self._stop.wait(self.dice.uniform(1, 10))
+        self._ctl("set_vm_memory_high_watermark", "0.4")
+
+    def _blackhole(self) -> None:
+        self.proxy.blackhole()
+        self._stop.wait(self.dice.choice((1, 4, 12)))
+        self.proxy.heal()
+
+    def _swallow(self) -> None:
+        self.proxy.swallow_answers()
+        self._stop.wait(self.dice.choice((1, 4, 12)))
+        self.proxy.heal()
+
+    def _reset(self) -> None:
+        for _ in range(self.dice.randint(1, 4)):
+            self.proxy.cut()
+            self._stop.wait(0.3)
+
+    def _kill_publisher(self) -> None:
+        which = self.dice.randrange(2)
+        self._publishers[which].kill()
+        self._publishers[which] = self._publisher(url=(None, self.proxy.url)[which])
+
+    def _kill_consumer(self) -> None:
+        which = self.dice.randrange(2)
+        self._consumers[which].kill()
+        self._consumers[which] = self._consumer(url=(None, self.proxy.url)[which])
+
+    def _fork(self) -> None:
+        program = self.workers.script("forking", SERVICE, EVENT, "3", "20")
+        code = program.stop(60)
+        if code != 0:
+            raise AssertionError(f"a forked process ended with {code}:\n{program.log[-3000:]}")
+
+    def _ctl(self, *arguments: str) -> None:
+        self.node.ctl(*arguments, timeout=60)
+
+    # --- telling and judging ----------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        while not self._stop.wait(1):
+            counts = self.oracle.counts()
+            print(
+                f"{time.monotonic() - self._started:6.0f} s  invoked {counts.invoked:7,}  ok {counts.ok:7,}  "
+                f"rejected {counts.rejected:6,}  unknown {counts.unknown:4,}  handled {counts.handled:7,}  "
+                f"duplicates {counts.duplicates:4,}  waiting {counts.lost:5,}  {self._now}",
+                flush=True,
+            )
+
+    def _count_dead_letters(self) -> None:
+        for queue in (f"{SERVICE}.{EVENT}.dead", f"{SERVICE}.messages.dead"):
+            with raw_channel(self.node.url) as channel:
+                channel.queue_declare(queue, durable=True)
+                while True:
+                    method, properties, _ = channel.basic_get(queue, auto_ack=True)
+                    if method is None:
+                        break
+                    self.oracle.ledger.dead(properties.message_id)
+
+
+def report(seed: int, minutes: float, faults: Counter[str], verdict: Verdict, complaints: list[str]) -> str:
+    """What is printed at the end."""
+    counts: Counts = verdict.counts
+    lines = [
+        f"soak of {minutes:g} minutes, seed {seed}: {'HOLDS' if verdict.holds else 'VIOLATED'}",
+        "faults: " + ", ".join(f"{name} x {count}" for name, count in sorted(faults.items())),
+        str(counts),
+    ]
+    if not verdict.holds:
+        lines.append(str(verdict))
+    lines += [f"log: {line}" for line in complaints[:20]]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Parse, run, judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--keep", type=Path, help="a directory for ledger and logs, kept")
+    parser.add_argument("--write-report", action="store_true")
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="message-hub-soak-") as temporary,
+        Soak(options.seed, options.keep or Path(temporary)) as soak,
+    ):
+        soak.run(options.minutes * 60)
+        verdict = soak.finish()
+        print(report(options.seed, options.minutes, soak.faults, verdict, soak.workers.complaints()), flush=True)
+    if options.write_report:
+        write_table({34: Row(passed=int(verdict.holds), failed=int(not verdict.holds), counts=verdict.counts)})
+    return 0 if verdict.holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
