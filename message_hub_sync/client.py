@@ -460,13 +460,21 @@ class MessageHubClient:
     def get_health_status(self) -> dict[str, Any]:
         """How the client is now; asks nobody, so it never blocks.
 
-        ``connected``: every connection needed so far is open. ``subscriptions``: their event types.
-        ``circuit_breaker_state``: the worst of all. ``service_name``. ``status``: ``ok``, ``degraded``,
-        ``blocked``, ``disconnected``. ``circuit_breakers``, ``connections``, ``queues``: each by itself.
-        ``last_error``: what ended a connection last.
+        ``connected``: every connection needed so far is open, and the client is not closed. ``subscriptions``:
+        their event types. ``circuit_breaker_state``: the worst of all. ``service_name``. ``status``: ``ok``,
+        ``idle`` (no connection was needed so far), ``degraded``, ``blocked``, ``disconnected``.
+        ``circuit_breakers``, ``connections``, ``queues``: each by itself. ``last_error``: what ended a connection
+        last, or, while one is not open, why it cannot be made; what the broker refuses a single call is told to
+        its caller alone. ``last_error_at``: when, ISO 8601 in UTC.
         """
         session = self._lifecycle.session()
-        return health_status(self._config.service_name, session.transport, session.breakers, session.subscriptions)
+        return health_status(
+            self._config.service_name,
+            session.transport,
+            session.breakers,
+            session.subscriptions,
+            closed=session.closed.is_set(),
+        )
 
     def get_queue_stats(self, *, timeout: float | None = None) -> dict[str, dict[str, int]]:
         """``depth`` (messages ready) and ``consumers`` of this client's queues and their dead-letter queues.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 from message_hub_sync.circuit_breaker import CircuitBreakers
@@ -10,18 +11,18 @@ from message_hub_sync.subscription import Subscriptions
 from message_hub_sync.topology import DEAD_LETTER_SUFFIX
 from message_hub_sync.transport.base import ConnectionState, ConnectionStatus, Transport
 
-__all__ = ["health_status", "is_connected", "queue_stats"]
+__all__ = ["health_status", "queue_stats"]
 
 _USABLE = (ConnectionState.OPEN, ConnectionState.BLOCKED)
 
 
-def is_connected(connections: Sequence[ConnectionStatus]) -> bool:
-    """Whether something was needed so far, and all of it is open."""
-    return bool(connections) and all(connection.state in _USABLE for connection in connections)
-
-
 def health_status(
-    service: str, transport: Transport, breakers: CircuitBreakers, subscriptions: Subscriptions
+    service: str,
+    transport: Transport,
+    breakers: CircuitBreakers,
+    subscriptions: Subscriptions,
+    *,
+    closed: bool,
 ) -> dict[str, Any]:
     """The guide's keys, and beside them what makes them understood. Asks nobody: it returns at once."""
     connections = list(transport.status())
@@ -32,13 +33,15 @@ def health_status(
         for subscription in known
         for queue in subscription.queues
     }
-    errors = [connection.last_error for connection in connections if connection.last_error]
+    connected = not closed and all(connection.state in _USABLE for connection in connections)
+    failed = [connection for connection in connections if connection.last_error]
+    latest = max(failed, key=lambda connection: connection.last_error_at or 0, default=None)
     return {
         "service_name": service,
-        "connected": is_connected(connections),
+        "connected": connected,
         "subscriptions": list(dict.fromkeys(name for one in known for name in one.event_types)),
         "circuit_breaker_state": breakers.worst(),
-        "status": _status(connections, circuits, [subscription.active for subscription in known]),
+        "status": _status(connections, circuits, [subscription.active for subscription in known], connected),
         "circuit_breakers": circuits,
         "connections": [
             {
@@ -46,23 +49,31 @@ def health_status(
                 "state": connection.state.value,
                 "address": connection.address,
                 "last_error": connection.last_error,
+                "last_error_at": _time(connection.last_error_at),
             }
             for connection in connections
         ],
         "queues": queues,
-        "last_error": errors[-1] if errors else None,
+        "last_error": None if latest is None else latest.last_error,
+        "last_error_at": None if latest is None else _time(latest.last_error_at),
     }
 
 
-def _status(connections: Sequence[ConnectionStatus], circuits: dict[str, str], active: Sequence[bool]) -> str:
-    """One word: ``disconnected``, ``blocked``, ``degraded`` (a circuit or a queue is not as it should be), ``ok``."""
-    if not is_connected(connections):
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+
+
+def _status(
+    connections: Sequence[ConnectionStatus], circuits: dict[str, str], active: Sequence[bool], connected: bool
+) -> str:
+    """One word; ``degraded``: a circuit or a queue is not as it should be; ``idle``: nothing was needed so far."""
+    if not connected:
         return "disconnected"
     if any(connection.state is ConnectionState.BLOCKED for connection in connections):
         return "blocked"
     if any(state != "closed" for state in circuits.values()) or not all(active):
         return "degraded"
-    return "ok"
+    return "ok" if connections else "idle"
 
 
 def queue_stats(transport: Transport, subscriptions: Subscriptions, deadline: float) -> dict[str, dict[str, int]]:

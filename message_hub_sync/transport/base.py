@@ -43,12 +43,17 @@ class ConnectionState(Enum):
 
 @dataclass(frozen=True)
 class ConnectionStatus:
-    """One connection, for health: its role, where it leads, how it is, what ended it last."""
+    """One connection, for health: its role, where it leads, how it is, what ended it last.
+
+    While it is not open, ``last_error`` is why it cannot be made. ``last_error_at``: wall clock, seconds since the
+    epoch.
+    """
 
     role: str
     state: ConnectionState
     address: str
     last_error: str | None = None
+    last_error_at: float | None = None
 
 
 @dataclass(frozen=True)

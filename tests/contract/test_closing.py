@@ -156,7 +156,7 @@ def test_run_forever_ends_with_close(hub: Hub, collected: Collector) -> None:
 
 def test_connect_is_idempotent(hub: Hub) -> None:
     client = hub.client("image")
-    assert not client.get_health_status()["connected"]
+    assert client.get_health_status()["status"] == "idle"
 
     client.connect()
     client.connect()

@@ -70,7 +70,7 @@ def test_nothing_starts_before_it_is_needed() -> None:
     client = MessageHubClient("image-service", "amqp://nowhere.invalid")
 
     assert threading.active_count() == before
-    assert client.get_health_status()["connected"] is False
+    assert client.get_health_status()["status"] == "idle"
 
 
 def test_neither_key_nor_password_shows() -> None:
@@ -204,7 +204,7 @@ def test_a_forked_child_begins_anew_and_its_subscriptions_are_inactive_until_sta
         received.wait()
         subscription.start()
         return [
-            before["connected"],
+            before["status"],
             before["subscriptions"],
             before["queues"],
             own.active,
@@ -217,7 +217,7 @@ def test_a_forked_child_begins_anew_and_its_subscriptions_are_inactive_until_sta
     client._lifecycle.session().subscriptions._lock.release()
 
     inactive = {"image-service.quest.started": {"active": False, "event_types": ["quest.started"]}}
-    assert answer == [False, ["quest.started"], inactive, True, True, True]
+    assert answer == ["degraded", ["quest.started"], inactive, True, True, True]
     client.publish_event("quest.started", {"n": 2})
     collected.wait()
     assert subscription.active

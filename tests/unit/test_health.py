@@ -26,16 +26,21 @@ class Connected(ScriptedTransport):
         return self.connections
 
 
-def connection(state: ConnectionState, role: str = "publish", error: str | None = None) -> ConnectionStatus:
-    return ConnectionStatus(role, state, "amqp://127.0.0.1:5672", error)
+def connection(
+    state: ConnectionState, role: str = "publish", error: str | None = None, at: float | None = None
+) -> ConnectionStatus:
+    return ConnectionStatus(role, state, "amqp://127.0.0.1:5672", error, at)
 
 
-def status(*connections: ConnectionStatus, breakers: CircuitBreakers | None = None) -> dict[str, Any]:
+def status(
+    *connections: ConnectionStatus, breakers: CircuitBreakers | None = None, closed: bool = False
+) -> dict[str, Any]:
     found = health_status(
         "image-service",
         Connected(*connections),
         breakers or CircuitBreakers(CircuitBreakerConfig()),
         Subscriptions(None),  # type: ignore[arg-type]
+        closed=closed,
     )
     decoded: dict[str, Any] = json.loads(json.dumps(found))
     assert decoded == found
@@ -45,7 +50,7 @@ def status(*connections: ConnectionStatus, breakers: CircuitBreakers | None = No
 @pytest.mark.parametrize(
     ("states", "connected", "word"),
     [
-        ([], False, "disconnected"),
+        ([], True, "idle"),
         ([ConnectionState.OPEN], True, "ok"),
         ([ConnectionState.OPEN, ConnectionState.OPEN], True, "ok"),
         ([ConnectionState.OPEN, ConnectionState.RECOVERING], False, "disconnected"),
@@ -60,6 +65,12 @@ def test_connected_means_every_connection_needed_so_far_is_open(
     found = status(*[connection(state) for state in states])
 
     assert (found["connected"], found["status"]) == (connected, word)
+
+
+def test_a_closed_client_is_disconnected_even_if_it_never_connected() -> None:
+    found = status(closed=True)
+
+    assert (found["connected"], found["status"]) == (False, "disconnected")
 
 
 def test_an_open_circuit_is_the_worst_and_degrades() -> None:
@@ -77,7 +88,7 @@ def test_an_open_circuit_is_the_worst_and_degrades() -> None:
 def test_each_connection_is_told_with_its_last_error() -> None:
     found = status(
         connection(ConnectionState.OPEN),
-        connection(ConnectionState.RECOVERING, "consume", "the broker closed the connection"),
+        connection(ConnectionState.RECOVERING, "consume", "the broker closed the connection", 60.0),
     )
 
     assert found["connections"][1] == {
@@ -85,8 +96,19 @@ def test_each_connection_is_told_with_its_last_error() -> None:
         "state": "recovering",
         "address": "amqp://127.0.0.1:5672",
         "last_error": "the broker closed the connection",
+        "last_error_at": "1970-01-01T00:01:00+00:00",
     }
     assert found["last_error"] == "the broker closed the connection"
+    assert found["last_error_at"] == "1970-01-01T00:01:00+00:00"
+
+
+def test_the_latest_error_is_told_whichever_connection_it_was_of() -> None:
+    found = status(
+        connection(ConnectionState.OPEN, "publish", "later", 2.0),
+        connection(ConnectionState.OPEN, "consume", "earlier", 1.0),
+    )
+
+    assert found["last_error"] == "later"
 
 
 def test_without_subscriptions_nobody_is_asked_for_stats() -> None:

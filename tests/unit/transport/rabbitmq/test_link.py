@@ -139,6 +139,18 @@ def test_nobody_listening_is_said_so_and_tried_again_while_somebody_waits(transp
     assert 0.25 < took < 0.8
 
 
+def test_health_tells_why_there_is_no_connection_and_since_when(transport: Any) -> None:
+    closed = transport("amqp://127.0.0.1:1")
+    before = time.time()
+
+    with pytest.raises(MessageHubConnectionError):
+        closed.connect(time.monotonic() + 0.3)
+
+    (status,) = closed.status()
+    assert "refuses connections" in status.last_error
+    assert before <= status.last_error_at <= time.time()
+
+
 def test_a_name_that_does_not_resolve_is_said_so(transport: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_args: Any, **_kwargs: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
