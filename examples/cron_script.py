@@ -1,6 +1,7 @@
 """A script for cron: handle what has gathered in this service's inbox since the last run, tell about it, and end.
 
 Notes wait in the durable queue digest-service.messages between the runs. (The first run makes it.)
+Whatever the hub refuses ends in one line and exit code 1; what was not settled is there at the next run.
 
     MESSAGE_HUB_URL=amqp://localhost:5672 python examples/cron_script.py
 """
@@ -8,10 +9,20 @@ Notes wait in the durable queue digest-service.messages between the runs. (The f
 import os
 import threading
 
-from message_hub_sync import Message, MessageHubClient
+from pydantic import BaseModel
+
+from message_hub_sync import Message, MessageHubClient, MessageHubError
+from message_hub_sync.catalogue import catalogue
 
 URL = os.environ.get("MESSAGE_HUB_URL", "amqp://localhost:5672")
 SERVICE = "digest-service"
+
+
+@catalogue.register("digest.completed", publisher=SERVICE)
+class DigestCompleted(BaseModel):
+    """The notes of a day are gathered"""
+
+    notes: list[str]
 
 
 def main() -> None:
@@ -35,8 +46,11 @@ def main() -> None:
         print(f"digest of {len(notes)} notes")
         for note in notes:
             print(f"- {note}")
-        client.publish_event("digest.completed", {"notes": notes})
+        client.publish_event(DigestCompleted(notes=notes))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MessageHubError as error:
+        raise SystemExit(str(error)) from None

@@ -8,9 +8,21 @@ Events arrive at least once, and after a retry perhaps late. The version makes t
 import os
 import threading
 
+from pydantic import BaseModel
+
 from message_hub_sync import Event, MessageHubClient
+from message_hub_sync.catalogue import catalogue
 
 URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
+
+
+@catalogue.register("resource.state.changed", publisher="owner-service", subscribers=["tracking-service"])
+class StateChanged(BaseModel):
+    """A resource has a new state"""
+
+    resource_id: str
+    state: str
+    version: int
 
 
 class Copy:
@@ -21,8 +33,8 @@ class Copy:
         self.version = 0
         self.complete = threading.Event()
 
-    def update(self, event: Event) -> None:
-        version, state = event.payload["version"], event.payload["state"]
+    def update(self, event: Event[StateChanged]) -> None:
+        version, state = event.payload.version, event.payload.state
         if version <= self.version:
             print(f"tracker: version {version} is old, kept {self.version}")
         else:
@@ -38,8 +50,7 @@ def main() -> None:
         tracker.subscribe(["resource.state.changed"], copy.update)
 
         for version, state in [(1, "created"), (2, "painted"), (1, "created"), (3, "framed")]:
-            change = {"resource_id": "portrait-1", "state": state, "version": version}
-            owner.publish_event("resource.state.changed", change)
+            owner.publish_event(StateChanged(resource_id="portrait-1", state=state, version=version))
 
         if not copy.complete.wait(timeout=10):
             raise SystemExit("the last version did not arrive")
