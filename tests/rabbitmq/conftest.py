@@ -82,6 +82,13 @@ class Bench:
                 return int(count)
         raise AssertionError("there is no inbox")
 
+    def kill(self) -> None:
+        """Kill the broker. It forgets no queue over it: RabbitMQ writes a new one down up to two seconds later,
+        and one that is forgotten takes its confirmed messages along.
+        """
+        self.node.ctl("eval", "mnesia:sync_log().")
+        self.node.kill()
+
     def raw(self) -> contextlib.closing[pika.BlockingConnection]:
         """pika as it comes, to prepare what the transport then finds."""
         return contextlib.closing(pika.BlockingConnection(pika.URLParameters(self.node.url)))

@@ -77,7 +77,7 @@ def test_a_password_changed_while_connected_is_told_to_callers_and_recovered_fro
 def test_a_client_used_before_the_broker_is_up_works_once_it_is(
     bench: Any, in_thread: Callable[..., SimpleQueue[Any]]
 ) -> None:
-    bench.node.kill()
+    bench.kill()
     transport = bench.transport()
     for _ in range(3):
         began = time.monotonic()
@@ -95,7 +95,7 @@ def test_who_calls_while_the_thread_backs_off_profits_from_a_broker_that_came_ba
 ) -> None:
     transport = bench.transport()
     transport.declare(inbox_subscription(bench.service), bench.within())
-    bench.node.kill()
+    bench.kill()
     assert eventually(lambda: transport.status()[0].state is ConnectionState.RECOVERING)
     # Nobody waits: the pauses have grown to seconds when the broker is back.
     pauses = transport._publishing.link._backoff.pauses
@@ -153,7 +153,7 @@ def test_the_next_host_is_taken_when_one_dies(bench: Any, eventually: Callable[.
         consumer = bench.consume(transport)
         bench.confirmed(transport)
         consumer.settle(bench.take(consumer))
-        bench.node.kill()
+        bench.kill()
         try:
             began = time.monotonic()
             assert eventually(lambda: bool(consumer.active) and consumer._intake.connection.params.port == second.port)
@@ -189,7 +189,7 @@ def test_a_restarting_broker_is_never_taken_for_a_wrong_password(bench: Any) -> 
         for _ in range(2):
             bench.node.ctl("stop_app")
             bench.node.ctl("start_app")
-        bench.node.kill()
+        bench.kill()
         bench.node.start()
     finally:
         stop.set()

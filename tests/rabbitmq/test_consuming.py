@@ -98,7 +98,7 @@ def test_a_killed_broker_that_comes_back_is_consumed_from_again(bench: Any, even
     for number in range(20):
         bench.confirmed(transport, bench.message(str(number)))
     stale = [bench.take(consumer) for _ in range(2)]
-    bench.node.kill()
+    bench.kill()
     assert eventually(lambda: not consumer.active, timeout=5)
     bench.node.start()
     started = time.monotonic()
