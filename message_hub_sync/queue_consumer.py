@@ -14,6 +14,7 @@ from queue import Empty
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.deadlines import remaining, take
 from message_hub_sync.deduplication import DeduplicationStore
+from message_hub_sync.envelope import printable
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.handlers import Handler, Kind
 from message_hub_sync.metrics import ServiceMetrics
@@ -74,7 +75,8 @@ class QueueConsumer:
 
     Mutable: ``_handlers``, replaced as a whole by the registry that owns this under *its* lock, so that workers
     read it without; guarded by ``_lock``: the opening (done once, awaited by whoever else starts this), the
-    workers that still run, and whether they are to stop.
+    workers that still run, and whether they are to stop. ``_taken`` holds the delivery that each worker took last;
+    each writes its own.
     """
 
     def __init__(self, source: Source, options: Options, surroundings: Surroundings) -> None:
@@ -96,6 +98,7 @@ class QueueConsumer:
         self._lock = threading.Lock()
         self._opening: Future[Consumer] | None = None
         self._workers: list[threading.Thread] = []
+        self._taken: dict[threading.Thread, Delivery] = {}
         self._stopping = False
         self._stop_deadline = 0.0
         self._afterwards: list[Callable[[], None]] = []
@@ -205,6 +208,26 @@ class QueueConsumer:
                 worker.join(remaining(deadline))
         return not self._workers
 
+    def tell_unfinished(self, seconds: float) -> None:
+        """Log the messages whose handlers run on though they were waited for.
+
+        :param seconds: how long they were.
+        """
+        workers = [worker for worker in list(self._workers) if worker is not threading.current_thread()]
+        taken = [
+            self._taken[worker].properties.message_id or "without an id" for worker in workers if worker in self._taken
+        ]
+        if taken:
+            logger.warning(
+                "%d handler%s of %s still ran after %.3g s: message %s %s",
+                len(taken),
+                "s" * (len(taken) > 1),
+                self.queue,
+                seconds,
+                printable(", ".join(taken)),
+                "will be delivered again" if self.source.topology.queue.durable else "is lost with its queue",
+            )
+
     def afterwards(self, action: Callable[[], None]) -> None:
         """Have ``action`` run by the last worker when it has settled its message; at once if there is none."""
         with self._lock:
@@ -223,10 +246,12 @@ class QueueConsumer:
 
     def _work(self, consumer: Consumer) -> None:
         moves = Moves(self._surroundings.transport)
+        me = threading.current_thread()
         try:
             while not self._stopping:
                 delivery = self._next(consumer, moves)
                 if delivery is not None and not self._stopping:
+                    self._taken[me] = delivery
                     self._process(delivery, consumer, moves)
         finally:
             self._leave(consumer)
@@ -257,6 +282,7 @@ class QueueConsumer:
         """The last worker to end gives back what nobody handled, so that running handlers settle before."""
         with self._lock:
             self._workers = [worker for worker in self._workers if worker is not threading.current_thread()]
+            self._taken.pop(threading.current_thread(), None)
             if self._workers:
                 return
             actions, self._afterwards = self._afterwards, []

@@ -308,12 +308,14 @@ class Subscriptions:
 
     def stop(self, deadline: float) -> QueueConsumer | None:
         """Stop all consumers and wait for running handlers; returns the consumer whose handler calls this."""
+        began = time.monotonic()
         with self._lock:
             consumers = [*self._consumers.values(), *self._leaving]
         for consumer in consumers:
             consumer.cancel(deadline)
         for consumer in consumers:
-            consumer.join(deadline)
+            if not consumer.join(deadline):
+                consumer.tell_unfinished(time.monotonic() - began)
         with self._lock:
             ends = list(self._ended.values())
         for ended in ends:

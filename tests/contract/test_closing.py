@@ -112,7 +112,9 @@ def test_cancel_inside_a_handler_does_not_wait_for_itself(hub: Hub) -> None:
     assert hub.depth(f"{hub.name('image')}.messages") == 1
 
 
-def test_close_does_not_wait_longer_than_it_was_told(hub: Hub) -> None:
+def test_close_does_not_wait_longer_than_it_was_told_and_names_what_it_cut_off(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
     started, go_on = Collector(), threading.Event()
 
     def stuck(message: Message) -> None:
@@ -121,7 +123,7 @@ def test_close_does_not_wait_longer_than_it_was_told(hub: Hub) -> None:
 
     client = hub.client("image")
     client.subscribe_messages(stuck)
-    hub.client("character").send_message(hub.name("image"), {"n": 1})
+    sent = hub.client("character").send_message(hub.name("image"), {"n": 1})
     started.wait()
 
     began = time.monotonic()
@@ -130,6 +132,25 @@ def test_close_does_not_wait_longer_than_it_was_told(hub: Hub) -> None:
     go_on.set()
 
     assert took < 1.5
+    (told,) = [record.getMessage() for record in caplog.records if "still ran" in record.getMessage()]
+    assert told.startswith(f"1 handler of {hub.name('image')}.messages still ran after 0.3")
+    assert told.endswith(f"message {sent} will be delivered again")
+
+
+def test_close_in_a_handler_tells_of_no_handler_that_was_cut_off(
+    hub: Hub, caplog: pytest.LogCaptureFixture, collected: Collector
+) -> None:
+    client = hub.client("image")
+
+    def last(message: Message) -> None:
+        client.close(timeout=0.3)
+        collected(message)
+
+    client.subscribe_messages(last)
+    hub.client("character").send_message(hub.name("image"), {"n": 1})
+    collected.wait()
+
+    assert "still ran" not in caplog.text
 
 
 def test_a_client_is_a_context_manager(hub: Hub) -> None:
