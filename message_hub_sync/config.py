@@ -213,12 +213,12 @@ def _tls_options(query: str, given: ssl.SSLContext | None) -> tuple[ssl.SSLConte
     return context, options.get("server_name_indication")
 
 
-def positive_seconds(value: Any, name: str) -> float:
+def positive_seconds(value: Any, name: str, most: float = _MAX_SECONDS) -> float:
     """Return a duration in seconds, or raise :class:`MessageHubConfigurationError` naming it."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _MAX_SECONDS:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= most:
         return float(value)
     raise MessageHubConfigurationError(
-        f"{name} {value!r} is not usable: a number of seconds greater than 0 and at most {_MAX_SECONDS} is"
+        f"{name} {value!r} is not usable: a number of seconds greater than 0 and at most {most} is"
     )
 
 

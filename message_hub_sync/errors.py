@@ -42,6 +42,9 @@ __all__ = [
     "Outcome",
 ]
 
+#: Seconds a message can wait for its next attempt: the top of the delay ladder.
+LONGEST_DELAY = 3600
+
 Outcome = Literal["rejected", "unknown"]
 
 
@@ -136,12 +139,17 @@ class MessageValidationError(MessageHubError, ValueError):
 class MessageHubRetryError(MessageHubError):
     """Raise it in a handler to have the message delivered again later.
 
-    ``delay`` is in seconds and is rounded up to a rung of the delay ladder; ``None`` takes the
-    policy's next delay.
+    ``delay`` is in seconds, at most 3600, and is rounded up to a rung of the delay ladder; ``None`` takes the
+    policy's next delay. Any other value is a :class:`MessageValidationError`.
     """
 
     def __init__(self, message: str = "the handler asked for a retry", *, delay: float | None = None) -> None:
         super().__init__(message)
+        usable = isinstance(delay, (int, float)) and not isinstance(delay, bool) and 0 <= delay <= LONGEST_DELAY
+        if delay is not None and not usable:
+            raise MessageValidationError(
+                f"delay {str(delay)[:40]!r} is not usable: seconds from 0 to {LONGEST_DELAY}, or None for the policy's"
+            )
         self.delay = delay
 
 

@@ -22,7 +22,12 @@ from typing import Any, Protocol
 
 from message_hub_sync.config import positive_seconds
 from message_hub_sync.envelope import PERSISTENT, InvalidMessage, Properties, printable
-from message_hub_sync.errors import MessageHubConfigurationError, MessageHubRejectError, MessageHubRetryError
+from message_hub_sync.errors import (
+    LONGEST_DELAY,
+    MessageHubConfigurationError,
+    MessageHubRejectError,
+    MessageHubRetryError,
+)
 from message_hub_sync.headers import headers_to_move
 
 __all__ = [
@@ -76,7 +81,7 @@ class RetryPolicy:
 
     :param attempts: runs in all, the first included.
     :param delays: seconds to wait before the second run, the third and so on; the last repeats. Each is
-        rounded up to a rung of the ladder: 1, 5, 30, 60, 300 or 3600 s.
+        rounded up to a rung of the ladder: 1, 5, 30, 60, 300 or 3600 s, which is the most.
     :param never: exceptions that no repetition mends; they dead-letter the message at once.
     :raises MessageHubConfigurationError: a value is not usable.
     """
@@ -95,7 +100,7 @@ class RetryPolicy:
         if not delays:
             raise MessageHubConfigurationError("delays is empty: give at least one (attempts=1 never repeats)")
         for delay in delays:
-            positive_seconds(delay, "delays:")
+            positive_seconds(delay, "delays:", LONGEST_DELAY)
         never = _items(self.never, "never", "exception classes, for example (ValueError,)")
         for kind in never:
             if not isinstance(kind, type) or not issubclass(kind, BaseException):
@@ -147,8 +152,8 @@ def decide(policy: RetryPolicy, attempt: int, error: BaseException) -> RetryLate
     if attempt >= policy.attempts:
         times = "once" if attempt == 1 else f"{attempt} times"
         return DeadLetter(f"failed {times}, at last with {type(error).__name__}")
-    delay: Any = error.delay if isinstance(error, MessageHubRetryError) else None
-    if not isinstance(delay, (int, float)) or delay != delay:  # NaN
+    delay = error.delay if isinstance(error, MessageHubRetryError) else None
+    if delay is None:
         delay = policy.delays[min(attempt, len(policy.delays)) - 1]
     return RetryLater(rung(delay))
 

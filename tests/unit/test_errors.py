@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -71,6 +72,12 @@ def test_what_an_error_knows_are_attributes() -> None:
     assert MessageHubRetryError(delay=30).delay == 30
     assert MessageHubRetryError().delay is None
     assert MessageHubRejectError("no such character").reason == "no such character"
+
+
+@pytest.mark.parametrize("delay", [float("nan"), float("inf"), -1, 3600.5, 1e9, 10**400, "5", True])
+def test_a_delay_that_no_queue_has_is_refused_where_it_is_raised(delay: Any) -> None:
+    with pytest.raises(MessageValidationError, match="seconds from 0 to 3600"):
+        MessageHubRetryError(delay=delay)
 
 
 def test_a_validation_error_is_caught_as_a_value_error() -> None:
