@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from datetime import datetime
 from uuid import UUID, uuid4
 
 import pytest
@@ -69,11 +70,16 @@ def test_failures_name_index_id_and_outcome_and_the_others_are_sent(hub: Hub, co
     hub.client("image").subscribe_messages(collected)
     there, missing = hub.name("image"), hub.name("nobody")
 
+    envelope: Message = Message(
+        id=uuid4(), source="elsewhere", destination=missing, correlation_id="a", payload={}, timestamp=datetime.now()
+    )
+    batch = [(there, {"n": 0}), (missing, {"n": 1}), (there, {"n": 2}), envelope, (there, {"n": 4})]
     with pytest.raises(MessageHubDeliveryError, match="2 of 5 messages") as caught:
-        hub.client("character").send_messages([(there if n % 2 == 0 else missing, {"n": n}) for n in range(5)])
+        hub.client("character").send_messages(batch)
 
     assert [(failure.index, failure.outcome) for failure in caught.value.failures] == [(1, "rejected"), (3, "rejected")]
-    assert all(isinstance(failure.message_id, UUID) for failure in caught.value.failures)
+    assert isinstance(caught.value.failures[0].message_id, UUID)
+    assert caught.value.failures[1].message_id == envelope.id
     assert "has no inbox" in caught.value.failures[0].reason
     assert caught.value.outcome == "rejected"
     assert [message.payload["n"] for message in collected.stays(3)] == [0, 2, 4]
