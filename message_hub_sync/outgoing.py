@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -104,18 +104,28 @@ def outgoing_event(
 
 def outgoing_messages(config: ClientConfig, messages: Any) -> list[Outgoing]:
     """Those of a bulk call: pairs of destination and payload, or ``Message`` envelopes."""
-    return [
-        outgoing_message(config, *_parts(item, index, Message, "(destination, payload)"))
-        for index, item in enumerate(_items(messages, "messages"))
-    ]
+    return _each(
+        _items(messages, "messages"),
+        lambda item: outgoing_message(config, *_parts(item, Message, "(destination, payload)")),
+    )
 
 
 def outgoing_events(config: ClientConfig, events: Any) -> list[Outgoing]:
     """Those of a bulk call: pairs of event type and payload, ``Event`` envelopes, or catalogued payloads."""
-    return [
-        outgoing_event(config, *_parts(item, index, BaseModel, "(event_type, payload)"))
-        for index, item in enumerate(_items(events, "events"))
-    ]
+    return _each(
+        _items(events, "events"),
+        lambda item: outgoing_event(config, *_parts(item, BaseModel, "(event_type, payload)")),
+    )
+
+
+def _each(items: list[Any], make: Callable[[Any], Outgoing]) -> list[Outgoing]:
+    made: list[Outgoing] = []
+    try:
+        for item in items:
+            made.append(make(item))  # noqa: PERF401  # how many there are says which one failed
+    except MessageValidationError as error:
+        raise MessageValidationError(f"item {len(made)}: {error}") from None
+    return made
 
 
 def _items(items: Any, name: str) -> list[Any]:
@@ -127,14 +137,12 @@ def _items(items: Any, name: str) -> list[Any]:
         raise MessageValidationError(f"{name} of type {type(items).__name__} is not usable: a list is") from None
 
 
-def _parts(item: Any, index: int, envelope: type[BaseModel], pair: str) -> tuple[Any, ...]:
+def _parts(item: Any, envelope: type[BaseModel], pair: str) -> tuple[Any, ...]:
     if isinstance(item, envelope):
         return (item,)
     if isinstance(item, (tuple, list)) and len(item) == 2:
         return tuple(item)
-    raise MessageValidationError(
-        f"item {index} of the list is a {type(item).__name__}: a pair {pair} or an envelope is needed"
-    )
+    raise MessageValidationError(f"its type {type(item).__name__} is not usable: a pair {pair} or an envelope is")
 
 
 def _own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:

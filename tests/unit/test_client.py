@@ -142,6 +142,15 @@ def test_the_parent_of_a_reloader_never_connects(
     assert [record.levelno for record in caplog.records if "reloader" in record.getMessage()] == [logging.INFO] * 2
 
 
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [(("quest.started", "text"), "payload"), (("Quest", {}), "event type"), (7, "its type int is not usable: a pair")],
+)
+def test_of_many_the_item_that_is_not_usable_is_named(client: MessageHubClient, second: Any, reason: str) -> None:
+    with pytest.raises(MessageValidationError, match=f"^item 1: .*{reason}"):
+        client.publish_events([("quest.started", {"n": 1}), second])
+
+
 # --- decorators ----------------------------------------------------------------------------------
 
 
