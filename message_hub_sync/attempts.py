@@ -125,7 +125,7 @@ class Attempts:
         if code == _NOT_FOUND and self.outgoing.exchange == EVENTS and not self.exchange_declared:
             self.exchange_missing = True
         elif code == _ACCESS_REFUSED:
-            self.end(Verdict.UNAUTHORIZED, reason)
+            self.end(Verdict.UNAUTHORIZED, f"{reason}; the broker's permissions of this user have to allow it")
         else:
             self.end(Verdict.POISONOUS, reason or f"the broker closed the channel over it ({code})")
 
@@ -147,9 +147,7 @@ class Attempts:
         if self.verdict is Verdict.NOT_SENT:
             return MessageHubConnectionError(f"{what} was not sent: {reason}")
         if self.verdict is Verdict.UNAUTHORIZED:
-            return MessageHubAuthorizationError(
-                f"{what} was refused: {reason}; the broker's permissions of this user have to allow it"
-            )
+            return MessageHubAuthorizationError(f"{what} was refused: {reason}")
         if self.verdict is Verdict.MISCONFIGURED:
             return MessageHubConfigurationError(f"{what} was not sent: {reason}")
         if self.verdict is Verdict.UNKNOWN:

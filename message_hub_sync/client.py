@@ -315,7 +315,7 @@ class MessageHubClient:
 
         :param timeout: seconds for all of it; the request expires with it.
         :returns: the reply's envelope; its ``payload`` is the answer.
-        :raises MessageHubTimeoutError: no reply came in time.
+        :raises MessageHubTimeoutError: no reply came in time, also because the handler returned ``None``.
         :raises MessageHubRemoteError: the handler on the other side raised; with its error's type and text.
 
         Other errors as with :meth:`send_message`. A service that answers as the integration guide does, with a
@@ -386,7 +386,8 @@ class MessageHubClient:
         """Have ``callback`` called with each message sent to this service. This makes its inbox.
 
         :param callback: gets the ``Message`` envelope, or what its annotation asks for. What it returns is the
-            reply to a request; what it raises reaches the caller of a request at once, and is not retried then.
+            reply to a request (``None`` sends none, so that the caller waits until its timeout); what it raises
+            reaches the caller of a request at once, and is not retried then.
 
         Everything else as with :meth:`subscribe`.
         """

@@ -123,7 +123,8 @@ class Requests:
         if not answered:
             raise MessageHubTimeoutError(
                 f"no reply from {waiter.destination} within {timeout:g} s (correlation id "
-                f"{waiter.correlation_id}): it may be slow, or not running{threads_note()}"
+                f"{waiter.correlation_id}): it may be slow, or not running, or its handler "
+                f"returned None{threads_note()}"
             )
         if waiter.reply is None:
             raise MessageHubTimeoutError(f"the client was closed before {waiter.destination} replied")

@@ -116,8 +116,9 @@ def test_nothing_written_before_the_deadline_is_a_connection_error() -> None:
 
 
 def test_a_refused_user_is_an_authorization_error() -> None:
-    with pytest.raises(MessageHubAuthorizationError):
+    with pytest.raises(MessageHubAuthorizationError) as caught:
         Bench(MessageHubAuthorizationError("the broker refused the user")).send()
+    assert "permissions" not in str(caught.value), "a wrong password is no matter of permissions"
     with pytest.raises(MessageHubAuthorizationError, match="permissions"):
         Bench(CLOSED_403, CLOSED_403).send()
 

@@ -50,7 +50,8 @@ class Link:
 
     Mutable, guarded by the gate's lock: ``_thread``, ``_waker``, ``_close_deadline``, and that tasks are added
     only while there is a thread. Written by the I/O thread alone: ``_connection``, ``_opening``, ``_backoff``,
-    ``_address``, ``_next_address``, ``_last_end``, ``_last_refusal``, ``connection_number``. ``_disturbed`` is set by anyone.
+    ``_address``, ``_next_address``, ``_last_end``, ``_last_refusal``, ``connection_number``. ``_disturbed`` is set by
+    anyone.
 
     :param restore: makes everything exist that should live on the connection; called on the I/O thread,
         idempotent, returns the monotonic moment at which it wants to be called again, or ``None``.
