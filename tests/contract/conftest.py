@@ -96,6 +96,10 @@ class Hub:
         stats = self.raw().queue_stats([queue], time.monotonic() + 5)[queue]
         return None if stats is None else stats.depth
 
+    def remove(self, *queues: str) -> None:
+        """Have queues of others removed at the end."""
+        self._queues.update(queues)
+
     def end(self) -> None:
         """Close the clients and remove their queues."""
         for client in self._clients:
