@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from message_hub_sync.deadlines import remaining
-from message_hub_sync.envelope import Properties
+from message_hub_sync.envelope import Properties, printable
 from message_hub_sync.errors import MessageHubError
 from message_hub_sync.topology import DEFAULT_EXCHANGE, QueueSpec
 from message_hub_sync.transport.base import Delivery, Outgoing, Receipt, Result, Transport
@@ -65,6 +66,15 @@ class Moves:
         if not self._advance(move, patience):
             self._pending.append(move)
 
+    def keep(self, origin: object) -> None:
+        """Forget the moves of deliveries that did not come from ``origin``, where the newest one came from.
+
+        Their channel is gone, so that they went back to the queue: they are delivered again, and must not be
+        moved besides.
+        """
+        if self._pending:
+            self._pending = [move for move in self._pending if move.delivery.origin is origin]
+
     def next_due(self) -> float | None:
         """Seconds until :meth:`advance` is worth calling, ``None`` when nothing is pending."""
         if not self._pending:
@@ -89,7 +99,10 @@ class Moves:
             logger.exception("the transport failed in an unexpected way")
             return self._later(move, "the transport failed in an unexpected way")
         if result is Result.CONFIRMED:
-            move.done()
+            try:
+                move.done()
+            except Exception:
+                logger.exception("a message of %s was moved, but could not be settled", move.delivery.queue)
             return True
         reason = "no confirm yet" if move.receipt is None else move.receipt.reason
         if result is not None:
@@ -113,14 +126,15 @@ class Moves:
     def _later(self, move: _Move, why: str) -> bool:
         move.due = time.monotonic() + move.pause
         move.pause = min(2 * move.pause, LONGEST_PAUSE)
-        # Once per message: a broker that is down must not be told of once per attempt.
-        logger.log(
-            logging.DEBUG if move.complained else logging.WARNING,
-            "message %s of %s could not be moved to %s yet and stays where it is: %s",
-            move.outgoing.properties.message_id,
-            move.delivery.queue,
-            move.queue.name,
-            why,
-        )
+        with contextlib.suppress(Exception):  # a logging handler may raise; the move is tried again all the same
+            logger.log(
+                # Once per message: a broker that is down must not be told of once per attempt.
+                logging.DEBUG if move.complained else logging.WARNING,
+                "message %s of %s could not be moved to %s yet and stays where it is: %s",
+                printable(move.outgoing.properties.message_id or "without an id"),
+                move.delivery.queue,
+                move.queue.name,
+                why,
+            )
         move.complained = True
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -39,7 +40,8 @@ class Processing:
     """Decides what becomes of each delivery of one queue.
 
     Nothing in it changes, so that any number of workers share one. ``handlers`` is asked for at each
-    delivery, because subscriptions come and go.
+    delivery, because subscriptions come and go. ``first``: this process has not consumed the queue before,
+    so that a redelivered message may be one that its predecessor died of.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Processing:
         *,
         topology: Topology,
         kind: Kind,
+        first: bool,
         retry: RetryPolicy,
         deduplicate: DeduplicationStore | None,
         config: ClientConfig,
@@ -58,6 +61,7 @@ class Processing:
         self._queue = topology.queue.name
         self._durable = topology.queue.durable
         self._kind: Kind = kind
+        self._first = first
         self._retry = retry
         self._deduplicate = deduplicate
         self._config = config
@@ -82,8 +86,8 @@ class Processing:
     def _process(self, work: _Work) -> None:
         delivery = work.delivery
         headers = delivery.properties.headers
-        if self._durable and delivery.redelivered and delivery.connection_number == 1:
-            # Its last handler may have died of it, perhaps this process's predecessor.
+        if self._durable and delivery.redelivered and self._first and delivery.connection_number == 1:
+            # Its last handler may have died of it: this process's predecessor.
             count = crashes(headers)
             if count >= self._retry.attempts:
                 work.dead_letter(None, f"its consumer ended {count} times while handling it")
@@ -129,7 +133,8 @@ class Processing:
         attempt = attempts_made(work.delivery.properties.headers) + 1
         if isinstance(error, InvalidMessage):
             # Its bytes come from anywhere: one line, without its control characters, and no traceback.
-            logger.error(
+            _log(
+                logging.ERROR,
                 "message %s in %s is not handled: %s",
                 printable(received.message_id or "without an id"),
                 work.delivery.queue,
@@ -161,7 +166,7 @@ class Processing:
         self, work: _Work, error: BaseException, handler: Handler | None, level: int, outcome: str
     ) -> None:
         hint = None if handler is None else handler.hint(error)
-        logger.log(
+        _log(
             level,
             "handler %s failed on message %s of %s: %s%s",
             "" if handler is None else handler.name,
@@ -169,8 +174,14 @@ class Processing:
             work.delivery.queue,
             printable(outcome),
             f" ({hint})" if hint else "",
-            exc_info=error,
+            error=error,
         )
+
+
+def _log(level: int, text: str, *args: object, error: BaseException | None = None) -> None:
+    # A logging handler of the application's may raise; that must not keep a message from being settled.
+    with contextlib.suppress(Exception):
+        logger.log(level, text, *args, exc_info=error)
 
 
 def _key(received: Received) -> str:
@@ -222,8 +233,13 @@ class _Work:
             self.settle()
             return
         if error is None:
-            logger.error(
-                "message %s of %s is moved to %s.dead: %s", printable(self.received.message_id), queue, queue, reason
+            _log(
+                logging.ERROR,
+                "message %s of %s is moved to %s.dead: %s",
+                printable(self.received.message_id),
+                queue,
+                queue,
+                reason,
             )
         properties = dead_letter_properties(
             self.delivery,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from queue import Empty
@@ -71,15 +72,15 @@ class Surroundings:
 
 
 class QueueConsumer:
-    """Consumes one queue for all subscriptions to it.
+    """Consumes one queue for all subscriptions to it; the ``first`` one in this process, or a later one.
 
     Mutable: ``_handlers``, replaced as a whole by the registry that owns this under *its* lock, so that workers
-    read it without; guarded by ``_lock``: the opening (done once, awaited by whoever else starts this), the
-    workers that still run, and whether they are to stop. ``_taken`` holds the delivery that each worker took last;
-    each writes its own.
+    read it without; guarded by ``_lock``: the opening (done once, awaited by whoever else starts this) and the
+    ``consumer`` it led to, the threads, the workers that still run, and whether they are to stop. ``_taken`` holds
+    the delivery that each worker took last; each writes its own.
     """
 
-    def __init__(self, source: Source, options: Options, surroundings: Surroundings) -> None:
+    def __init__(self, source: Source, options: Options, surroundings: Surroundings, *, first: bool = True) -> None:
         self.source = source
         self.options = options
         self._surroundings = surroundings
@@ -87,6 +88,7 @@ class QueueConsumer:
         self._processing = Processing(
             topology=source.topology,
             kind=source.kind,
+            first=first,
             retry=options.retry or surroundings.retry,
             deduplicate=options.deduplicate,
             config=surroundings.config,
@@ -96,7 +98,9 @@ class QueueConsumer:
             handlers=lambda: [handler for _, handler in self._handlers],
         )
         self._lock = threading.Lock()
-        self._opening: Future[Consumer] | None = None
+        self._opening: Future[None] | None = None
+        self.consumer: Consumer | None = None
+        self._threads: list[threading.Thread] = []
         self._workers: list[threading.Thread] = []
         self._taken: dict[threading.Thread, Delivery] = {}
         self._stopping = False
@@ -110,20 +114,24 @@ class QueueConsumer:
         self._handlers = (*self._handlers, (owner, handler))
 
     def detach(self, owner: object) -> bool:
-        """Remove a subscription's callback; whether none is left. The caller holds the registry's lock."""
-        self._handlers = tuple(pair for pair in self._handlers if pair[0] is not owner)
-        return not self._handlers
+        """Remove a subscription's callback; whether it was the last. The caller holds the registry's lock.
+
+        The last one stays until this is cancelled: a delivery that is taken now would be settled unhandled.
+        """
+        others = tuple(pair for pair in self._handlers if pair[0] is not owner)
+        self._handlers = others or self._handlers
+        return not others
 
     @property
     def queue(self) -> str:
         """The queue's present name."""
-        consumer = self._consumer()
+        consumer = self.consumer
         return self.source.topology.queue.name if consumer is None else consumer.queue
 
     @property
     def active(self) -> bool:
         """Whether deliveries arrive and a worker takes them."""
-        consumer = self._consumer()
+        consumer = self.consumer
         return consumer is not None and consumer.active and bool(self._workers) and not self._stopping
 
     @property
@@ -138,51 +146,59 @@ class QueueConsumer:
 
         :raises MessageHubError: it could not be declared and consumed in time.
         """
-        with self._lock:
-            opening = self._opening
-            mine = opening is None
-            if opening is None:
-                opening = self._opening = Future()
-        if mine:
+        while True:
+            with self._lock:
+                opening = self._opening
+                if opening is None:
+                    mine = self._opening = Future()
+                    break
             try:
-                self._open(opening, deadline)
-            except BaseException as error:
-                if not opening.done():
-                    opening.set_exception(error)
-                raise
+                opening.result(timeout=remaining(deadline))
+            except FutureTimeoutError:  # the builtin TimeoutError only from 3.11 on
+                raise MessageHubConnectionError(
+                    f"the queue {self.source.topology.queue.name} was not consumed in time{threads_note()}"
+                ) from None
+            except CancelledError:
+                continue  # whoever was at it was interrupted
             return
         try:
-            opening.result(timeout=remaining(deadline))
-        except FutureTimeoutError:  # the builtin TimeoutError only from 3.11 on
-            raise MessageHubConnectionError(
-                f"the queue {self.source.topology.queue.name} was not consumed in time{threads_note()}"
-            ) from None
+            self._open(deadline)
+        except BaseException as error:
+            self._opening = None
+            # A signal or a gevent timeout is this caller's own: the others open it without him.
+            if isinstance(error, MessageHubError):
+                mine.set_exception(error)
+            else:
+                mine.cancel()
+            raise
+        mine.set_result(None)
 
-    def _open(self, opening: Future[Consumer], deadline: float) -> None:
+    def _open(self, deadline: float) -> None:
         surroundings = self._surroundings
         consumer = surroundings.transport.consume(
             self.source.topology, prefetch=self.options.prefetch, deadline=deadline
         )
         name = f"message-hub-{surroundings.config.service_name}-{self.source.topology.queue.name}"
-        workers = [
-            threading.Thread(target=self._work, args=(consumer,), name=f"{name}-{number}", daemon=True)
-            for number in range(1, self.options.workers + 1)
-        ]
         try:
             with self._lock:
                 if self._stopping:
-                    raise MessageHubConnectionError("it was cancelled meanwhile: nothing is consumed")
-                opening.set_result(consumer)
+                    raise MessageHubConnectionError("it was cancelled meanwhile")
+                self.consumer = consumer
                 # Under the lock, so that nobody joins a thread that has not started.
-                for worker in workers:
+                for number in range(1, self.options.workers + 1):
+                    worker = threading.Thread(target=self._work, args=(consumer,), name=f"{name}-{number}", daemon=True)
                     worker.start()
+                    self._threads.append(worker)
                     self._workers.append(worker)
-        except (RuntimeError, MessageHubConnectionError) as error:
+        except BaseException as error:
+            # The last of the workers that have started closes it; there may be none.
+            self.cancel(deadline)
+            if not self._workers:
+                consumer.close(deadline)
             # A RuntimeError: no thread starts in a process that is at its end, or at its limit.
-            self._stopping = True
-            consumer.cancel(deadline)
-            consumer.close(deadline)
-            raise MessageHubConnectionError(f"the queue {consumer.queue} is not consumed: {error}") from None
+            if isinstance(error, (RuntimeError, MessageHubConnectionError)):
+                raise MessageHubConnectionError(f"the queue {consumer.queue} is not consumed: {error}") from None
+            raise
 
     def cancel(self, deadline: float) -> None:
         """Stop the intake, and have each worker end after the message it is at. Does not wait for them."""
@@ -191,21 +207,24 @@ class QueueConsumer:
                 return
             self._stopping = True
             self._stop_deadline = deadline
-        consumer = self._consumer()
+            consumer = self.consumer
         if consumer is None:
             return
         try:
             consumer.cancel(deadline)
         except MessageHubError as error:
             logger.debug("the consumer of %s was not cancelled in order: %s", consumer.queue, error)
-        for _ in range(self.options.workers):
-            consumer.deliveries.put(None)
+        finally:
+            for _ in range(self.options.workers):
+                consumer.deliveries.put(None)
 
     def join(self, deadline: float) -> bool:
         """Wait for the workers, but not for the calling one; whether they have ended."""
-        for worker in list(self._workers):
-            if worker is not threading.current_thread():
-                worker.join(remaining(deadline))
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(remaining(deadline))
         return not self._workers
 
     def tell_unfinished(self, seconds: float) -> None:
@@ -236,12 +255,6 @@ class QueueConsumer:
                 return
         action()
 
-    def _consumer(self) -> Consumer | None:
-        opening = self._opening
-        if opening is None or not opening.done() or opening.exception() is not None:
-            return None
-        return opening.result()
-
     # --- the workers ------------------------------------------------------------------------------
 
     def _work(self, consumer: Consumer) -> None:
@@ -271,12 +284,14 @@ class QueueConsumer:
             self.cancel(time.monotonic() + CLOSE_TIMEOUT)
             return
         try:
+            moves.keep(delivery.origin)
             self._processing.process(delivery, consumer, moves)
             # A stream of deliveries must not keep moves from being tried again.
             if moves.next_due() == 0:
                 moves.advance()
         except BaseException:
-            logger.exception("a delivery of %s could not be processed and stays unsettled", consumer.queue)
+            with contextlib.suppress(Exception):  # a logging handler may raise; the worker goes on all the same
+                logger.exception("a delivery of %s could not be processed and stays unsettled", consumer.queue)
 
     def _leave(self, consumer: Consumer) -> None:
         """The last worker to end gives back what nobody handled, so that running handlers settle before."""

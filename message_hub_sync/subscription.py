@@ -161,9 +161,9 @@ class Subscription:
 class Subscriptions:
     """The subscriptions of one client in one process, and one consumer for each queue they name.
 
-    Mutable, guarded by ``_lock``: the consumers by queue, those that stop while a
-    handler still runs, every known subscription with the event that tells
-    its end (set: not running), and whether new ones are refused. Round trips happen outside the lock.
+    Mutable, guarded by ``_lock``: the consumers by queue, those that stop while a handler still runs, the queues
+    that others consumed before, every known subscription with the event that tells its end (set: not running),
+    and whether new ones are refused. Round trips happen outside the lock.
     """
 
     def __init__(self, surroundings: Surroundings, inherited: Sequence[Subscription] = ()) -> None:
@@ -171,6 +171,7 @@ class Subscriptions:
         self._lock = threading.Lock()
         self._consumers: dict[tuple[str, bool], QueueConsumer] = {}
         self._leaving: set[QueueConsumer] = set()
+        self._consumed: set[tuple[str, bool]] = set()
         self._ended: dict[Subscription, threading.Event] = {}
         self._closed = False
         for subscription in inherited:
@@ -212,7 +213,8 @@ class Subscriptions:
         for source in subscription._sources:
             consumer = self._consumers.get(source.key)
             if consumer is None:
-                consumer = QueueConsumer(source, subscription._options, self._surroundings)
+                first = source.key not in self._consumed
+                consumer = QueueConsumer(source, subscription._options, self._surroundings, first=first)
                 self._consumers[source.key] = consumer
             consumer.attach(subscription, subscription._handler)
             joined.append(consumer)
@@ -228,6 +230,7 @@ class Subscriptions:
                 if consumer is not None and consumer.detach(subscription):
                     idle.append(self._consumers.pop(source.key))
             self._leaving.update(idle)
+            self._consumed.update(consumer.source.key for consumer in idle if consumer.consumer is not None)
         for consumer in idle:
             consumer.cancel(deadline)
         for consumer in idle:

@@ -95,7 +95,7 @@ class Seam:
             status=self._on_status,
         )
         for queue_consumer in self._subscriptions.consumers():
-            consumer = queue_consumer._consumer()
+            consumer = queue_consumer.consumer
             if consumer is not None:
                 self._watch(consumer)
 
@@ -103,7 +103,7 @@ class Seam:
         for name in ("publish", "publish_many", "consume", "status"):
             vars(self.transport).pop(name, None)
         for queue_consumer in self._subscriptions.consumers():
-            consumer = queue_consumer._consumer()
+            consumer = queue_consumer.consumer
             if consumer is not None:
                 vars(consumer).pop("settle", None)
 

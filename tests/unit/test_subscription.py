@@ -18,8 +18,9 @@ from message_hub_sync.envelope import Properties
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.handlers import handler_for
 from message_hub_sync.metrics import ServiceMetrics
+from message_hub_sync.moving import FIRST_PAUSE
 from message_hub_sync.publisher import Publisher
-from message_hub_sync.queue_consumer import Options, Surroundings
+from message_hub_sync.queue_consumer import Options, QueueConsumer, Surroundings
 from message_hub_sync.request_reply import Replies, Requests
 from message_hub_sync.retry import RetryPolicy
 from message_hub_sync.subscription import Subscription, Subscriptions, event_sources, inbox_sources
@@ -80,7 +81,9 @@ class Bench:
         subscription.start()
         return subscription
 
-    def deliver(self, *, redelivered: bool = False, connection_number: int = 1, **properties: Any) -> int:
+    def deliver(
+        self, *, redelivered: bool = False, connection_number: int = 1, origin: object = None, **properties: Any
+    ) -> int:
         self.tag += 1
         fields = {"message_id": ID.format(self.tag), "headers": {}, **properties}
         consumer = self.transport.consumers[-1]
@@ -94,7 +97,7 @@ class Bench:
                 redelivered=redelivered,
                 delivery_tag=self.tag,
                 connection_number=connection_number,
-                origin=None,
+                origin=origin,
             )
         )
         return self.tag
@@ -102,6 +105,10 @@ class Bench:
 
 def fail(event: str) -> None:
     raise ValueError("always")
+
+
+def _broken(metrics: ServiceMetrics, queue: str) -> None:
+    raise OSError("no space left on device")
 
 
 def moved_to(bench: Bench) -> list[str]:
@@ -222,6 +229,158 @@ def test_a_redelivered_message_on_a_first_connection_waits_a_rung_unhandled() ->
     assert handled.items == []
 
 
+def test_what_a_cancelled_subscription_gave_back_is_no_crash() -> None:
+    bench = Bench()
+    handled = Collector()
+    subscription = bench.subscribe(handled)
+    subscription.cancel()
+    subscription.start()
+
+    bench.deliver(redelivered=True)
+
+    handled.wait()
+    assert bench.transport.published == []
+
+
+def test_a_subscription_that_failed_to_start_has_given_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.transport, "consume", _down)
+        with pytest.raises(MessageHubConnectionError):
+            bench.subscribe(fail)
+    bench.subscribe(fail)
+
+    bench.deliver(redelivered=True)
+
+    bench.transport.settled.wait()
+    assert bench.transport.published[0].properties.headers["x-crashes"] == 1
+
+
+def test_a_delivery_taken_while_its_subscription_is_cancelled_is_not_settled_unhandled() -> None:
+    bench = Bench()
+    handled = Collector()
+    subscription = bench.subscribe(handled)
+    (consumer,) = bench.subscriptions.consumers()
+    cancel = consumer.cancel
+
+    def late(deadline: float) -> None:
+        bench.deliver()
+        bench.transport.settled.wait()
+        cancel(deadline)
+
+    consumer.cancel = late  # type: ignore[method-assign]
+
+    subscription.cancel()
+
+    assert len(handled.items) == len(bench.transport.settled.items) == 1
+
+
+def test_a_move_whose_message_went_back_to_its_queue_is_given_up() -> None:
+    bench = Bench(MessageHubConnectionError("down"))
+    handled = Collector()
+
+    def handle(event: str, envelope: Any) -> None:
+        handled(envelope.redelivered)
+        if not envelope.redelivered:
+            raise ValueError("once")
+
+    bench.subscribe(handle)
+    bench.deliver(origin="the first channel")
+    handled.wait()
+
+    last = bench.deliver(redelivered=True, connection_number=2, origin="the second channel")
+
+    assert bench.transport.settled.wait() == [last]
+    bench.transport.settled.stays(1, 2 * FIRST_PAUSE)
+    assert len(bench.transport.published) == 1
+
+
+def test_a_message_that_cannot_be_moved_yet_forges_no_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(MessageHubConnectionError("down"))
+    bench.subscribe(fail)
+
+    bench.deliver(message_id="x\r\nERROR all is lost \x1b[31m")
+
+    bench.transport.settled.wait()
+    assert any("could not be moved" in record.getMessage() for record in caplog.records)
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+def test_a_moved_message_whose_count_fails_is_not_moved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(MessageHubConnectionError("down"))
+    monkeypatch.setattr(ServiceMetrics, "retried", _broken)
+    handled = Collector()
+
+    def handle(event: str, envelope: Any) -> None:
+        handled(envelope.id)
+        if "fails" in envelope.headers:
+            raise ValueError("always")
+
+    bench.subscribe(handle)
+    bench.deliver(headers={"fails": 1})
+    bench.transport.settled.wait()
+
+    bench.deliver()
+
+    handled.wait(2)
+    assert len(bench.transport.published) == 2
+
+
+def test_a_second_worker_that_cannot_start_takes_the_first_one_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    start = threading.Thread.start
+
+    def only_one(thread: threading.Thread) -> None:
+        if thread.name.endswith("-2"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", only_one)
+    began = time.monotonic()
+    with pytest.raises(MessageHubConnectionError, match="can't start new thread"):
+        bench.subscribe(fail, options=Options(workers=2))
+
+    assert time.monotonic() - began < 2
+    assert bench.subscriptions.consumers() == []
+    assert bench.transport.consumers[-1].closed
+
+
+def test_a_start_that_is_interrupted_leaves_the_queue_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    inside, go_on = threading.Event(), threading.Event()
+    whole, start = bench.transport.consume, QueueConsumer.start
+    starts, ended = Collector(), Collector()
+
+    def interrupted(topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
+        monkeypatch.setattr(bench.transport, "consume", whole)
+        inside.set()
+        go_on.wait(5)
+        raise KeyboardInterrupt
+
+    def subscribe() -> None:
+        try:
+            bench.subscribe(fail)
+            ended(None)
+        except BaseException as error:
+            ended(type(error))
+
+    def announced(consumer: QueueConsumer, deadline: float) -> None:
+        starts(consumer)
+        start(consumer, deadline)
+
+    monkeypatch.setattr(bench.transport, "consume", interrupted)
+    monkeypatch.setattr(QueueConsumer, "start", announced)
+    threading.Thread(target=subscribe).start()
+    assert inside.wait(5)
+    threading.Thread(target=subscribe).start()
+    starts.wait(2)
+
+    go_on.set()
+
+    assert set(ended.wait(2)) == {None, KeyboardInterrupt}
+    assert [consumer.active for consumer in bench.subscriptions.consumers()] == [True]
+
+
 def test_a_redelivered_message_on_a_later_connection_is_handled_in_place() -> None:
     bench = Bench()
     handled = Collector()
@@ -292,6 +451,28 @@ def test_a_fault_of_the_transport_does_not_end_a_worker_either(caplog: pytest.Lo
 
     assert settled.wait(2) == [1, 2]
     assert "stays unsettled" in caplog.text
+
+
+class _Mailing(logging.Handler):
+    """One of an application, whose server is down."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ConnectionError("no mail today")
+
+
+def test_a_logging_handler_that_raises_keeps_no_message_unsettled() -> None:
+    bench = Bench(Result.NACKED)
+    bench.subscribe(fail)
+    mailing = _Mailing()
+    ours = logging.getLogger("message_hub_sync")
+    ours.addHandler(mailing)
+    try:
+        tags = [bench.deliver(), bench.deliver(message_id="no UUID"), bench.deliver(redelivered=True)]
+        last = bench.deliver(headers={"x-crashes": 9}, redelivered=True)
+
+        assert sorted(bench.transport.settled.wait(4)) == [*tags, last]
+    finally:
+        ours.removeHandler(mailing)
 
 
 def test_a_failure_is_logged_once_with_its_traceback_and_correlation(caplog: pytest.LogCaptureFixture) -> None:
