@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, TypeVar, overload
 from uuid import UUID
 
+from message_hub_sync import catalogue
 from message_hub_sync.config import CircuitBreakerConfig, ClientConfig, QueueType, parse_addresses
 from message_hub_sync.deadlines import deadline_after, timeout_seconds
 from message_hub_sync.deduplication import DeduplicationStore
@@ -372,7 +373,10 @@ class MessageHubClient:
         self._entered()
         options = consume_options(prefetch, workers, retry, deduplicate)
         sources = event_sources(self._config, event_types, durable=durable)
-        return self._subscribed("event", sources, callback, options)
+        subscription = self._subscribed("event", sources, callback, options)
+        for pattern in subscription.event_types:
+            catalogue.check_subscribe(pattern)
+        return subscription
 
     def subscribe_messages(
         self,

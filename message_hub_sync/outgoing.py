@@ -91,7 +91,6 @@ def outgoing_event(
             event_type = catalogue.event_type_of(payload)
     name = validate_event_type(event_type)
     body = encode_payload(payload, config.max_message_bytes)
-    catalogue.check_publish(name, payload, config.service_name, config.strict_catalogue)
     properties = event_properties(
         source=config.service_name,
         event_type=name,
@@ -99,6 +98,8 @@ def outgoing_event(
         correlation_id=correlation_id,
         headers=headers,
     )
+    # Last, so that it warns of no event that is refused.
+    catalogue.check_publish(name, payload, config.service_name, config.strict_catalogue)
     return Outgoing(EVENTS, name, body, properties)
 
 
@@ -122,7 +123,7 @@ def _each(items: list[Any], make: Callable[[Any], Outgoing]) -> list[Outgoing]:
     made: list[Outgoing] = []
     try:
         for item in items:
-            made.append(make(item))  # noqa: PERF401  # how many there are says which one failed
+            made.append(make(item))  # how many there are says which one failed
     except MessageValidationError as error:
         raise MessageValidationError(f"item {len(made)}: {error}") from None
     return made

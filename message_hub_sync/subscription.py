@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from message_hub_sync import catalogue
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.deadlines import deadline_after, timeout_seconds
 from message_hub_sync.deduplication import DeduplicationStore
@@ -56,8 +55,6 @@ def event_sources(config: ClientConfig, event_types: Any, *, durable: bool) -> t
         validate_queue_parts(config.service_name, pattern)
         topology = event_subscription(config.service_name, pattern, durable=durable, queue_type=config.queue_type)
         found[pattern] = Source(topology, "event", pattern)
-    for pattern in found:
-        catalogue.check_subscribe(pattern)
     return tuple(found.values())
 
 

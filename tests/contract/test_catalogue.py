@@ -75,7 +75,7 @@ def test_a_catalogued_event_that_does_not_fit_is_refused_and_nothing_is_sent(
 def test_an_unknown_event_is_published_with_one_warning_that_suggests_the_nearest(
     hub: Hub, collected: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
-    misspelt = f"charakter.created_{hub.name('x')[2:]}"
+    misspelt = f"charakter.created_{hub.name('x')[2:5]}"
     hub.client("campaign").subscribe([misspelt], collected)
     caplog.clear()
     publisher = hub.client("character")

@@ -151,6 +151,17 @@ def test_of_many_the_item_that_is_not_usable_is_named(client: MessageHubClient, 
         client.publish_events([("quest.started", {"n": 1}), second])
 
 
+def test_a_call_that_is_refused_warns_of_no_unknown_event(
+    client: MessageHubClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(MessageValidationError, match="correlation_id"):
+        client.publish_event("quest.refused_at_once", {"n": 1}, correlation_id="")
+    with pytest.raises(MessageValidationError):
+        client.subscribe("quest.refused_at_once", "no handler")  # type: ignore[arg-type]
+
+    assert caplog.text == ""
+
+
 # --- decorators ----------------------------------------------------------------------------------
 
 

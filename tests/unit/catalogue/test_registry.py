@@ -435,6 +435,27 @@ def test_a_pattern_that_matches_nothing_known_is_warned_about(
     assert len(warnings(caplog)) == 1
     assert pattern in warnings(caplog)[0]
     assert hint in warnings(caplog)[0]
+    assert "catalogue.register(" in warnings(caplog)[0]
+
+    catalogue.check_subscribe(pattern)
+    assert len(warnings(caplog)) == 1, "once is enough"
+
+    catalogue.check_publish("weather.of_late", {}, CHARACTER_SERVICE)
+    assert len(warnings(caplog)) == 2, "publishing is warned about by itself"
+
+
+def test_an_event_that_is_merely_of_the_same_kind_is_not_suggested(catalogue: Catalogue) -> None:
+    catalogue.register("order.placed", QuestStarted)
+
+    assert catalogue.nearest("order.failed") is None
+    assert catalogue.nearest("order.palced") == "order.placed"
+
+
+def test_a_refused_payload_is_told_the_fields_of_its_model(catalogue: Catalogue) -> None:
+    catalogue.register("quest.started", QuestStarted)
+
+    with pytest.raises(MessageValidationError, match=r"\(its fields: quest_id \(required\), reward\)"):
+        catalogue.check_publish("quest.started", {}, CHARACTER_SERVICE)
 
 
 def test_what_is_no_pattern_cannot_be_subscribed_to(catalogue: Catalogue) -> None:
