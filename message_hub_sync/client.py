@@ -98,8 +98,6 @@ class MessageHubClient:
 
     Nothing connects before it is needed. A closed client stays closed. In a forked child the client starts
     anew on first use, and the parent's subscriptions are inactive there until their ``start()``.
-
-    Mutable: ``_told``, what was warned about once; ``setdefault``, which is atomic, decides who does.
     """
 
     def __init__(
@@ -139,6 +137,7 @@ class MessageHubClient:
             settle_each=settle_each,
         )
         self._lifecycle = Lifecycle(self._config, RetryPolicy() if retry is None else retry)
+        # Mutable: what was warned about once; setdefault, which is atomic, decides who does.
         self._told: dict[str, object] = {}
 
     @property
@@ -147,7 +146,8 @@ class MessageHubClient:
         return self._config.service_name
 
     def __repr__(self) -> str:
-        return f"<MessageHubClient {self._config.service_name}>"
+        closed = " (closed)" if self._lifecycle.closed else ""
+        return f"<MessageHubClient {self._config.service_name}{closed}>"
 
     def __enter__(self) -> MessageHubClient:
         self.connect()
@@ -164,7 +164,7 @@ class MessageHubClient:
         """Open the connection that publishes. Optional, since the first use connects; idempotent.
 
         :raises MessageHubConnectionError: there was none within ``connect_timeout``, or the client is closed.
-        :raises MessageHubAuthorizationError: the broker refused the user, the vhost or the key.
+        :raises MessageHubAuthorizationError: the broker refused the user or the vhost.
         """
         session = self._entered()
         parent = reloader_parent()
@@ -191,9 +191,15 @@ class MessageHubClient:
         """Block until SIGTERM, SIGINT or :meth:`close`; then end in order, and return.
 
         On the main thread it handles both signals, and puts the earlier handlers back when it returns; on
-        another thread it leaves signals alone, and only :meth:`close` ends it.
+        another thread it leaves signals alone, and only :meth:`close` ends it. A client closed already: it returns.
         """
-        session = self._entered()
+        session = self._lifecycle.session()
+        self._mention_loop()
+        if not session.subscriptions.known():
+            logger.warning(
+                "run_forever() of %s waits, but nothing is subscribed to: subscribe before it, or from another thread",
+                self._config.service_name,
+            )
         with StopSignals() as signals:
             session.on_close(signals.wake)
             signals.wait()
@@ -496,13 +502,16 @@ class MessageHubClient:
     def _entered(self) -> Session:
         session = self._lifecycle.session()
         session.admit()
+        self._mention_loop()
+        return session
+
+    def _mention_loop(self) -> None:
         if has_running_loop():
             self._tell_once(
                 "loop",
                 "a blocking call is made inside a running asyncio event loop, which stands still meanwhile: "
                 "call it in a thread (asyncio.to_thread), or use the asynchronous client",
             )
-        return session
 
     def _publishing(self) -> Session:
         session = self._entered()

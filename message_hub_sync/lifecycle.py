@@ -43,6 +43,12 @@ class Lifecycle:
         if session is None:
             with self._lock:
                 if self._session is None:
+                    if self._inherited:
+                        logger.info(
+                            "%d subscriptions of %s are inactive in this forked process until their start()",
+                            len(self._inherited),
+                            self._config.service_name,
+                        )
                     self._session = Session(self._config, self._retry, self._inherited)
                 session = self._session
         return session
@@ -50,6 +56,12 @@ class Lifecycle:
     def subscriptions(self) -> Subscriptions:
         """Those of this process."""
         return self.session().subscriptions
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed; makes no session."""
+        session = self._session
+        return session is not None and session.closed.is_set() and self._process == os.getpid()
 
     def forked(self) -> None:
         """In a forked child: leave the parent's sockets and locks alone, and begin anew on first use."""
@@ -68,7 +80,7 @@ class Lifecycle:
         running = len(session.subscriptions.running())
         if running:
             logger.warning(
-                "%s ends while %d subscriptions are live: run_forever() keeps a service running",
+                "%s ends with live subscriptions (%d): run_forever() keeps a service running",
                 self._config.service_name,
                 running,
             )

@@ -53,7 +53,7 @@ class Session:
         """
         if self._closing and (self.closed.is_set() or not self.subscriptions.in_handler()):
             raise MessageHubConnectionError(
-                "this client is closed: nothing was sent; make another one to go on (a closed one stays closed)"
+                "this client is closed, and nothing was done: make another one to go on (a closed one stays closed)"
             )
 
     def on_close(self, listener: Callable[[], None]) -> None:

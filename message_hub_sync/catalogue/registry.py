@@ -216,8 +216,8 @@ class Catalogue:
         mine = object()
         if len(self._warned) < _MAX_WARNED and self._warned.setdefault(key, mine) is mine:
             example = "quest.started" if "*" in name or "#" in name else name
-            own = ': an event of your own is made known by catalogue.register("%s", Model)'
-            logger.warning(text + own, name, self._hint(name), example)
+            text += ': an event of your own is made known by catalogue.register("%s", Model)'
+            logger.warning(text, name, self._hint(name), example)
 
     def _check_as_json(self, known: EventType, payload: Any, error: ValidationError) -> None:
         """The slow way: what arrives is JSON, so a payload of any objects fits when its JSON does."""

@@ -379,6 +379,28 @@ def test_run_forever_off_the_main_thread_leaves_signals_alone(client: MessageHub
     assert seen == [before]
 
 
+def test_run_forever_of_a_closed_client_returns(client: MessageHubClient) -> None:
+    client.subscribe_messages(lambda message: None)
+    client.close()
+
+    client.run_forever()
+
+    assert repr(client) == "<MessageHubClient image-service (closed)>"
+
+
+@pytest.mark.parametrize("subscribed", [True, False])
+def test_run_forever_without_a_subscription_says_so(
+    client: MessageHubClient, caplog: pytest.LogCaptureFixture, subscribed: bool
+) -> None:
+    if subscribed:
+        client.subscribe_messages(lambda message: None)
+    threading.Timer(0.1, client.close).start()
+
+    client.run_forever()
+
+    assert ("nothing is subscribed to" in caplog.text) is not subscribed
+
+
 def test_a_policy_of_the_client_holds_for_its_subscriptions(collected: Collector) -> None:
     def fail(message: Any) -> None:
         raise ValueError("always")
