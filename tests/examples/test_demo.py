@@ -198,7 +198,16 @@ def test_a_hub_that_is_not_there_is_told_in_one_line() -> None:
     assert "secret" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--url", "http://localhost"], ["--timeout", "0"], ["--timeout", "soon"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--url", "http://localhost"],
+        ["--timeout", "0"],
+        ["--timeout", "soon"],
+        ["--timeout", "inf"],
+        ["--timeout", "nan"],
+    ],
+)
 def test_a_value_that_is_not_usable_is_told_before_anything_is_sent(arguments: list[str]) -> None:
     done = demo(*arguments)
     assert done.returncode in (1, 2)

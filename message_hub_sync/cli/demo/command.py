@@ -17,6 +17,7 @@ from message_hub_sync.cli.demo.report import Report, report_on
 from message_hub_sync.cli.demo.screen import PATIENCE, Screen, open_screen
 from message_hub_sync.cli.demo.service import Service
 from message_hub_sync.config import ClientConfig, MemoryAddress, parse_addresses
+from message_hub_sync.deadlines import MAX_TIMEOUT
 from message_hub_sync.errors import MessageHubError
 from message_hub_sync.retry import RetryPolicy
 from message_hub_sync.session import Session
@@ -46,6 +47,8 @@ def demo(url: str, as_json: bool, timeout: float, force: bool) -> None:
     wait there. Services under other names receive the demo's events if they subscribe to them: on a hub that others
     use, give the demo a virtual host of its own.
     """
+    if not timeout <= MAX_TIMEOUT:  # neither does NaN
+        raise click.BadParameter(f"seconds up to {MAX_TIMEOUT} are usable", param_hint="--timeout")
     try:
         hub = _shown(url)
         screen = open_screen(as_json)
