@@ -344,8 +344,8 @@ class RabbitMQNode:
         """
         directory = self.directory
         logged_before = len(self.log())
-        path = directory / "notify"
-        path.unlink(missing_ok=True)
+        # Another one at each start: the process before may report its end only now.
+        path = directory / f"notify-{secrets.token_hex(4)}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reports:
             reports.bind(str(path))
             self._broker = GuardedProcess(
