@@ -26,7 +26,7 @@ from faults.proxy import Proxy
 from faults.raw import raw_channel
 from faults.report import Row, write_table
 
-from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
+from message_hub_sync.testing.rabbitmq_node import RabbitMQNode, RabbitMQNodeError
 
 SERVICE, EVENT = "fault-soak", "fault.soaked"
 #: Seconds for everything to be consumed once the last fault is healed.
@@ -124,7 +124,12 @@ class Soak:
         pause = self.dice.uniform(0, 4)
         self.node.kill()
         self._stop.wait(pause)
-        self.node.start()
+        try:
+            self.node.start()
+        except RabbitMQNodeError as error:
+            # A start that fails is the machine's trouble (its load, mostly), and no verdict about the library.
+            print(f"the broker did not start, once more: {error}", file=sys.stderr)
+            self.node.start(120)
 
     def _suspend_broker(self) -> None:
         self.node.suspend()
