@@ -1,22 +1,38 @@
-"""``message-hub dead-letters``: messages that were given up, to look at elsewhere."""
+"""``message-hub dead-letters``: messages that were given up, to see, to put back, to look at elsewhere."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
-from message_hub_sync.config import ClientConfig, parse_addresses
-from message_hub_sync.errors import MessageHubError
+from message_hub_sync.config import ClientConfig, MemoryAddress, parse_addresses
+from message_hub_sync.dead_letters import (
+    DeadLetter,
+    dead_letter_json,
+    dead_letter_queues,
+    fetch_dead_letter,
+    gathered,
+    requeue_dead_letters,
+    save_dead_letter,
+)
+from message_hub_sync.errors import MessageHubError, MessageValidationError
+from message_hub_sync.naming import validate_service_name
 from message_hub_sync.session import _transport
-from message_hub_sync.testing.dead_letter import save_dead_letter
-from message_hub_sync.testing.dead_letter_queue import fetch_dead_letter
+from message_hub_sync.topology import DEAD_LETTER_SUFFIX
+from message_hub_sync.transport.base import Transport
 
 __all__ = ["dead_letters"]
 
 #: Seconds for an orderly goodbye, once all is done.
 CLOSE_TIMEOUT = 5.0
+#: Seconds: a day is more than any of it takes.
+MIN_TIMEOUT, MAX_TIMEOUT = 0.1, 86_400.0
 
 
 @click.group("dead-letters")
@@ -24,8 +40,20 @@ def dead_letters() -> None:
     """Messages that services have given up."""
 
 
-@dead_letters.command("export")
-@click.option(
+def _queue_name(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    for name in value if isinstance(value, tuple) else (value,):
+        if not name.removesuffix(DEAD_LETTER_SUFFIX):
+            raise click.BadParameter("it is empty: name a queue, for example campaign-service.messages")
+    return value
+
+
+def _seconds(context: click.Context, option: click.Parameter, value: float) -> float:
+    if not MIN_TIMEOUT <= value <= MAX_TIMEOUT:  # nor NaN, which click's own range lets pass
+        raise click.BadParameter(f"{value} is not in the range {MIN_TIMEOUT:g} to {MAX_TIMEOUT:g}")
+    return value
+
+
+_url = click.option(
     "--url",
     metavar="URL",
     envvar="MESSAGE_HUB_URL",
@@ -33,9 +61,102 @@ def dead_letters() -> None:
     show_default=True,
     help="The hub; MESSAGE_HUB_URL where left out, which keeps a password out of the list of processes.",
 )
-@click.option(
-    "--queue", required=True, metavar="QUEUE", help="The queue it failed in, for example campaign-service.messages."
+_queue = click.option(
+    "--queue",
+    required=True,
+    metavar="QUEUE",
+    callback=_queue_name,
+    help="The queue it failed in, for example campaign-service.messages.",
 )
+_message_id = click.option("--message-id", metavar="ID", help="Which one; the oldest where left out.")
+_timeout = click.option(
+    "--timeout",
+    type=float,
+    callback=_seconds,
+    default=10.0,
+    show_default=True,
+    help="Seconds for all of it.",
+)
+
+
+@dead_letters.command("list")
+@_url
+@click.option("--service", "services", multiple=True, metavar="NAME", help="A service; may be repeated.")
+@click.option(
+    "--queue", "queues", multiple=True, metavar="QUEUE", callback=_queue_name, help="A queue; may be repeated."
+)
+@_timeout
+def show_all(url: str, services: tuple[str, ...], queues: tuple[str, ...], timeout: float) -> None:
+    """Show which queues have dead letters: how many, since when, and why the oldest was given up.
+
+    Of a service it looks at the inbox, the events of the catalogue and their patterns. AMQP has no list of queues: name
+    those of events that only the service itself knows with --queue.
+    """
+    if not services and not queues:
+        raise click.UsageError("name a service with --service, or a queue with --queue")
+    with _hub(url) as transport:
+        names = list(queues)
+        for service in services:
+            names += dead_letter_queues(validate_service_name(service))
+        found = gathered(transport, names, time.monotonic() + timeout)
+    if not found:
+        click.echo(f"no dead letters in the {len(names)} queues looked at", err=True)
+        return
+    rows = [("Queue", "Depth", "Oldest since", "Its id", "Its reason")]
+    for one in found:
+        failure = {} if one.oldest is None else one.oldest.failure
+        rows.append(
+            (
+                one.queue.removesuffix(DEAD_LETTER_SUFFIX),
+                str(one.depth),
+                str(failure.get("first_failed_at", "-"))[:19],
+                "-" if one.oldest is None else one.oldest.message_id or "-",
+                _reason(one.oldest),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@dead_letters.command("show")
+@_url
+@_queue
+@_message_id
+@_timeout
+def show(url: str, queue: str, message_id: str | None, timeout: float) -> None:
+    """Show one message that was given up, as JSON, payload and traceback included; it stays where it is."""
+    with _hub(url) as transport:
+        letter = fetch_dead_letter(
+            transport, queue, message_id, lambda found: None, deadline=time.monotonic() + timeout
+        )
+    click.echo(dead_letter_json(letter), nl=False)
+
+
+@dead_letters.command("requeue")
+@_url
+@_queue
+@_message_id
+@click.option("--all", "every", is_flag=True, help="All that are there now.")
+@_timeout
+def requeue(url: str, queue: str, message_id: str | None, every: bool, timeout: float) -> None:
+    """Put messages back into the queue that they failed in, for their service to handle.
+
+    Each has all its attempts again, and no ttl any more. It leaves the dead-letter queue once the hub has confirmed
+    it in its own: interrupted in between, it is in both, under the same message id.
+    """
+    if every and message_id is not None:
+        raise click.UsageError("--message-id is one, --all are all: give one of the two")
+    with _hub(url) as transport:
+        count = requeue_dead_letters(
+            transport, queue, message_id, _tell("back in"), every=every, deadline=time.monotonic() + timeout
+        )
+    click.echo(f"{count} put back into {queue.removesuffix(DEAD_LETTER_SUFFIX)}")
+
+
+@dead_letters.command("export")
+@_url
+@_queue
 @click.option(
     "--file",
     required=True,
@@ -43,36 +164,61 @@ def dead_letters() -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where to write it, as JSON.",
 )
-@click.option("--message-id", metavar="ID", help="Which one; the oldest where left out.")
+@_message_id
 @click.option("--remove", is_flag=True, help="Take it out of the dead-letter queue.")
 @click.option("--force", is_flag=True, help="Replace FILE where it exists.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Seconds for all of it."
-)
+@_timeout
 def export(url: str, queue: str, file: Path, message_id: str | None, remove: bool, force: bool, timeout: float) -> None:
     """Write one message that was given up to a file, which a test can load and replay.
 
     It stays in its dead-letter queue unless --remove is given.
     """
-    if file.exists() and not force:
-        raise click.ClickException(f"{file} exists: --force replaces it")
-    deadline = time.monotonic() + timeout
-    try:
-        transport = _transport(ClientConfig("message-hub-dead-letters", parse_addresses(url)))
+    if file.is_dir():
+        raise click.BadParameter(f"{file} is a directory: name a file in it", param_hint="'--file'")
+
+    def save(letter: DeadLetter) -> None:
+        # Only now: that a file is in the way says nothing where there is nothing to write.
+        if file.exists() and not force:
+            raise click.ClickException(f"{file} exists: --force replaces it")
         try:
-            letter = fetch_dead_letter(
-                transport,
-                queue,
-                message_id,
-                lambda found: save_dead_letter(found, file),
-                remove=remove,
-                deadline=deadline,
-            )
+            save_dead_letter(letter, file)
+        except OSError as error:
+            raise click.ClickException(f"{file} cannot be written: {error.strerror}") from None
+
+    with _hub(url) as transport:
+        letter = fetch_dead_letter(
+            transport, queue, message_id, save, remove=remove, deadline=time.monotonic() + timeout
+        )
+    click.echo(f"message {letter.message_id} of {letter.queue} ({_reason(letter)}) written to {file}", err=True)
+
+
+@contextlib.contextmanager
+def _hub(url: str) -> Iterator[Transport]:
+    """The hub, errors of it told in one line."""
+    # Errors are told below: without a handler Python would write the log's lines about them, too.
+    silent, log = logging.NullHandler(), logging.getLogger("message_hub_sync")
+    log.addHandler(silent)
+    note = ""
+    try:
+        config = ClientConfig("message-hub-dead-letters", parse_addresses(url))
+        if isinstance(config.address, MemoryAddress):
+            note = " (a memory:// hub lives inside one process, no other one sees it: give the broker's URL)"
+        transport = _transport(config)
+        try:
+            yield transport
         finally:
             transport.close(time.monotonic() + CLOSE_TIMEOUT)
+    except MessageValidationError as error:
+        raise click.ClickException(f"{error}{note}") from None
     except MessageHubError as error:
         raise click.ClickException(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(f"{file} cannot be written: {error.strerror}") from None
-    reason = letter.failure.get("reason", "no reason is known")
-    click.echo(f"message {letter.message_id} of {letter.queue} ({reason}) written to {file}", err=True)
+    finally:
+        log.removeHandler(silent)
+
+
+def _tell(what: str) -> Callable[[DeadLetter], None]:
+    return lambda letter: click.echo(f"message {letter.message_id} ({_reason(letter)}) is {what} {letter.queue}")
+
+
+def _reason(letter: DeadLetter | None) -> str:
+    return "-" if letter is None else str(letter.failure.get("reason", "no reason is known"))

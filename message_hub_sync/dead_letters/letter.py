@@ -51,7 +51,7 @@ from message_hub_sync.retry import (
 from message_hub_sync.topology import DEAD_LETTER_SUFFIX, EVENTS
 from message_hub_sync.transport.base import Delivery
 
-__all__ = ["DeadLetter", "load_dead_letter", "save_dead_letter"]
+__all__ = ["DeadLetter", "dead_letter_json", "load_dead_letter", "save_dead_letter"]
 
 FORMAT = "message-hub-dead-letter/1"
 
@@ -125,6 +125,10 @@ class DeadLetter:
         with entered(Handling(received.correlation_id, received.message_id, event_type, service)):
             return wanted(arguments)
 
+    def without_ttl(self) -> DeadLetter:
+        """The same, to be kept however long it waits."""
+        return dataclasses.replace(self, properties=dataclasses.replace(self.properties, expiration=None))
+
     @classmethod
     def of(cls, delivery: Delivery) -> DeadLetter:
         """What lies in a dead-letter queue, with the traces of its failure taken out of the headers."""
@@ -159,11 +163,8 @@ class DeadLetter:
         )
 
 
-def save_dead_letter(letter: DeadLetter, file: str | os.PathLike[str]) -> Path:
-    """Write a dead letter to a JSON file, which is replaced where it exists; returns its path.
-
-    :raises OSError: the file cannot be written.
-    """
+def dead_letter_json(letter: DeadLetter) -> str:
+    """A dead letter as the text of such a file."""
     properties = {name: getattr(letter.properties, name) for name in _PROPERTIES}
     document = {
         "format": FORMAT,
@@ -178,8 +179,16 @@ def save_dead_letter(letter: DeadLetter, file: str | os.PathLike[str]) -> Path:
         document["payload"] = letter.payload
     except MessageValidationError:
         document["body"] = base64.b64encode(letter.body).decode()
+    return json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def save_dead_letter(letter: DeadLetter, file: str | os.PathLike[str]) -> Path:
+    """Write a dead letter to a JSON file, which is replaced where it exists; returns its path.
+
+    :raises OSError: the file cannot be written.
+    """
     path = Path(file)
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    path.write_text(dead_letter_json(letter), encoding="utf-8")
     return path
 
 

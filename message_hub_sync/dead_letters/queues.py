@@ -1,21 +1,37 @@
-"""Looking into a dead-letter queue, taking out of it, and putting a dead letter back to work."""
+"""Looking into dead-letter queues, taking out of them, and putting a dead letter back to work."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from queue import Empty
 from uuid import UUID
 
+from message_hub_sync.catalogue import catalogue
+from message_hub_sync.dead_letters.letter import DeadLetter
 from message_hub_sync.deadlines import remaining, take
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubDeliveryError, MessageValidationError
 from message_hub_sync.retry import ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY
-from message_hub_sync.testing.dead_letter import DeadLetter
-from message_hub_sync.topology import DEAD_LETTER_SUFFIX, DEFAULT_EXCHANGE, QueueSpec, Topology
+from message_hub_sync.topology import (
+    DEAD_LETTER_SUFFIX,
+    DEFAULT_EXCHANGE,
+    QueueSpec,
+    Topology,
+    event_queue_name,
+    inbox_name,
+)
 from message_hub_sync.transport.base import Delivery, Outgoing, Result, Transport
 
-__all__ = ["fetch_dead_letter", "send_again"]
+__all__ = [
+    "Gathered",
+    "dead_letter_queues",
+    "fetch_dead_letter",
+    "gathered",
+    "requeue_dead_letters",
+    "send_again",
+]
 
 #: Looked at, at most: they are all held unsettled until the right one is found.
 MOST = 10_000
@@ -41,7 +57,7 @@ def fetch_dead_letter(
     :raises MessageValidationError: there is no such queue, or nothing in it, or not that message.
     :raises MessageHubConnectionError: the hub did not answer in time.
     """
-    name = queue.removesuffix(DEAD_LETTER_SUFFIX) + DEAD_LETTER_SUFFIX
+    name = _dead(queue)
     # Looked at, at most: without an end where it is waited for, else what is there now.
     count = sys.maxsize if wait else min(_depth(transport, name, deadline), MOST)
     consumer = transport.consume(Topology(QueueSpec(name)), prefetch=min(count, MOST), deadline=deadline)
@@ -50,7 +66,7 @@ def fetch_dead_letter(
         while seen < count:
             delivery = take(consumer.deliveries, remaining(deadline))
             seen += 1
-            if delivery is not None and message_id in (None, delivery.properties.message_id, _uuid(delivery)):
+            if delivery is not None and _is_meant(delivery, message_id):
                 letter = DeadLetter.of(delivery)
                 save(letter)
                 if remove:
@@ -62,8 +78,108 @@ def fetch_dead_letter(
     finally:
         consumer.cancel(deadline)
         consumer.close(deadline)
+    raise _missing(name, message_id, seen)
+
+
+def requeue_dead_letters(
+    transport: Transport,
+    queue: str,
+    message_id: UUID | str | None,
+    done: Callable[[DeadLetter], object],
+    *,
+    every: bool = False,
+    deadline: float,
+) -> int:
+    """Put messages back into the queue that they failed in, each confirmed there before it is settled here.
+
+    They have all attempts before them, and no ttl any more: it was over, or would be before anybody looks.
+
+    :param queue: the queue, with ``.dead`` or without it.
+    :param message_id: which one; ``None``: the oldest.
+    :param done: called with each one that is back.
+    :param every: all that are there at the beginning, whatever ``message_id`` says.
+    :returns: how many.
+    :raises MessageValidationError: there is no such queue, or nothing in it, or not that message.
+    :raises MessageHubDeliveryError: one could not be put back; it stays, with those behind it.
+    :raises MessageHubConnectionError: the hub did not answer in time.
+    """
+    name = _dead(queue)
+    count = _depth(transport, name, deadline)
+    consumer = transport.consume(Topology(QueueSpec(name)), prefetch=min(count, MOST), deadline=deadline)
+    seen = moved = 0
+    try:
+        while seen < count:
+            delivery = take(consumer.deliveries, remaining(deadline))
+            seen += 1
+            if delivery is None or not (every or _is_meant(delivery, message_id)):
+                continue
+            letter = DeadLetter.of(delivery)
+            send_again(transport, letter.without_ttl(), deadline)
+            consumer.settle(delivery)
+            moved += 1
+            done(letter)
+            if not every:
+                break
+    except Empty:
+        raise MessageHubConnectionError(f"the hub did not hand out what is in {name} in time") from None
+    finally:
+        consumer.cancel(deadline)
+        consumer.close(deadline)
+    if not moved:
+        raise _missing(name, message_id, seen)
+    return moved
+
+
+def dead_letter_queues(service: str) -> list[str]:
+    """Where a service's dead letters may be: those of its inbox, of the catalogue's events and of their patterns."""
+    names = [event_type.name for event_type in catalogue]
+    families = [f"{family}.*" for family in dict.fromkeys(name.partition(".")[0] for name in names)]
+    queues = [inbox_name(service), *(event_queue_name(service, name) for name in (*names, *families, "#"))]
+    return [_dead(queue) for queue in queues]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What waits in one dead-letter queue. ``oldest``: ``None`` where somebody else holds it just now."""
+
+    queue: str
+    depth: int
+    oldest: DeadLetter | None
+
+
+def gathered(transport: Transport, queues: Iterable[str], deadline: float) -> list[Gathered]:
+    """Those of these dead-letter queues that are not empty; a queue that is not there is.
+
+    :param queues: with ``.dead`` or without it.
+    :raises MessageHubConnectionError: the hub did not answer in time.
+    """
+    names = list(dict.fromkeys(_dead(queue) for queue in queues))
+    found = transport.queue_stats(names, deadline)
+    return [
+        Gathered(name, stats.depth, _oldest(transport, name, deadline))
+        for name, stats in found.items()
+        if stats is not None and stats.depth
+    ]
+
+
+def _oldest(transport: Transport, name: str, deadline: float) -> DeadLetter | None:
+    try:
+        return fetch_dead_letter(transport, name, None, lambda found: None, deadline=deadline)
+    except MessageValidationError:  # gone meanwhile
+        return None
+
+
+def _dead(queue: str) -> str:
+    return queue.removesuffix(DEAD_LETTER_SUFFIX) + DEAD_LETTER_SUFFIX
+
+
+def _is_meant(delivery: Delivery, message_id: UUID | str | None) -> bool:
+    return message_id in (None, delivery.properties.message_id, _uuid(delivery))
+
+
+def _missing(name: str, message_id: UUID | str | None, seen: int) -> MessageValidationError:
     which = "no message" if message_id is None else f"no message {message_id}"
-    raise MessageValidationError(f"the queue {name} holds {which}; looked at: {seen}")
+    return MessageValidationError(f"the queue {name} holds {which}; looked at: {seen}")
 
 
 def _depth(transport: Transport, name: str, deadline: float) -> int:

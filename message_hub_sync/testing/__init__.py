@@ -5,7 +5,7 @@ Works under any test runner; for pytest there are fixtures (``pytest --fixtures`
 
 from __future__ import annotations
 
-from message_hub_sync.testing.dead_letter import DeadLetter, load_dead_letter, save_dead_letter
+from message_hub_sync.dead_letters import DeadLetter, load_dead_letter, save_dead_letter
 from message_hub_sync.testing.faults import Faults
 from message_hub_sync.testing.framework import MessageHubTestFramework
 from message_hub_sync.testing.mock_service import MockService

@@ -14,12 +14,11 @@ from uuid import UUID
 
 from message_hub_sync.client import MessageHubClient
 from message_hub_sync.config import parse_addresses
+from message_hub_sync.dead_letters import DeadLetter, fetch_dead_letter, save_dead_letter, send_again
 from message_hub_sync.deadlines import deadline_after
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
 from message_hub_sync.naming import validate_event_type, validate_service_name
 from message_hub_sync.testing.cross_talk import cross_talk
-from message_hub_sync.testing.dead_letter import DeadLetter, save_dead_letter
-from message_hub_sync.testing.dead_letter_queue import fetch_dead_letter, send_again
 from message_hub_sync.testing.faults import Faults
 from message_hub_sync.testing.mock_service import MockService, Script
 from message_hub_sync.testing.places import find_place

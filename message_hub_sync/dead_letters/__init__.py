@@ -1,0 +1,26 @@
+"""Messages that were given up: to look at, to keep as a file, to put back to work."""
+
+from __future__ import annotations
+
+from message_hub_sync.dead_letters.letter import DeadLetter, dead_letter_json, load_dead_letter, save_dead_letter
+from message_hub_sync.dead_letters.queues import (
+    Gathered,
+    dead_letter_queues,
+    fetch_dead_letter,
+    gathered,
+    requeue_dead_letters,
+    send_again,
+)
+
+__all__ = [
+    "DeadLetter",
+    "Gathered",
+    "dead_letter_json",
+    "dead_letter_queues",
+    "fetch_dead_letter",
+    "gathered",
+    "load_dead_letter",
+    "requeue_dead_letters",
+    "save_dead_letter",
+    "send_again",
+]

@@ -1,0 +1,163 @@
+"""What an operator does about dead letters, from the command line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner, Result
+from collector import Collector
+from programs import run
+
+from message_hub_sync import Message, MessageHubClient, RetryPolicy
+from message_hub_sync.cli.app import main
+from message_hub_sync.testing import MessageHubTestFramework
+from message_hub_sync.topology import inbox_subscription
+
+QUEUE = "campaign-service.messages"
+
+
+@pytest.fixture
+def framework(hub_url: str) -> Iterator[MessageHubTestFramework]:
+    """A framework on a hub or virtual host of the test's own: clients that it does not know leave queues behind."""
+    with MessageHubTestFramework(hub_url) as framework:
+        yield framework
+
+
+def command(name: str, url: str, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["dead-letters", name, "--url", url, *arguments])
+
+
+def give_up(framework: MessageHubTestFramework, *numbers: int) -> list[str]:
+    """Have campaign-service dead-letter messages, then stop; their ids, the oldest first."""
+
+    def handle(message: Message) -> None:
+        raise KeyError(message.payload["number"])
+
+    with MessageHubClient("campaign-service", framework.url, retry=RetryPolicy.none()) as client:
+        client.subscribe_messages(handle)
+        ids = [str(client.send_message("campaign-service", {"number": number}, ttl=60)) for number in numbers]
+        framework.export_dead_letter(QUEUE, message_id=ids[-1])
+    return ids
+
+
+def handled_again(framework: MessageHubTestFramework, count: int) -> list[Message]:
+    collected = Collector()
+
+    def handle(message: Message) -> None:
+        collected(message)
+
+    with MessageHubClient("campaign-service", framework.url) as client:
+        client.subscribe_messages(handle)
+        messages: list[Message] = collected.stays(count)
+    return messages
+
+
+def test_list_shows_how_many_since_when_and_why(framework: MessageHubTestFramework) -> None:
+    ids = give_up(framework, 1, 2)
+    for arguments in (["--service", "campaign-service"], ["--queue", QUEUE], ["--queue", QUEUE + ".dead"]):
+        done = command("list", framework.url, *arguments)
+        assert done.exit_code == 0, done.output
+        heading, row = done.stdout.splitlines()
+        assert heading.split("  ")[0] == "Queue"
+        assert row.split()[:2] == [QUEUE, "2"]
+        assert ids[0] in row
+        assert "failed once, at last with KeyError" in row
+        # Looking takes nothing out, and asking twice is the same.
+
+
+def test_list_says_when_there_are_none(framework: MessageHubTestFramework) -> None:
+    done = command("list", framework.url, "--service", "nobody-service")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "no dead letters in the" in done.stderr
+
+
+def test_list_wants_to_know_where_to_look() -> None:
+    assert "name a service with --service" in command("list", "memory://").output
+    done = command("list", "memory://", "--service", "No Service")
+    assert (done.exit_code, done.output.startswith("Error: ")) == (1, True)
+
+
+def test_show_writes_the_letter_and_leaves_it(memory: MessageHubTestFramework) -> None:
+    ids = give_up(memory, 1, 2)
+    done = command("show", memory.url, "--queue", QUEUE, "--message-id", ids[1])
+    assert json.loads(done.stdout)["payload"] == {"number": 2}
+    assert json.loads(command("show", memory.url, "--queue", QUEUE).stdout)["payload"] == {"number": 1}
+
+
+def test_requeue_puts_back_the_oldest(framework: MessageHubTestFramework) -> None:
+    ids = give_up(framework, 1, 2)
+    done = command("requeue", framework.url, "--queue", QUEUE)
+    assert done.exit_code == 0, done.output
+    assert f"message {ids[0]} (failed once" in done.stdout
+    assert done.stdout.endswith(f"1 put back into {QUEUE}\n")
+    assert [str(message.id) for message in handled_again(framework, 1)] == [ids[0]]
+    assert ids[1] in command("list", framework.url, "--queue", QUEUE).stdout
+
+
+def test_requeue_puts_back_one_or_all_in_their_order(framework: MessageHubTestFramework) -> None:
+    ids = give_up(framework, 1, 2, 3)
+    assert command("requeue", framework.url, "--queue", QUEUE, "--message-id", ids[1]).exit_code == 0
+    done = command("requeue", framework.url, "--queue", QUEUE, "--all")
+    assert done.stdout.endswith(f"2 put back into {QUEUE}\n"), done.output
+    assert [str(message.id) for message in handled_again(framework, 3)] == [ids[1], ids[0], ids[2]]
+    assert "is empty" in command("requeue", framework.url, "--queue", QUEUE, "--all").output
+
+
+def test_what_is_put_back_has_all_its_attempts_and_no_ttl(framework: MessageHubTestFramework) -> None:
+    give_up(framework, 1)
+    assert framework.export_dead_letter(QUEUE).properties.expiration == "60000"
+    assert command("requeue", framework.url, "--queue", QUEUE).exit_code == 0
+
+    def handle(message: Message) -> None:
+        raise ValueError("still")
+
+    with MessageHubClient("campaign-service", framework.url, retry=RetryPolicy.none()) as client:
+        client.subscribe_messages(handle)
+        letter = framework.export_dead_letter(QUEUE)
+    assert (letter.failure["attempts"], letter.failure["error_type"]) == (1, "ValueError")
+    assert letter.properties.expiration is None
+
+
+@pytest.mark.rabbitmq
+def test_what_has_no_queue_to_go_back_to_stays(rabbitmq_url: str) -> None:
+    with MessageHubTestFramework(rabbitmq_url, isolated=False) as framework:
+        [message_id] = give_up(framework, 1)
+        transport = framework._started().transport()
+        transport.delete(inbox_subscription("campaign-service"), QUEUE, time.monotonic() + 5)
+        done = command("requeue", framework.url, "--queue", QUEUE)
+        assert (done.exit_code, f"there is no queue {QUEUE}" in done.output) == (1, True), done.output
+        assert message_id in command("list", framework.url, "--queue", QUEUE).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["requeue", "--queue", ""], "it is empty: name a queue"),
+        (["requeue", "--queue", ".dead"], "it is empty: name a queue"),
+        (["requeue", "--queue", QUEUE, "--all", "--message-id", "1"], "give one of the two"),
+        (["requeue", "--queue", QUEUE, "--timeout", "nan"], "is not in the range"),
+        (["export", "--queue", QUEUE, "--file", ""], "is a directory: name a file in it"),
+        (["export", "--queue", QUEUE, "--file", __file__], f"there is no queue {QUEUE}.dead"),
+        (["show", "--queue", QUEUE], "a memory:// hub lives inside one process"),
+    ],
+)
+def test_what_cannot_be_is_said(arguments: list[str], says: str) -> None:
+    done = command(arguments[0], f"memory://nothing-{uuid4().hex}", *arguments[1:])
+    assert done.exit_code in (1, 2)
+    assert says in done.output
+
+
+@pytest.mark.rabbitmq
+def test_a_wrong_password_is_told_once(rabbitmq_url: str) -> None:
+    host = rabbitmq_url.rpartition("@")[2]
+    done = run(
+        ["-m", "message_hub_sync.cli", "dead-letters", "show", "--queue", QUEUE],
+        MESSAGE_HUB_URL=f"amqp://guest:no@{host}",
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert len(done.stderr.splitlines()) == 1
