@@ -34,6 +34,7 @@ from pika.connection import Connection
 from message_hub_sync.transport.rabbitmq.decoding import FRAME_END, FRAME_START, decode, frame_start
 from message_hub_sync.transport.rabbitmq.poller import Poller
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
+from message_hub_sync.transport.rabbitmq.waiting import Waiter, Waiters
 from message_hub_sync.transport.rabbitmq.waker import Waker
 
 __all__ = ["ThreadedConnection"]
@@ -59,14 +60,14 @@ class Receiver(Protocol):
 class ThreadedConnection(Connection):
     """One AMQP connection over an already connected socket.
 
-    Mutable, guarded by ``lock``: ``_out``, ``_timers``, ``_ending``, ``_send_failed``, ``after``, ``receivers``,
-    ``ended``, ``end_reason`` and everything pika keeps. ``usable`` turns false once, by whoever sees why.
+    Mutable, guarded by ``lock``: ``_out``, ``_room``, ``_timers``, ``_ending``, ``_send_failed``, ``after``,
+    ``receivers``, ``ended``, ``end_reason`` and everything pika keeps. ``usable`` turns false once, by whoever sees why.
     ``_next_wake`` and ``_more`` are the I/O thread's own; others only compare with the former.
     """
 
     def __init__(self, parameters: pika.ConnectionParameters, connected: socket.socket, waker: Waker) -> None:
         self.lock = threading.Lock()
-        self.room = threading.Condition(self.lock)
+        self._room = Waiters()
         self.after: list[Callable[[], None]] = []
         #: By channel number; on a channel without one, every frame is pika's.
         self.receivers: dict[int, Receiver] = {}
@@ -132,13 +133,20 @@ class ThreadedConnection(Connection):
         """Wait until the out-buffer has room again; false when the deadline passes first."""
         if len(self._out) < OUT_BUFFER_BYTES:
             return True
-        with self.lock:
-            while len(self._out) >= OUT_BUFFER_BYTES and not self.ended:
+        waiter = Waiter()
+        try:
+            while True:
+                with self.lock:
+                    self._room.add(waiter)
+                    if len(self._out) < OUT_BUFFER_BYTES or self.ended:
+                        return True
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return False
-                self.room.wait(remaining)
-        return True
+                waiter.wait(remaining)
+        finally:
+            with self.lock:
+                self._room.remove(waiter)
 
     def call_later(self, seconds: float, callback: Callable[[], Any]) -> int:
         """Have the I/O thread call ``callback`` with the lock held. The caller holds the lock."""
@@ -240,7 +248,7 @@ class ThreadedConnection(Connection):
                 self._on_stream_terminated(self._stream_error)
             except Exception as error:  # a callback's fault must not keep the thread from failing the waiters
                 self._report("a channel could not be told that its connection ended", error)
-            self.room.notify_all()
+            self._room.wake_all()
         self._run_after()
 
     def check_usable(self) -> None:
@@ -351,7 +359,7 @@ class ThreadedConnection(Connection):
             self._send_failed = True
             self.usable = False
             self._out.clear()
-            self.room.notify_all()
+            self._room.wake_all()
             self.call_later(_END_AFTER_FAILED_SEND, self._end_after_failed_send)
             return 0
 
@@ -368,7 +376,7 @@ class ThreadedConnection(Connection):
                 break
             del self._out[:sent]
         if full and len(self._out) < OUT_BUFFER_BYTES:
-            self.room.notify_all()
+            self._room.wake_all()
 
     # --- what pika asks of an adapter, the lock held -------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.transport.base import ConnectionState
 from message_hub_sync.transport.rabbitmq.translation import Refusal
+from message_hub_sync.transport.rabbitmq.waiting import Waiter, Waiters
 
 __all__ = ["Gate"]
 
@@ -19,23 +20,27 @@ logger = logging.getLogger("message_hub_sync.rabbitmq")
 class Gate:
     """The state of one connection, over all its lives.
 
-    Mutable, guarded by ``changed`` (whose lock also guards the thread of the link that owns this): ``state``,
-    ``closing``, ``ever_open``, ``awaited``, ``refusal``, ``_hopeless``. Single ones are read without it.
+    Mutable, guarded by ``lock`` (which also guards the thread of the link that owns this): ``state``,
+    ``closing``, ``ever_open``, ``refusal``, ``_hopeless``, ``_waiters``. Single ones are read without it.
 
     :param name: whose connection, for the log.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.changed = threading.Condition(threading.Lock())
+        self.lock = threading.Lock()
         self.state = ConnectionState.CLOSED
         self.closing = False
         self.ever_open = False
-        #: How many callers wait now.
-        self.awaited = 0
+        self._waiters = Waiters()
         #: Why the latest attempt failed.
         self.refusal: Refusal | None = None
         self._hopeless = False
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits now."""
+        return bool(self._waiters)
 
     def wait(
         self, deadline: float, attend: Callable[[], None], address: Callable[[], str], blocked_will_do: bool
@@ -47,10 +52,11 @@ class Gate:
         :raises MessageHubConnectionError: not open by the deadline, or closed.
         :raises MessageHubAuthorizationError: refused.
         """
-        with self.changed:
-            self.awaited += 1
-            try:
-                while True:
+        waiter = Waiter()
+        try:
+            while True:
+                with self.lock:
+                    self._waiters.add(waiter)
                     if self.closing:
                         raise MessageHubConnectionError("the client is closed: make a new one")
                     if self.state is ConnectionState.OPEN:
@@ -66,9 +72,10 @@ class Gate:
                             return self.state
                         reason = f"{address()} did not answer" if self.refusal is None else self.refusal.text
                         raise MessageHubConnectionError(f"no connection to the hub in time: {reason}")
-                    self.changed.wait(remaining)
-            finally:
-                self.awaited -= 1
+                waiter.wait(remaining)
+        finally:
+            with self.lock:
+                self._waiters.remove(waiter)
 
     def change(self, state: ConnectionState) -> bool:
         """The one place where the state changes; whether it did. The caller holds the lock.
@@ -82,12 +89,12 @@ class Gate:
         if state is ConnectionState.OPEN:
             self.ever_open = True
             self.forget_refusal()
-        self.changed.notify_all()
+        self._waiters.wake_all()
         return state is not before
 
     def enter(self, state: ConnectionState, why: str) -> None:
         """Change the state and say so. No lock held."""
-        with self.changed:
+        with self.lock:
             before = self.state
             changed = self.change(state)
         if changed:
@@ -104,10 +111,10 @@ class Gate:
 
     def refuse(self, refusal: Refusal, hopeless: bool) -> None:
         """An attempt to connect failed. ``hopeless``: nobody needs to wait for another one. No lock held."""
-        with self.changed:
+        with self.lock:
             news = hopeless and not self._hopeless
             self.refusal, self._hopeless = refusal, hopeless
-            self.changed.notify_all()
+            self._waiters.wake_all()
         logger.log(logging.ERROR if news else logging.DEBUG, "%s: %s", self._name, refusal.text)
 
     def forget_refusal(self) -> None:
@@ -119,4 +126,4 @@ class Gate:
         if self.state is not ConnectionState.CLOSED:
             self.change(ConnectionState.CLOSING)
         self.closing = True
-        self.changed.notify_all()
+        self._waiters.wake_all()

@@ -162,7 +162,7 @@ class Link:
 
     def close(self, deadline: float) -> None:
         """End the connection gracefully as long as the deadline allows; join the thread. Idempotent."""
-        with self._gate.changed:
+        with self._gate.lock:
             self._close_deadline = deadline
             self._gate.close()
             thread, connection = self._thread, self._connection
@@ -190,7 +190,7 @@ class Link:
 
     def _add(self, task: Task) -> bool:
         """Whether there is a thread that will do it, or fail it."""
-        with self._gate.changed:
+        with self._gate.lock:
             if self._thread is None or self._gate.closing:
                 return False
             self._tasks.add(task)
@@ -244,7 +244,7 @@ class Link:
 
     def _still_wanted(self) -> bool:
         gate = self._gate
-        with gate.changed:
+        with gate.lock:
             if not gate.closing and (gate.awaited or gate.ever_open or self._wanted()):
                 return True
             self._thread = None  # decided under the lock: a caller that comes now starts a new thread
@@ -253,7 +253,7 @@ class Link:
 
     def _leave(self, waker: Waker) -> None:
         """Whatever ended the thread: nobody may wait for it any longer."""
-        with self._gate.changed:
+        with self._gate.lock:
             if self._thread is threading.current_thread():
                 self._thread = None
                 self._gate.change(ConnectionState.CLOSED)
