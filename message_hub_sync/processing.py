@@ -11,7 +11,7 @@ from message_hub_sync.config import ClientConfig
 from message_hub_sync.correlation import Handling, entered
 from message_hub_sync.deduplication import DeduplicationStore
 from message_hub_sync.envelope import InvalidMessage, Properties, printable
-from message_hub_sync.errors import MessageHubRetryError
+from message_hub_sync.errors import MessageHubRejectError, MessageHubRetryError
 from message_hub_sync.handlers import Handler, Kind, Received
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.moving import Moves
@@ -135,9 +135,10 @@ class Processing:
             # Its bytes come from anywhere: one line, without its control characters, and no traceback.
             _log(
                 logging.ERROR,
-                "message %s in %s is not handled: %s",
+                "message %s in %s is not handled but %s: %s",
                 printable(received.message_id or "without an id"),
                 work.delivery.queue,
+                f"moved to {self._queue}.dead" if self._durable else "dropped, as its queue is not durable",
                 printable(str(error)),
             )
             if received.is_request and received.message_id:
@@ -156,6 +157,8 @@ class Processing:
             work.settle()
         elif isinstance(decision, RetryLater):
             after = f"attempt {attempt} of {self._retry.attempts}, again in {decision.delay_ms / 1000:g} s"
+            if isinstance(error, MessageHubRetryError) and error.args:
+                after = f"{after}: {error.args[0]}"
             self._log_failure(work, error, handler, logging.WARNING, after)
             work.retry(error, attempt, decision.delay_ms)
         else:
@@ -174,7 +177,8 @@ class Processing:
             work.delivery.queue,
             printable(outcome),
             f" ({hint})" if hint else "",
-            error=error,
+            # What a handler decides is no fault to be looked for.
+            error=None if isinstance(error, (MessageHubRejectError, MessageHubRetryError)) else error,
         )
 
 

@@ -15,7 +15,12 @@ from scripted_transport import ScriptedConsumer, ScriptedTransport, Step
 from message_hub_sync import runtime
 from message_hub_sync.config import ClientConfig, MemoryAddress
 from message_hub_sync.envelope import Properties
-from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
+from message_hub_sync.errors import (
+    MessageHubConnectionError,
+    MessageHubError,
+    MessageHubRejectError,
+    MessageHubRetryError,
+)
 from message_hub_sync.handlers import handler_for
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.moving import FIRST_PAUSE
@@ -473,6 +478,29 @@ def test_a_logging_handler_that_raises_keeps_no_message_unsettled() -> None:
         assert sorted(bench.transport.settled.wait(4)) == [*tags, last]
     finally:
         ours.removeHandler(mailing)
+
+
+@pytest.mark.parametrize(
+    ("decision", "text"),
+    [
+        (MessageHubRetryError("the press is busy", delay=5), "again in 5 s: the press is busy"),
+        (MessageHubRejectError("not for us"), "moved to image-service.quest.started.dead, not for us"),
+    ],
+)
+def test_what_a_handler_decides_is_logged_with_its_reason_and_without_a_traceback(
+    caplog: pytest.LogCaptureFixture, decision: MessageHubError, text: str
+) -> None:
+    def decide(event: Any) -> None:
+        raise decision
+
+    bench = Bench()
+    bench.subscribe(decide)
+    bench.deliver()
+    bench.transport.settled.wait()
+
+    (record,) = [record for record in caplog.records if record.name == "message_hub_sync.subscription"]
+    assert record.exc_info is None
+    assert text in record.getMessage()
 
 
 def test_a_failure_is_logged_once_with_its_traceback_and_correlation(caplog: pytest.LogCaptureFixture) -> None:
