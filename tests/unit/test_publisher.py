@@ -21,7 +21,7 @@ from message_hub_sync.errors import (
     MessageHubDeliveryError,
     MessageHubError,
 )
-from message_hub_sync.metrics import ServiceMetrics
+from message_hub_sync.metrics import MESSAGE_LATENCY, ServiceMetrics
 from message_hub_sync.outgoing import outgoing_event, outgoing_message
 from message_hub_sync.publisher import BULK_SLICE, Publisher
 from message_hub_sync.transport.base import Outgoing, Receipt, Result
@@ -64,6 +64,21 @@ def test_a_confirmed_message_returns_its_id() -> None:
     assert bench.publisher.publish(outgoing, 1) == UUID(outgoing.properties.message_id)
     assert bench.transport.asked() == ["publish"]
     assert bench.transport.log[0][1] == pytest.approx(1, abs=0.2)
+
+
+def test_of_a_bulk_call_each_message_takes_its_share_of_the_time() -> None:
+    bench = Bench(service="timed-service")
+    began = time.monotonic()
+    bench.publisher.publish_many([bench.message() for _ in range(200)], 5)
+    took = time.monotonic() - began
+
+    samples = [sample for metric in MESSAGE_LATENCY.collect() for sample in metric.samples]
+    (total,) = [
+        sample.value
+        for sample in samples
+        if sample.name.endswith("_sum") and {"timed-service", "send"} <= set(sample.labels.values())
+    ]
+    assert 0 < total <= took
 
 
 def test_a_message_lost_with_its_connection_is_published_again_with_the_same_id() -> None:
