@@ -91,6 +91,10 @@ def parse_addresses(
     :param ssl_context: used for ``amqps://`` instead of the system's trust store.
     :raises MessageHubConfigurationError: a URL cannot be used; the text says which part, without the password.
     """
+    if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
+        raise MessageHubConfigurationError(
+            f"ssl_context of type {type(ssl_context).__name__} is not usable: an ssl.SSLContext is"
+        )
     urls = [rabbitmq_url] if isinstance(rabbitmq_url, str) else list(_strings(rabbitmq_url))
     if not urls:
         raise MessageHubConfigurationError(f"rabbitmq_url is an empty list: {_URL_HELP}")
@@ -258,6 +262,9 @@ class ClientConfig:
             raise MessageHubConfigurationError(
                 f"queue_type {self.queue_type!r} is not usable: 'classic' or 'quorum' is"
             )
+        for name in ("message_priorities", "strict_catalogue", "settle_each"):
+            if not isinstance(getattr(self, name), bool):
+                raise MessageHubConfigurationError(f"{name} {getattr(self, name)!r} is not usable: True or False is")
         # AMQP sends the heartbeat in 16 bits and a body's size in 64.
         for name, most in (("heartbeat", 2**16 - 1), ("max_message_bytes", 2**63 - 1)):
             value: Any = getattr(self, name)
