@@ -1,0 +1,90 @@
+"""What docs/operating.md and docs/handling.md say, done on a broker."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from code_blocks import python_blocks
+from collector import Collector
+
+from message_hub_sync import Message, MessageHubClient, MessageHubRejectError, RetryPolicy
+from message_hub_sync.testing import MessageHubTestFramework, RabbitMQNode
+
+DOCS = Path(__file__).parents[2] / "docs"
+URL = "amqp://localhost:5672"
+
+
+def run(name: str, url: str) -> dict[str, Any]:
+    namespace: dict[str, Any] = {"__name__": name}
+    [block] = python_blocks(DOCS / name)
+    block.run(namespace, lambda text: text.replace(URL, url))
+    return namespace
+
+
+def test_the_code_of_handling_does_what_it_says(hub_url: str) -> None:
+    with MessageHubTestFramework(hub_url) as framework:
+        said = run("handling.md", framework.url)
+        letter = framework.export_dead_letter("quest-service.messages")
+        assert (letter.payload, letter.failure["reason"]) == ({"action": "obsolete"}, "nobody does that any more")
+        assert letter.failure["attempts"] == 1
+        done = threading.Event()
+
+        class Tries(list[str]):
+            def append(self, item: str) -> None:
+                super().append(item)
+                if self.count("busy") == 2:
+                    done.set()
+
+        said["tries"] = Tries(said["tries"])
+        assert said["tries"].count("busy") == 2 or done.wait(10)
+        said["client"].close()
+
+
+@pytest.mark.rabbitmq
+def test_a_service_waits_for_its_broker_with_the_recipe() -> None:
+    node = RabbitMQNode()
+    starting = threading.Thread(target=node.start)
+    starting.start()
+    try:
+        said = run("operating.md", node.url)
+        assert said["ready"]()
+        said["client"].close()
+        assert not said["ready"]()
+    finally:
+        starting.join()
+        node.stop()
+
+
+@pytest.mark.rabbitmq
+def test_the_permissions_are_enough(rabbitmq_node: RabbitMQNode) -> None:
+    [line] = [line for line in (DOCS / "operating.md").read_text("utf-8").splitlines() if "set_permissions" in line]
+    node = rabbitmq_node
+    node.ctl("add_user", "quest-service", "secret")
+    node.ctl(*shlex.split(line)[1:])
+    collected = Collector()
+
+    def handle(message: Message) -> dict[str, Any]:
+        collected(message)
+        if message.payload.get("fail") == "once" and len(collected.items) == 1:
+            raise ValueError
+        if message.payload.get("fail") == "ever":
+            raise MessageHubRejectError
+        return {"n": 1}
+
+    url = node.url.replace("guest:guest", "quest-service:secret")
+    with MessageHubClient("quest-service", url, retry=RetryPolicy(2, (1,))) as client:
+        client.subscribe(["character.created"], lambda event: collected(event))
+        client.subscribe_messages(handle)
+        client.send_message("quest-service", {"fail": "once"})
+        collected.wait(2, timeout=15)  # by way of its retry queue
+        client.publish_event("character.created", {"character_id": "1"})
+        collected.wait(3)
+        client.send_message("quest-service", {"fail": "ever"})
+        assert client.request("quest-service", {}).payload == {"n": 1}
+        with MessageHubTestFramework(node.url, isolated=False) as framework:
+            assert framework.export_dead_letter("quest-service.messages", remove=True).payload == {"fail": "ever"}
+    node.ctl("delete_user", "quest-service")
