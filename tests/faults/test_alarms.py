@@ -66,9 +66,14 @@ def test_a_call_during_a_short_memory_alarm_succeeds_late(
     assert judge(oracle).counts.duplicates == 0
 
 
-@pytest.mark.rabbitmq
 @pytest.mark.row(8)
-@pytest.mark.parametrize("alarm", [MEMORY, DISK], ids=["memory", "disk"])
+@pytest.mark.parametrize(
+    "alarm",
+    [
+        pytest.param(MEMORY, marks=pytest.mark.rabbitmq, id="memory"),
+        pytest.param(DISK, marks=pytest.mark.faults, id="disk"),
+    ],
+)
 def test_while_an_alarm_lasts_callers_learn_in_time_and_consumers_still_settle(
     alarm: tuple[tuple[str, ...], tuple[str, ...]],
     node: RabbitMQNode,

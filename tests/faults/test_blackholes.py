@@ -90,7 +90,7 @@ def test_a_silent_network_makes_calls_unknown_in_time_and_the_late_answers_settl
     judge(oracle, slowest=2)
 
 
-@pytest.mark.rabbitmq
+@pytest.mark.faults
 @pytest.mark.row(4)
 def test_a_slow_network_is_only_slow(oracle: Oracle, new_client: NewClient, names: Names, proxy: Proxy) -> None:
     client = new_client(names.service, proxy.url)

@@ -21,7 +21,7 @@ from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
 def test_all_connections_closed_again_and_again_lose_nothing(
     node: RabbitMQNode, oracle: Oracle, workers: Workers, names: Names
 ) -> None:
-    close_connections(5, node, oracle, workers, names)
+    close_connections(3, node, oracle, workers, names)
 
 
 @pytest.mark.faults

@@ -45,7 +45,7 @@ def test_a_consumer_killed_in_the_middle_repeats_what_it_had_not_settled_and_los
     arguments = ("--service", names.service, "--event", names.event, "--inbox")
     consumer = workers.consumer(*arguments)
     publisher = workers.publisher("--event", names.event, "--to", names.service, "--threads", "4", "--rate", "40")
-    for _ in range(4):
+    for _ in range(2):
         handled = oracle.counts().handled
         oracle.wait(lambda counts, handled=handled: counts.handled >= handled + 200, 20)
         consumer.kill()
@@ -53,10 +53,10 @@ def test_a_consumer_killed_in_the_middle_repeats_what_it_had_not_settled_and_los
     assert publisher.stop() == 0
     counts = judge(oracle, workers).counts
     # Two queues, each with 64 settlements at most that a killed process had not said.
-    assert counts.duplicates <= 4 * 2 * 64
+    assert counts.duplicates <= 2 * 2 * 64
 
 
-@pytest.mark.rabbitmq
+@pytest.mark.faults
 @pytest.mark.row(24)
 def test_with_settle_each_a_killed_consumer_repeats_one_message_at_most(
     oracle: Oracle, workers: Workers, names: Names
@@ -79,7 +79,7 @@ def test_with_settle_each_a_killed_consumer_repeats_one_message_at_most(
 def test_a_signal_handler_that_raises_inside_a_call_shifts_no_answer(
     oracle: Oracle, workers: Workers, names: Names
 ) -> None:
-    program = workers.script("interrupted", names.service, names.event, "8")
+    program = workers.script("interrupted", names.service, names.event, "5")
     try:
         oracle.told("interrupted", timeout=25)
     except AssertionError:
@@ -91,9 +91,14 @@ def test_a_signal_handler_that_raises_inside_a_call_shifts_no_answer(
     assert counts.unknown
 
 
-@pytest.mark.rabbitmq
 @pytest.mark.row(26)
-@pytest.mark.parametrize("silent", [False, True], ids=["broker", "silent-broker"])
+@pytest.mark.parametrize(
+    "silent",
+    [
+        pytest.param(False, marks=pytest.mark.faults, id="broker"),
+        pytest.param(True, marks=pytest.mark.rabbitmq, id="silent-broker"),
+    ],
+)
 @pytest.mark.parametrize(("way", "code"), [("exit", 7), ("raise", 1), ("end", 0), ("atexit", 0)])
 def test_the_interpreter_exits_within_the_close_timeout(
     way: str, code: int, silent: bool, node: RabbitMQNode, oracle: Oracle, workers: Workers, names: Names

@@ -22,7 +22,7 @@ def handler(event: dict[str, Any], envelope: Any) -> None:
 
 
 client = MessageHubClient(service, url, retry=RetryPolicy(attempts=3))
-client.subscribe([event_type], handler, prefetch=int(prefetch))
 ledger.write("ready", os.getpid())
+client.subscribe([event_type], handler, prefetch=int(prefetch))
 sys.stdin.read()
 client.close()
