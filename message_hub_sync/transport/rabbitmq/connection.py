@@ -61,7 +61,7 @@ class ThreadedConnection(Connection):
     """One AMQP connection over an already connected socket.
 
     Mutable, guarded by ``lock``: ``_out``, ``_room``, ``_timers``, ``_ending``, ``_send_failed``, ``after``,
-    ``receivers``, ``ended``, ``end_reason`` and everything pika keeps. ``usable`` turns false once, by whoever sees why.
+    ``receivers``, ``ended``, ``end_reason`` and all that pika keeps. ``usable`` turns false once, by whoever sees why.
     ``_next_wake`` and ``_more`` are the I/O thread's own; others only compare with the former.
     """
 
