@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any, TypeVar, overload
 from uuid import UUID
 
+from pydantic import BaseModel
+
 from message_hub_sync import catalogue
 from message_hub_sync.config import CircuitBreakerConfig, ClientConfig, QueueType, parse_addresses
 from message_hub_sync.deadlines import deadline_after, timeout_seconds
@@ -224,7 +226,7 @@ class MessageHubClient:
         :param destination: the service, or a ``Message`` given alone.
         :param payload: a JSON object: a dict, a pydantic model or a dataclass.
         :param correlation_id: a UUID or printable text; by default that of the message being handled, else new.
-        :param ttl: seconds after which the message expires; ``None``: never.
+        :param ttl: seconds after which the broker drops the message, unhandled and silently; ``None``: never.
         :param priority: 0 to 9, 9 the most urgent.
         :param message_id: of a call that ended ``unknown`` and is repeated.
         :param headers: additional ones: texts, whole numbers, bools.
@@ -252,7 +254,7 @@ class MessageHubClient:
 
     def publish_event(
         self,
-        event_type: Any,
+        event_type: str | BaseModel,
         payload: Any = None,
         correlation_id: UUID | str | None = None,
         *,
@@ -280,7 +282,9 @@ class MessageHubClient:
         )
         return session.publisher.publish(outgoing, seconds)
 
-    def send_messages(self, messages: Iterable[Any], *, timeout: float | None = None) -> list[UUID]:
+    def send_messages(
+        self, messages: Iterable[tuple[str, Any] | Message[Any]], *, timeout: float | None = None
+    ) -> list[UUID]:
         """Send many messages, pipelined: all are checked first, then all are sent, then all are awaited.
 
         :param messages: pairs of destination and payload, or ``Message`` envelopes.
@@ -298,7 +302,9 @@ class MessageHubClient:
             self._mention_priority(outgoing.properties.priority)
         return session.publisher.publish_many(batch, self._bulk_timeout(timeout, len(batch)))
 
-    def publish_events(self, events: Iterable[Any], *, timeout: float | None = None) -> list[UUID]:
+    def publish_events(
+        self, events: Iterable[tuple[str, Any] | BaseModel], *, timeout: float | None = None
+    ) -> list[UUID]:
         """Publish many events, pipelined, as :meth:`send_messages` does messages.
 
         :param events: pairs of event type and payload, ``Event`` envelopes or catalogued payloads.
@@ -352,7 +358,7 @@ class MessageHubClient:
 
     def subscribe(
         self,
-        event_types: Any,
+        event_types: Iterable[str],
         callback: Callable[..., Any],
         durable: bool = True,
         *,
@@ -407,7 +413,7 @@ class MessageHubClient:
 
     def on_event(
         self,
-        *event_types: Any,
+        *event_types: str,
         durable: bool = True,
         prefetch: int = 64,
         workers: int = 1,
