@@ -187,7 +187,7 @@ def bulk_error(all_attempts: list[Attempts], refusal: MessageHubCircuitBreakerEr
     verdicts = {attempts.verdict for attempts in all_attempts}
     if refusal is not None and verdicts == {Verdict.REFUSED_CIRCUIT}:
         return refusal
-    if len(verdicts) == 1 and verdicts <= {Verdict.NOT_SENT, Verdict.MISCONFIGURED}:
+    if len(verdicts) == 1 and verdicts <= {Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.UNAUTHORIZED}:
         return all_attempts[0].error()
     failures = [
         DeliveryFailure(

@@ -7,6 +7,7 @@ it is never asked about time.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -156,7 +157,8 @@ class CircuitBreakers:
             while self._changes:
                 key, state = self._changes.popleft()
                 level = logging.WARNING if state == STATE_OPEN else logging.INFO
-                logger.log(level, "the circuit of %s is %s", key, state)
+                with contextlib.suppress(Exception):  # a logging handler may raise; the call has its own outcome
+                    logger.log(level, "the circuit of %s is %s", key, state)
                 if self._on_change is not None:
                     try:
                         self._on_change(key, state)

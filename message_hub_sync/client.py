@@ -98,7 +98,8 @@ class MessageHubClient:
     :param ssl_context: for ``amqps://``, instead of the system's trust store.
     :raises MessageHubConfigurationError: which value is not usable, and what is.
 
-    Nothing connects before it is needed. A closed client stays closed. In a forked child the client starts
+    Nothing connects before it is needed. A client that is dropped without :meth:`close` keeps its connections and
+    their threads until the process ends. A closed client stays closed. In a forked child the client starts
     anew on first use, and the parent's subscriptions are inactive there until their ``start()``.
     """
 

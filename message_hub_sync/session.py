@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -74,11 +75,15 @@ class Session:
             if not self.subscriptions.in_handler():
                 self.closed.wait(remaining(deadline))
             return
-        for listener in listeners:
-            listener()
-        # Handlers may still send and settle while they finish: the connections end last.
-        self.subscriptions.refuse()
-        mine = self.subscriptions.stop(deadline)
+        try:
+            for listener in listeners:
+                listener()
+            # Handlers may still send and settle while they finish: the connections end last.
+            self.subscriptions.refuse()
+            mine = self.subscriptions.stop(deadline)
+        except BaseException:  # a signal's, say: nobody would close the connections any more
+            self._finish(deadline)
+            raise
         if mine is None:
             self._finish(deadline)
         else:
@@ -87,13 +92,14 @@ class Session:
 
     def _finish(self, deadline: float) -> None:
         try:
-            self.publisher.await_confirms(deadline)
-            self.requests.close(deadline)
-            self.transport.close(deadline)
+            # Each step is taken, whatever the one before it raised; the last one named here is the first.
+            with contextlib.ExitStack() as steps:
+                steps.callback(self.closed.set)
+                steps.callback(self.transport.close, deadline)
+                steps.callback(self.requests.close, deadline)
+                steps.callback(self.publisher.await_confirms, deadline)
         except Exception:
             logger.exception("closing did not go in order")
-        finally:
-            self.closed.set()
 
 
 def _transport(config: ClientConfig) -> Transport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -441,3 +442,19 @@ def test_calls_under_way_while_their_circuit_is_dropped_are_counted_still(
     for admission in under_way[1:]:
         admission.failed()
     assert breakers.states()[KEY] == "open"
+
+
+def test_a_logging_handler_that_raises_takes_no_callers_outcome_away(breakers: CircuitBreakers) -> None:
+    class Mailing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ConnectionError("no mail today")
+
+    mailing = Mailing()
+    ours = logging.getLogger("message_hub_sync")
+    ours.addHandler(mailing)
+    try:
+        trip(breakers)
+    finally:
+        ours.removeHandler(mailing)
+
+    assert breakers.states() == {KEY: "open"}

@@ -363,6 +363,39 @@ def test_a_stuck_handler_does_not_keep_the_interpreter() -> None:
     assert process.returncode == 0
 
 
+def test_a_close_that_is_interrupted_still_ends_the_connections(
+    client: MessageHubClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = client._lifecycle.session()
+
+    def interrupted(deadline: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session.subscriptions, "stop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.close()
+
+    assert [connection["state"] for connection in client.get_health_status()["connections"]] == ["closed"]
+    began = time.monotonic()
+    client.close()
+    assert time.monotonic() - began < 1
+
+
+def test_a_fault_in_closing_leaves_no_connection_open(
+    client: MessageHubClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = client._lifecycle.session()
+
+    def fault(deadline: float) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(session.requests, "close", fault)
+    client.close()
+
+    assert [connection["state"] for connection in client.get_health_status()["connections"]] == ["closed"]
+    assert "did not go in order" in caplog.text
+
+
 def test_run_forever_off_the_main_thread_leaves_signals_alone(client: MessageHubClient) -> None:
     before = signal.getsignal(signal.SIGTERM)
     seen = []

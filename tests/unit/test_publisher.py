@@ -318,6 +318,13 @@ def test_failures_of_a_bulk_are_named() -> None:
     assert caught.value.outcome == "unknown"
 
 
+def test_a_bulk_of_which_nothing_is_permitted_is_an_authorization_error() -> None:
+    bench = Bench(CLOSED_403, CLOSED_403, CLOSED_403, CLOSED_403)
+
+    with pytest.raises(MessageHubAuthorizationError):
+        bench.publisher.publish_many([bench.event(), bench.event()], 1)
+
+
 def test_a_bulk_without_a_connection_is_a_connection_error_and_gives_up_at_once_for_all() -> None:
     bench = Bench(*[Result.NOT_WRITTEN] * 50, NO_CONNECTION)
 
