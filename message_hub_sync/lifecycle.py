@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.retry import RetryPolicy
-from message_hub_sync.session import Session
+from message_hub_sync.session import Session, prepare
 from message_hub_sync.subscription import Subscription, Subscriptions
 
 __all__ = ["Lifecycle"]
@@ -33,6 +33,7 @@ class Lifecycle:
         self._process = os.getpid()
         self._session: Session | None = None
         self._inherited: list[Subscription] = []
+        prepare(config)
         _all.add(self)
 
     def session(self) -> Session:

@@ -8,6 +8,8 @@ over files; there our help texts, which are part of its keys, keep the two apart
 
 from __future__ import annotations
 
+import os
+import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -200,3 +202,17 @@ _exposition.join()
 REGISTRY.register(_exposition)
 # A scrape restricted to names (``?name[]=``) asks only who claims them, and these; old versions have no list.
 getattr(REGISTRY, "_collectors_without_names", []).append(_exposition)
+
+
+def _renew_locks() -> None:
+    """In a forked child: a thread that does not exist there may hold any of them (there is no public way)."""
+    for metric in _exposition._own.values():
+        for child in (metric, *getattr(metric, "_metrics", {}).values()):
+            values = (getattr(child, "_value", None), getattr(child, "_sum", None), *getattr(child, "_buckets", ()))
+            for holder in (child, *values):
+                if hasattr(holder, "_lock"):
+                    holder._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

@@ -20,7 +20,7 @@ from message_hub_sync.retry import RetryPolicy
 from message_hub_sync.subscription import Subscription, Subscriptions
 from message_hub_sync.transport.base import Transport
 
-__all__ = ["Session"]
+__all__ = ["Session", "prepare"]
 
 logger = logging.getLogger("message_hub_sync.client")
 
@@ -102,12 +102,26 @@ class Session:
             logger.exception("closing did not go in order")
 
 
+def prepare(config: ClientConfig) -> None:
+    """Import what sessions need, where the client is made and not in whichever thread uses it first.
+
+    A fork while another thread imports leaves the module's lock held in the child for ever.
+    """
+    from message_hub_sync.catalogue import catalogue  # noqa: F401  # and with it all that it is made of
+
+    _transport_class(config)
+
+
 def _transport(config: ClientConfig) -> Transport:
+    return _transport_class(config)(config)
+
+
+def _transport_class(config: ClientConfig) -> Callable[[ClientConfig], Transport]:
     # Imported where it is needed: a service under test never loads pika, and one in production no embedded hub.
     if isinstance(config.address, MemoryAddress):
         from message_hub_sync.transport.memory import MemoryTransport
 
-        return MemoryTransport(config)
+        return MemoryTransport
     from message_hub_sync.transport.rabbitmq import RabbitMQTransport
 
-    return RabbitMQTransport(config)
+    return RabbitMQTransport

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -22,6 +23,8 @@ from collector import Collector
 from scripted_transport import ScriptedTransport
 
 from message_hub_sync import (
+    MESSAGE_COUNTER,
+    MESSAGE_LATENCY,
     MessageHubClient,
     MessageHubConfigurationError,
     MessageHubConnectionError,
@@ -199,6 +202,7 @@ def in_a_child(work: Callable[[], Any]) -> Any:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(20)  # one that waits for ever is a failure too
         try:
             os.write(writer, json.dumps(work()).encode())
         except BaseException as error:
@@ -216,9 +220,6 @@ def test_a_forked_child_begins_anew_and_its_subscriptions_are_inactive_until_sta
     client: MessageHubClient, collected: Collector
 ) -> None:
     subscription = client.subscribe(["quest.started"], collected)
-    # Held by a thread that will not exist in the child.
-    client._lifecycle._lock.acquire()
-    client._lifecycle.session().subscriptions._lock.acquire()
 
     def child() -> list[Any]:
         before = client.get_health_status()
@@ -236,15 +237,48 @@ def test_a_forked_child_begins_anew_and_its_subscriptions_are_inactive_until_sta
             client.get_health_status()["connected"],
         ]
 
-    answer = in_a_child(child)
-    client._lifecycle._lock.release()
-    client._lifecycle.session().subscriptions._lock.release()
+    holders: list[Any] = [
+        client._lifecycle,
+        client._lifecycle.session().subscriptions,
+        MESSAGE_COUNTER,
+        MESSAGE_LATENCY,
+    ]
+    holders.append(MESSAGE_COUNTER.labels("image-service", "send", "success")._value)
+    holders.append(MESSAGE_LATENCY.labels("image-service", "receive")._sum)
+    with contextlib.ExitStack() as held:  # as if by a thread that will not exist in the child
+        for holder in holders:
+            held.enter_context(holder._lock)
+        answer = in_a_child(child)
 
     inactive = {"image-service.quest.started": {"active": False, "event_types": ["quest.started"]}}
     assert answer == ["degraded", ["quest.started"], inactive, True, True, True]
     client.publish_event("quest.started", {"n": 2})
     collected.wait()
     assert subscription.active
+
+
+@pytest.mark.parametrize("url", ["memory://", "amqp://127.0.0.1:1"])
+def test_everything_is_imported_where_the_client_is_made(url: str) -> None:
+    process = start(
+        f"""
+        client = MessageHubClient("image-service", {url!r}, connect_timeout=0.1, delivery_timeout=0.1)
+        before = set(sys.modules)
+        for call in (
+            client.connect,
+            lambda: client.publish_event("quest.started", {{}}),
+            lambda: client.subscribe(["quest.started"], print),
+        ):
+            try:
+                call()
+            except Exception:
+                pass
+        print(sorted(name for name in set(sys.modules) - before if name.startswith("message_hub_sync")))
+        """
+    )
+
+    out, err = process.communicate(timeout=20)
+
+    assert out.split() == ["[]"], err
 
 
 def test_a_child_drops_its_parents_connections_without_a_word_on_them(client: MessageHubClient) -> None:
