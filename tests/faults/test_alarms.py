@@ -141,6 +141,25 @@ def test_a_circuit_that_an_alarm_opened_tries_again_when_it_ends(
     assert publish(oracle, client, names) is None
 
 
+@pytest.mark.rabbitmq
+@pytest.mark.row(8)
+def test_a_message_whose_retry_an_alarm_holds_up_outlives_its_process(
+    node: RabbitMQNode, oracle: Oracle, workers: Workers, new_client: NewClient, names: Names, calm: None
+) -> None:
+    consumer = ("--service", names.service, "--event", names.event)
+    assert workers.consumer(*consumer).stop() == 0
+    client = new_client(f"{names.service}-sender")
+    for _ in range(20):
+        assert publish(oracle, client, names) is None
+    node.ctl(*MEMORY[0])
+    failing = workers.consumer(*consumer, "--fail-first", "20")
+    eventually(lambda: failing.log.count("could not be moved") >= 10, 15)
+    failing.kill()
+    node.ctl(*MEMORY[1])
+    workers.consumer(*consumer)
+    assert judge(oracle, workers).counts.handled == 20
+
+
 @pytest.mark.faults
 @pytest.mark.row(8)
 def test_an_alarm_of_a_minute_loses_nothing(
