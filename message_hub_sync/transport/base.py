@@ -98,15 +98,17 @@ class Receipt:
     """What one attempt to publish comes to. Settled once by the transport, awaited by the publisher.
 
     Mutable: ``result``, ``reason``, ``code``, written before the lock is released and read after it was
-    acquired, so the lock orders them. A raw lock costs a tenth of an Event.
+    acquired, so the lock orders them. A raw lock costs a tenth of an Event. ``reader``: what a waiter may do
+    instead of sleeping, until the result is there or the deadline has passed; the first waiter takes it.
     """
 
-    __slots__ = ("_settled", "code", "reason", "result")
+    __slots__ = ("_settled", "code", "reader", "reason", "result")
 
     def __init__(self) -> None:
         self.result: Result | None = None
         self.reason = ""
         self.code = 0
+        self.reader: Callable[[Receipt, float], None] | None = None
         self._settled = _thread.allocate_lock()
         self._settled.acquire()
 
@@ -122,6 +124,11 @@ class Receipt:
         """The result, or ``None`` when the deadline (monotonic seconds) passes first."""
         if self.result is not None:
             return self.result
+        if self.reader is not None:
+            reader, self.reader = self.reader, None
+            reader(self, deadline)
+            if self.result is not None:
+                return self.result
         if self._settled.acquire(timeout=max(0.0, deadline - time.monotonic())):
             self._settled.release()
         return self.result

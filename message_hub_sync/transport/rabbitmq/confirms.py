@@ -17,34 +17,35 @@ class ConfirmLedger:
 
     def __init__(self) -> None:
         self._next_tag = 1
-        self._in_flight: dict[int, tuple[Receipt, Outgoing]] = {}
+        #: By delivery tag, in their order: what was written and is not answered.
+        self.in_flight: dict[int, tuple[Receipt, Outgoing]] = {}
         self._returned: dict[tuple[str | None, str, str], list[tuple[int, str]]] = {}
-
-    def __len__(self) -> int:
-        return len(self._in_flight)
 
     def written(self, receipt: Receipt, outgoing: Outgoing) -> None:
         """The next publish on the wire is this one."""
-        self._in_flight[self._next_tag] = (receipt, outgoing)
+        self.in_flight[self._next_tag] = (receipt, outgoing)
         self._next_tag += 1
 
     def returned(self, message_id: str | None, exchange: str, routing_key: str, code: int, reason: str) -> None:
         """The broker found no queue for a mandatory publish; its acknowledgement follows."""
         self._returned.setdefault((message_id, exchange, routing_key), []).append((code, reason))
 
-    def acknowledged(self, tag: int, multiple: bool) -> None:
-        """``basic.ack``."""
+    def acknowledged(self, tag: int, multiple: bool) -> int:
+        """``basic.ack``; how many were answered by it."""
         if not multiple and not self._returned:  # the common one, without detours
-            entry = self._in_flight.pop(tag, None)
-            if entry is not None:
-                entry[0].settle(Result.CONFIRMED)
-            return
-        for receipt, outgoing in self._taken(tag, multiple):
+            entry = self.in_flight.pop(tag, None)
+            if entry is None:
+                return 0
+            entry[0].settle(Result.CONFIRMED)
+            return 1
+        taken = self._taken(tag, multiple)
+        for receipt, outgoing in taken:
             back = self._take_return(outgoing) if self._returned and outgoing.mandatory else None
             if back is None:
                 receipt.settle(Result.CONFIRMED)
             else:
                 receipt.settle(Result.RETURNED, back[1], back[0])
+        return len(taken)
 
     def refused(self, tag: int, multiple: bool) -> None:
         """``basic.nack``."""
@@ -55,21 +56,22 @@ class ConfirmLedger:
 
     def fail(self, result: Result, reason: str, code: int = 0) -> None:
         """No more answers will come: settle all that is in flight."""
-        in_flight, self._in_flight = self._in_flight, {}
+        in_flight = dict(self.in_flight)
+        self.in_flight.clear()  # the same dict for good: others look at it
         self._returned.clear()
         for receipt, _ in in_flight.values():
             receipt.settle(result, reason, code)
 
     def _taken(self, tag: int, multiple: bool) -> list[tuple[Receipt, Outgoing]]:
         if not multiple:
-            entry = self._in_flight.pop(tag, None)
+            entry = self.in_flight.pop(tag, None)
             return [] if entry is None else [entry]
         tags = []
-        for each in self._in_flight:  # in the order of the tags
+        for each in self.in_flight:  # in the order of the tags
             if tag and each > tag:  # tag 0 means all of them
                 break
             tags.append(each)
-        return [self._in_flight.pop(each) for each in tags]
+        return [self.in_flight.pop(each) for each in tags]
 
     def _take_return(self, outgoing: Outgoing) -> tuple[int, str] | None:
         key = (outgoing.properties.message_id, outgoing.exchange, outgoing.routing_key)

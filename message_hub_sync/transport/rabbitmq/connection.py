@@ -34,6 +34,7 @@ from pika.connection import Connection
 from message_hub_sync.transport.rabbitmq.decoding import FRAME_END, FRAME_START, decode, frame_start
 from message_hub_sync.transport.rabbitmq.poller import Poller
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
+from message_hub_sync.transport.rabbitmq.turn import Turn
 from message_hub_sync.transport.rabbitmq.waiting import Waiter, Waiters
 from message_hub_sync.transport.rabbitmq.waker import Waker
 
@@ -89,6 +90,9 @@ class ThreadedConnection(Connection):
         self._next_wake = 0.0
         self._more = False
         self._poller = Poller(connected, waker)
+        #: Who reads. When something was parsed last, in monotonic seconds.
+        self.turn = Turn(self)
+        self.read_at = 0.0
         super().__init__(  # type: ignore[no-untyped-call, unused-ignore]
             parameters,
             on_open_error_callback=lambda *_: None,  # without one pika raises
@@ -128,6 +132,30 @@ class ThreadedConnection(Connection):
             # A signal's exception: how much of it is on the wire nobody knows, so that nothing may follow.
             self.kill(amqp.StreamLostError("writing was interrupted"))
             raise
+
+    @property
+    def descriptor(self) -> int:
+        """The socket's file descriptor, -1 when it is closed."""
+        return self._socket.fileno()
+
+    @property
+    def needs_its_thread(self) -> bool:
+        """Whether there is something to do that only the I/O thread does."""
+        return bool(self._ending or self.after or self._out or self._more)
+
+    def read_now(self) -> None:
+        """Read and parse what there is, in a caller's thread. The caller holds the lock."""
+        try:
+            if not self._ending:
+                self._parse(self._receive())
+        except BaseException:
+            # A signal's exception: what was read and not parsed is missing, so that nothing after it can be understood.
+            self.kill(amqp.StreamLostError("reading was interrupted"))
+            raise
+
+    def wake(self) -> None:
+        """End the I/O thread's wait."""
+        self._waker.wake()
 
     def wait_for_room(self, deadline: float) -> bool:
         """Wait until the out-buffer has room again; false when the deadline passes first."""
@@ -180,7 +208,8 @@ class ThreadedConnection(Connection):
     def serve(self, until: float) -> None:
         """Rounds, until somebody rings the waker, ``until`` has passed or the connection has ended."""
         while not (self.step(until) or self._ending):
-            pass
+            if self.turn.due and self.turn.stand_by(until):
+                return
 
     def step(self, until: float) -> bool:
         """One round: wait for the socket, a wake or a timer, at most until ``until``; then do what is due.
@@ -211,6 +240,22 @@ class ThreadedConnection(Connection):
         if self._ending:
             self.finish()
         return rung or now >= until
+
+    def mind(self, until: float) -> bool:
+        """A round without the socket, which callers read: wait for a wake or a timer, and run what is due.
+
+        :returns: whether the waker rang.
+        """
+        timers = self._timers
+        self._next_wake = wake = until
+        if timers and timers[0][0] < until:
+            self._next_wake = wake = timers[0][0]
+        rung = self._poller.wait_rung(0.0 if self.needs_its_thread else wake - time.monotonic())
+        self._next_wake = 0.0
+        with self.lock:
+            self._run_timers(time.monotonic())
+            self._flush()
+        return rung
 
     def on_blocked(self, announce: Callable[[bool], None]) -> None:
         """Have ``announce`` called, no lock held, when the broker stops (true) or resumes (false) taking messages."""
@@ -289,6 +334,7 @@ class ThreadedConnection(Connection):
     def _parse(self, data: bytes) -> None:
         if not data:
             return
+        self.read_at = time.monotonic()
         try:
             self._on_data_available(data)
         except amqp.IncompatibleProtocolError as error:

@@ -7,7 +7,7 @@ import socket
 
 from message_hub_sync.transport.rabbitmq.waker import Waker
 
-__all__ = ["Poller"]
+__all__ = ["Poller", "wait_readable"]
 
 
 class Poller:
@@ -28,6 +28,13 @@ class Poller:
             self._poll = select.poll()
             self._poll.register(connected, select.POLLIN)
             self._poll.register(waker, select.POLLIN)
+
+    def wait_rung(self, seconds: float) -> bool:
+        """Wait for the waker alone; whether it rang."""
+        rung = wait_readable(self._waker_descriptor, seconds)
+        if rung:
+            self._waker.clear()
+        return rung
 
     def wait(self, seconds: float, writing: bool) -> tuple[bool, bool]:
         """Wait for something to read, for the waker, for room where ``writing``; at most so many seconds.
@@ -56,3 +63,12 @@ class Poller:
         if rung:
             self._waker.clear()
         return self._socket in found or bool(failed), rung
+
+
+def wait_readable(descriptor: int, seconds: float) -> bool:
+    """Wait for something to read, or the end of it, at most so many seconds. For any thread."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(int(seconds * 1000) + 1 if seconds > 0 else 0))
+    return bool(select.select([descriptor], [], [], max(0.0, seconds))[0])

@@ -1,148 +1,25 @@
-"""The publish connection: a channel in confirm mode that every thread writes to."""
+"""The publish connection: a channel that all threads share, and others for what may be poisonous."""
 
 from __future__ import annotations
 
 import logging
-import struct
 from collections import deque
 from collections.abc import Callable
-from typing import Any
-
-from pika import exceptions as amqp
-from pika import spec
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError, MessageValidationError
 from message_hub_sync.transport.base import ConnectionState, Outgoing, Receipt, Result
-from message_hub_sync.transport.rabbitmq.confirms import ConfirmLedger
+from message_hub_sync.transport.rabbitmq.confirm_channel import ConfirmChannel
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
-from message_hub_sync.transport.rabbitmq.encoding import OWN_FRAMES, encode_publish
+from message_hub_sync.transport.rabbitmq.encoding import encode_publish
 from message_hub_sync.transport.rabbitmq.link import Link
-from message_hub_sync.transport.rabbitmq.rpc import BrokerChannel, opened
-from message_hub_sync.transport.rabbitmq.translation import RpcTimedOut, describe
 
 __all__ = ["PublishLink"]
 
 logger = logging.getLogger("message_hub_sync.rabbitmq")
 
-#: The payload of a ``basic.ack``: class and method, tag, multiple (AMQP 0-9-1, section 1.8.3.14).
-_METHOD = 1
-_BASIC_ACK = 60 << 16 | 80
-_ACK = struct.Struct(">LQB")
-_ACK_SIZE = _ACK.size
 _NO_ROOM = "the broker reads too slowly"
 _BLOCKED = "the broker accepts no messages (memory or disk alarm); nothing was sent"
-
-
-class ConfirmChannel:
-    """One channel in confirm mode.
-
-    Callers append to ``_pending`` and then drain under the connection's lock; whoever drains assigns the
-    delivery tags, in the order of the deque, and sends all of it at once. Mutable, guarded by the
-    connection's lock: ``_ledger``, ``_closed``; ``_pending`` is a deque, atomic by itself.
-    """
-
-    def __init__(self, channel: BrokerChannel) -> None:
-        self.connection = channel.connection
-        self.number = channel.number
-        self.max_fragment = channel.connection.max_fragment
-        self._channel = channel
-        self._pending: deque[tuple[Receipt, Outgoing, bytes]] = deque()
-        self._ledger = ConfirmLedger()
-        self._closed = False
-
-    @classmethod
-    def open(cls, connection: ThreadedConnection, deadline: float, on_lost: Callable[[], None]) -> ConfirmChannel:
-        """Open a channel and turn confirms on. On the I/O thread; errors as :meth:`BrokerChannel.ask`.
-
-        :param on_lost: called on the I/O thread, no lock held, when the broker closed the channel.
-        """
-        raw = opened(connection, deadline)
-        channel = cls(raw)
-
-        def closed(reason: BaseException) -> None:
-            connection.receivers.pop(channel.number, None)
-            channel._fail(reason)
-            if isinstance(reason, amqp.ChannelClosedByBroker):
-                connection.after.append(on_lost)
-
-        raw.on_closed = closed
-        if OWN_FRAMES:
-            connection.receivers[channel.number] = channel
-        raw.pika.add_on_return_callback(channel._on_return)
-        try:
-            raw.ask(lambda pika, done: pika.confirm_delivery(channel._on_confirm, callback=done), deadline)
-        except RpcTimedOut:
-            raw.close(deadline)
-            raise
-        return channel
-
-    @property
-    def usable(self) -> bool:
-        """Whether a publish handed over now may be written."""
-        return not self._closed and self.connection.usable
-
-    @property
-    def idle(self) -> bool:
-        """Whether every publish on it has been answered."""
-        return not self._pending and not self._ledger
-
-    def submit(self, entries: list[tuple[Receipt, Outgoing, bytes]]) -> None:
-        """Write through. Receipts of what cannot be written are settled ``NOT_WRITTEN``."""
-        self._pending.extend(entries)
-        with self.connection.lock:
-            if self._pending:
-                self._drain()
-
-    def _drain(self) -> None:
-        pending, ledger = self._pending, self._ledger
-        if self._closed or not self.connection.usable:
-            while pending:
-                pending.popleft()[0].settle(Result.NOT_WRITTEN, "the connection ended before it was written")
-            return
-        try:
-            frames = []
-            while pending:
-                receipt, outgoing, data = pending[0]
-                ledger.written(receipt, outgoing)
-                pending.popleft()  # last, so that an interrupted one is in the one or the other
-                frames.append(data)
-            self.connection.write(frames[0] if len(frames) == 1 else b"".join(frames))
-        except BaseException:
-            # A signal's exception in here leaves tags and wire out of step: only a new connection is sure.
-            self.connection.kill(amqp.StreamLostError("publishing was interrupted"))
-            raise
-
-    def _fail(self, reason: BaseException) -> None:
-        """The channel is gone: nothing in flight will be answered. The connection's lock is held."""
-        self._closed = True
-        if isinstance(reason, amqp.ChannelClosedByBroker):
-            self._ledger.fail(Result.CHANNEL_CLOSED, f"{reason.reply_code} {reason.reply_text}", reason.reply_code)
-        else:
-            self._ledger.fail(Result.LOST, describe(reason))
-        while self._pending:
-            self._pending.popleft()[0].settle(Result.NOT_WRITTEN, "the connection ended before it was written")
-
-    def take(self, kind: int, payload: bytes) -> bool:
-        """An acknowledgement, before pika sees it; everything else is pika's."""
-        if len(payload) == _ACK_SIZE and kind == _METHOD:
-            method, tag, bits = _ACK.unpack(payload)
-            if method == _BASIC_ACK:
-                self._ledger.acknowledged(tag, bits & 1 != 0)
-                return True
-        return False
-
-    def _on_confirm(self, method: Any) -> None:
-        confirmed = method.method
-        if isinstance(confirmed, spec.Basic.Ack):
-            self._ledger.acknowledged(confirmed.delivery_tag, confirmed.multiple)
-        else:
-            self._ledger.refused(confirmed.delivery_tag, confirmed.multiple)
-
-    def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
-        self._ledger.returned(
-            properties.message_id, method.exchange, method.routing_key, method.reply_code, method.reply_text
-        )
 
 
 class PublishLink:
@@ -169,7 +46,7 @@ class PublishLink:
             if not channel.connection.wait_for_room(deadline):
                 raise MessageHubConnectionError(f"nothing was written in time: {_NO_ROOM}")
             receipt = Receipt()
-            channel.submit([(receipt, outgoing, data)])
+            channel.submit(receipt, outgoing, data)
             if receipt.result is not Result.NOT_WRITTEN:
                 return receipt
 
@@ -209,7 +86,7 @@ class PublishLink:
                 entries.append((receipt, outgoing, data))
             receipts.append(receipt)
         if entries:
-            channel.submit(entries)
+            channel.submit_many(entries)
             if entries[0][0].result is Result.NOT_WRITTEN:
                 return []
         return receipts
@@ -231,7 +108,7 @@ class PublishLink:
                 if not channel.connection.wait_for_room(deadline):
                     raise MessageHubConnectionError(f"nothing was written in time: {_NO_ROOM}")
                 receipt = Receipt()
-                channel.submit([(receipt, outgoing, data)])
+                channel.submit(receipt, outgoing, data)
                 if receipt.result is not Result.NOT_WRITTEN:
                     receipt.wait(deadline)
                     return receipt

@@ -1,0 +1,199 @@
+"""One channel in confirm mode that every thread writes to."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pika import exceptions as amqp
+from pika import spec
+
+from message_hub_sync.transport.base import Outgoing, Receipt, Result
+from message_hub_sync.transport.rabbitmq.confirms import ConfirmLedger
+from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
+from message_hub_sync.transport.rabbitmq.encoding import OWN_FRAMES
+from message_hub_sync.transport.rabbitmq.rpc import BrokerChannel, opened
+from message_hub_sync.transport.rabbitmq.translation import RpcTimedOut, describe
+
+__all__ = ["ConfirmChannel"]
+
+#: The payload of a ``basic.ack``: class and method, tag, multiple (AMQP 0-9-1, section 1.8.3.14).
+_METHOD = 1
+_BASIC_ACK = 60 << 16 | 80
+_ACK = struct.Struct(">LQB")
+_ACK_SIZE = _ACK.size
+
+#: Callers that were answered so short a time ago, in seconds, are likely to publish again at once …
+_BACK_WITHIN = 0.001
+#: … each of them after about so long, as it takes its turn at the interpreter.
+_BACK_EACH = 0.00012
+#: Writes that one caller makes for others that come meanwhile, before the I/O thread does.
+_ROUNDS = 8
+
+
+class ConfirmChannel:
+    """One channel in confirm mode.
+
+    Callers append to ``_pending`` and then drain under the connection's lock; whoever drains assigns the
+    delivery tags, in the order of the deque, and sends all of it at once. Who comes while another one drains leaves
+    its message to that one, which looks again after it has said that it is done.
+
+    Where several callers were answered together, the first that is back waits a moment for the others, so that one
+    write carries them all: RabbitMQ confirms what came together together, and a write costs it and us as much as many.
+
+    Mutable, guarded by the connection's lock: ``_ledger``, ``_closed``, and ``_draining``, which is read without;
+    ``_pending`` is a deque, atomic by itself. ``_returning`` is a guess at how many were answered and are not back: an
+    update lost between threads costs one caller one short wait.
+    """
+
+    def __init__(self, channel: BrokerChannel) -> None:
+        self.connection = channel.connection
+        self.number = channel.number
+        self.max_fragment = channel.connection.max_fragment
+        self._channel = channel
+        self._pending: deque[tuple[Receipt, Outgoing, bytes]] = deque()
+        self._ledger = ConfirmLedger()
+        self._closed = False
+        self._draining = False
+        self._returning = 0
+
+    @classmethod
+    def open(cls, connection: ThreadedConnection, deadline: float, on_lost: Callable[[], None]) -> ConfirmChannel:
+        """Open a channel and turn confirms on. On the I/O thread; errors as :meth:`BrokerChannel.ask`.
+
+        :param on_lost: called on the I/O thread, no lock held, when the broker closed the channel.
+        """
+        raw = opened(connection, deadline)
+        channel = cls(raw)
+
+        def closed(reason: BaseException) -> None:
+            connection.receivers.pop(channel.number, None)
+            channel._fail(reason)
+            if isinstance(reason, amqp.ChannelClosedByBroker):
+                connection.after.append(on_lost)
+
+        raw.on_closed = closed
+        if OWN_FRAMES:
+            connection.receivers[channel.number] = channel
+        raw.pika.add_on_return_callback(channel._on_return)
+        try:
+            raw.ask(lambda pika, done: pika.confirm_delivery(channel._on_confirm, callback=done), deadline)
+        except RpcTimedOut:
+            raw.close(deadline)
+            raise
+        return channel
+
+    @property
+    def usable(self) -> bool:
+        """Whether a publish handed over now may be written."""
+        return not self._closed and self.connection.usable
+
+    @property
+    def idle(self) -> bool:
+        """Whether every publish on it has been answered."""
+        return not self._pending and not self._ledger.in_flight
+
+    def submit(self, receipt: Receipt, outgoing: Outgoing, data: bytes) -> None:
+        """Write one message through. If it cannot be written, its receipt is settled ``NOT_WRITTEN``."""
+        pending = self._pending
+        try:
+            first = not pending
+            pending.append((receipt, outgoing, data))
+            if self._draining:
+                return
+            if self._returning > 1 and (others := self._expected()):
+                if not first:
+                    return  # the first one sends it
+                receipt.wait(time.monotonic() + min(others * _BACK_EACH, _BACK_WITHIN))
+            self._returning = 0
+            self._drain(receipt)
+        except BaseException:
+            self._drain()  # a signal's exception: others may have relied on this one
+            raise
+
+    def submit_many(self, entries: list[tuple[Receipt, Outgoing, bytes]]) -> None:
+        """The same for several at once."""
+        self._pending.extend(entries)
+        self._drain()
+
+    def _expected(self) -> int:
+        """How many of those that were answered a moment ago are likely to publish now, too."""
+        self._returning -= 1
+        return self._returning if time.monotonic() - self.connection.read_at < _BACK_WITHIN else 0
+
+    def _drain(self, receipt: Receipt | None = None) -> None:
+        """Write what waits; ``receipt``: that of the caller, who then waits for it."""
+        connection = self.connection
+        for _ in range(_ROUNDS):
+            if not self._pending or self._draining:
+                return
+            with connection.lock:
+                try:
+                    self._draining = True
+                    self._write_pending()
+                finally:
+                    self._draining = False
+                turn = connection.turn
+                if turn.offered and receipt is not None and len(self._ledger.in_flight) == 1:
+                    turn.claim(receipt, self._ledger.in_flight)
+        with connection.lock:  # nobody is to be kept writing for others
+            connection.call_later(0, self._write_pending)
+
+    def _write_pending(self) -> None:
+        """Tags for all that waits, and one write. The connection's lock is held."""
+        pending, ledger = self._pending, self._ledger
+        if self._closed or not self.connection.usable:
+            while pending:
+                pending.popleft()[0].settle(Result.NOT_WRITTEN, "the connection ended before it was written")
+            return
+        try:
+            frames = []
+            while pending:
+                receipt, outgoing, data = pending[0]
+                ledger.written(receipt, outgoing)
+                pending.popleft()  # last, so that an interrupted one is in the one or the other
+                frames.append(data)
+            if frames:
+                self.connection.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        except BaseException:
+            # A signal's exception in here leaves tags and wire out of step: only a new connection is sure.
+            self.connection.kill(amqp.StreamLostError("publishing was interrupted"))
+            raise
+
+    def _fail(self, reason: BaseException) -> None:
+        """The channel is gone: nothing in flight will be answered. The connection's lock is held."""
+        self._closed = True
+        if isinstance(reason, amqp.ChannelClosedByBroker):
+            self._ledger.fail(Result.CHANNEL_CLOSED, f"{reason.reply_code} {reason.reply_text}", reason.reply_code)
+        else:
+            self._ledger.fail(Result.LOST, describe(reason))
+        while self._pending:
+            self._pending.popleft()[0].settle(Result.NOT_WRITTEN, "the connection ended before it was written")
+
+    def take(self, kind: int, payload: bytes) -> bool:
+        """An acknowledgement, before pika sees it; everything else is pika's."""
+        if len(payload) == _ACK_SIZE and kind == _METHOD:
+            method, tag, bits = _ACK.unpack(payload)
+            if method == _BASIC_ACK:
+                self._answered(self._ledger.acknowledged(tag, bits & 1 != 0))
+                return True
+        return False
+
+    def _answered(self, count: int) -> None:
+        self._returning += count
+        self.connection.turn.answered(len(self._ledger.in_flight))
+
+    def _on_confirm(self, method: Any) -> None:
+        confirmed = method.method
+        if isinstance(confirmed, spec.Basic.Ack):
+            self._answered(self._ledger.acknowledged(confirmed.delivery_tag, confirmed.multiple))
+        else:
+            self._ledger.refused(confirmed.delivery_tag, confirmed.multiple)
+
+    def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
+        self._ledger.returned(
+            properties.message_id, method.exchange, method.routing_key, method.reply_code, method.reply_text
+        )

@@ -1,0 +1,132 @@
+"""Whose turn it is to read a connection: its I/O thread's, or that of the one caller who waits for an answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sized
+from typing import TYPE_CHECKING
+
+from message_hub_sync.transport.base import Receipt
+from message_hub_sync.transport.rabbitmq.poller import wait_readable
+
+if TYPE_CHECKING:
+    from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
+
+__all__ = ["Turn"]
+
+#: After so many answers in a row with nothing else in flight, callers read for themselves.
+_ALONE = 3
+#: Seconds after which the I/O thread takes the socket back when nobody has read: what comes unasked waits so long.
+_TICK = 0.01
+#: Seconds that a caller polls at a time, before it looks whether the I/O thread wants its socket back.
+_SLICE = 0.05
+
+
+class Turn:
+    """Lets a caller that is alone in waiting for the broker read the answer itself.
+
+    Otherwise the I/O thread is woken to wake the caller: two changes of thread, which take longer and cost more than
+    everything else that a publish does here. While it is ``offered``, the I/O thread leaves the socket to callers and
+    sees to its timers; it takes it back when it is wanted for anything, when callers become several, when
+    something came that is not theirs, and when nobody has read for a moment.
+
+    Whoever reads does so under the connection's lock and only while it may (``offered`` for a caller, not
+    ``offered`` for the I/O thread, which alone changes it from false to true), so that nothing is parsed out of order. A
+    caller that vanished (a signal's exception) is missed after its slice.
+
+    Mutable, guarded by the connection's lock: all of it; ``offered`` is also read without.
+    """
+
+    def __init__(self, connection: ThreadedConnection) -> None:
+        self._connection = connection
+        self.offered = False
+        self._alone = 0
+        self._reads = 0
+        self._reader_until = 0.0
+        self._wanted = False
+        self._in_flight: Sized = ()
+
+    # --- for the channel, the lock held ----------------------------------------------------------
+
+    def answered(self, others: int) -> None:
+        """An answer came; ``others``: how many are still waited for."""
+        self._alone = 0 if others else self._alone + 1
+
+    @property
+    def due(self) -> bool:
+        """Whether callers come one at a time."""
+        return self._alone >= _ALONE
+
+    def claim(self, receipt: Receipt, in_flight: Sized) -> None:
+        """Have the one who will wait for ``receipt`` read until it is settled, unless somebody reads already.
+
+        :param in_flight: what waits for an answer; if there are others in the end, the I/O thread is woken to read theirs.
+        """
+        now = time.monotonic()
+        if receipt.result is None and not self._wanted and self._reader_until <= now:
+            self._reader_until = now + _SLICE
+            self._in_flight = in_flight
+            receipt.reader = self._read
+
+    # --- for the caller --------------------------------------------------------------------------
+
+    def _read(self, receipt: Receipt, deadline: float) -> None:
+        connection = self._connection
+        lock, descriptor = connection.lock, connection.descriptor
+        try:
+            while descriptor >= 0:
+                wait_readable(descriptor, min(deadline, self._reader_until) - time.monotonic())
+                with lock:
+                    if not self.offered:
+                        return
+                    self._reads += 1
+                    connection.read_now()
+                    if receipt.result is not None or self._wanted or connection.needs_its_thread:
+                        self._stop_reading()
+                        return
+                    self._reader_until = (now := time.monotonic()) + _SLICE
+                    if now >= deadline:
+                        self._stop_reading()
+                        return
+        except BaseException:  # a signal's or a gevent timeout
+            with lock:
+                self._stop_reading()
+            raise
+
+    def _stop_reading(self) -> None:
+        self._reader_until = 0.0
+        if self.offered and (self._in_flight or self._wanted or self._connection.needs_its_thread):
+            self.offered = False
+            self._connection.wake()
+
+    # --- for the I/O thread ----------------------------------------------------------------------
+
+    def stand_by(self, until: float) -> bool:
+        """Leave the reading to callers for as long as they do it.
+
+        :returns: whether the waker rang or ``until`` has passed.
+        """
+        connection = self._connection
+        seen = 0
+        with connection.lock:
+            self.offered = True
+            self._reads = self._alone = 0
+        woken = False
+        while True:
+            woken = connection.mind(min(until, time.monotonic() + _TICK)) or woken
+            now = time.monotonic()
+            with connection.lock:
+                if not self.offered:
+                    break
+                woken = woken or now >= until
+                if woken or connection.needs_its_thread or self._reads == seen:
+                    if self._reader_until <= now:
+                        self.offered = False
+                        break
+                    # It hands the socket back as soon as it has read something, and at the end of its slice.
+                    self._wanted = woken or connection.needs_its_thread
+                seen = self._reads
+        with connection.lock:
+            self._wanted = False
+            self._alone = 0
+        return woken
