@@ -6,7 +6,6 @@ from enum import Enum
 from uuid import UUID
 
 from message_hub_sync.circuit_breaker import Admission
-from message_hub_sync.envelope import printable, uuid_of
 from message_hub_sync.errors import (
     DeliveryFailure,
     MessageHubAuthorizationError,
@@ -17,8 +16,10 @@ from message_hub_sync.errors import (
     MessageHubError,
 )
 from message_hub_sync.runtime import threads_note
+from message_hub_sync.text import printable
 from message_hub_sync.topology import EVENTS, inbox_name
 from message_hub_sync.transport.base import Outgoing, Result
+from message_hub_sync.wire import uuid_of
 
 __all__ = ["Attempts", "Verdict", "bulk_error", "resolve"]
 

@@ -32,18 +32,7 @@ from uuid import UUID
 from pydantic import BaseModel, ValidationError
 from typing_extensions import is_typeddict
 
-from message_hub_sync.envelope import (
-    EVENT,
-    SERVICE_MESSAGE,
-    Event,
-    InvalidMessage,
-    Message,
-    checked_identity,
-    decode_payload,
-    event_from_wire,
-    message_from_wire,
-    validation_reason,
-)
+from message_hub_sync.envelope import EVENT, SERVICE_MESSAGE, Event, InvalidMessage, Message
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.retry import ORIGINAL_ROUTING_KEY
 from message_hub_sync.signature import (
@@ -55,6 +44,13 @@ from message_hub_sync.signature import (
     shown,
 )
 from message_hub_sync.transport.base import Delivery
+from message_hub_sync.wire import (
+    checked_identity,
+    decode_payload,
+    event_from_wire,
+    message_from_wire,
+    validation_reason,
+)
 
 __all__ = ["Handler", "Kind", "Received", "handler_for"]
 

@@ -18,6 +18,8 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 
+from message_hub_sync.text import encodable
+
 __all__ = ["MAX_HEADER_BYTES", "headers_to_move"]
 
 #: Half of what makes the broker end the connection (about 129 KiB), with room for the properties.
@@ -59,7 +61,7 @@ def _carried(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, (bool, bytes)):
         return value
     if isinstance(value, str):
-        return value if _encodable(value) else _DROPPED
+        return value if encodable(value) else _DROPPED
     if isinstance(value, int):
         return value if -_INT64 <= value < _INT64 else _DROPPED
     if isinstance(value, (float, Decimal)):
@@ -80,15 +82,7 @@ def _carried(value: Any, depth: int) -> Any:
 
 
 def _is_key(key: Any) -> bool:
-    return isinstance(key, str) and _encodable(key) and len(key.encode()) <= 255
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(key, str) and encodable(key) and len(key.encode()) <= 255
 
 
 def _size(value: Any) -> int:

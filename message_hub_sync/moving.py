@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from message_hub_sync.deadlines import remaining
-from message_hub_sync.envelope import Properties, printable
+from message_hub_sync.envelope import Properties
 from message_hub_sync.errors import MessageHubError
+from message_hub_sync.text import printable
 from message_hub_sync.topology import DEFAULT_EXCHANGE, QueueSpec
 from message_hub_sync.transport.base import Delivery, Outgoing, Receipt, Result, Transport
 

@@ -10,11 +10,12 @@ from pydantic import BaseModel
 
 from message_hub_sync import catalogue
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.envelope import Event, Message, encode_payload, event_properties, message_properties
+from message_hub_sync.envelope import Event, Message
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.naming import validate_event_type, validate_service_name
 from message_hub_sync.topology import DEFAULT_EXCHANGE, EVENTS, inbox_name
 from message_hub_sync.transport.base import Outgoing
+from message_hub_sync.wire import encode_payload, event_properties, message_properties
 
 __all__ = ["DEFAULT_TTL", "outgoing_event", "outgoing_events", "outgoing_message", "outgoing_messages"]
 

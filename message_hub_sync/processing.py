@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.correlation import Handling, entered
 from message_hub_sync.deduplication import DeduplicationStore
-from message_hub_sync.envelope import InvalidMessage, Properties, printable
+from message_hub_sync.envelope import InvalidMessage, Properties
 from message_hub_sync.errors import MessageHubRejectError, MessageHubRetryError
 from message_hub_sync.handlers import Handler, Kind, Received
 from message_hub_sync.metrics import ServiceMetrics
@@ -28,6 +28,7 @@ from message_hub_sync.retry import (
     expired,
     retry_properties,
 )
+from message_hub_sync.text import printable
 from message_hub_sync.topology import QueueSpec, Topology, dead_letter_queue, retry_queue
 from message_hub_sync.transport.base import Consumer, Delivery
 

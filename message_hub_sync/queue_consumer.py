@@ -15,7 +15,6 @@ from queue import Empty
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.deadlines import remaining, take
 from message_hub_sync.deduplication import DeduplicationStore
-from message_hub_sync.envelope import printable
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.handlers import Handler, Kind
 from message_hub_sync.metrics import ServiceMetrics
@@ -24,6 +23,7 @@ from message_hub_sync.processing import Processing
 from message_hub_sync.request_reply import Replies, Requests
 from message_hub_sync.retry import RetryPolicy
 from message_hub_sync.runtime import became_reloader_parent, threads_note
+from message_hub_sync.text import printable
 from message_hub_sync.topology import Topology
 from message_hub_sync.transport.base import Consumer, Delivery, Transport
 

@@ -13,16 +13,7 @@ from uuid import UUID, uuid4
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.deadlines import remaining
-from message_hub_sync.envelope import (
-    InvalidMessage,
-    Message,
-    decode_payload,
-    encode_payload,
-    message_from_wire,
-    message_properties,
-    printable,
-    uuid_of,
-)
+from message_hub_sync.envelope import InvalidMessage, Message
 from message_hub_sync.errors import (
     MessageHubConnectionError,
     MessageHubError,
@@ -34,8 +25,10 @@ from message_hub_sync.handlers import Received
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.publisher import Publisher
 from message_hub_sync.runtime import threads_note
+from message_hub_sync.text import printable
 from message_hub_sync.topology import DEFAULT_EXCHANGE, inbox_name, reply_topology
 from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, Transport
+from message_hub_sync.wire import decode_payload, encode_payload, message_from_wire, message_properties, uuid_of
 
 __all__ = ["Replies", "Requests"]
 

@@ -21,7 +21,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from message_hub_sync.config import positive_seconds
-from message_hub_sync.envelope import PERSISTENT, InvalidMessage, Properties, printable
+from message_hub_sync.envelope import PERSISTENT, InvalidMessage, Properties
 from message_hub_sync.errors import (
     LONGEST_DELAY,
     MessageHubConfigurationError,
@@ -29,6 +29,7 @@ from message_hub_sync.errors import (
     MessageHubRetryError,
 )
 from message_hub_sync.headers import headers_to_move
+from message_hub_sync.text import printable
 
 __all__ = [
     "LADDER_MS",

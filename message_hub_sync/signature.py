@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 
 from typing_extensions import TypeAliasType
 
-from message_hub_sync.envelope import Event, Message, printable
+from message_hub_sync.envelope import Event, Message
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.text import printable
 
 __all__ = [
     "SYNCHRONOUS",

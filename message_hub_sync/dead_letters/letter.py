@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from message_hub_sync.correlation import Handling, entered
-from message_hub_sync.envelope import InvalidMessage, Properties, decode_payload
+from message_hub_sync.envelope import InvalidMessage, Properties
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.handlers import Kind, Received, handler_for
 from message_hub_sync.retry import (
@@ -50,6 +50,7 @@ from message_hub_sync.retry import (
 )
 from message_hub_sync.topology import DEAD_LETTER_SUFFIX, EVENTS
 from message_hub_sync.transport.base import Delivery
+from message_hub_sync.wire import decode_payload
 
 __all__ = ["DeadLetter", "dead_letter_json", "load_dead_letter", "save_dead_letter"]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from uuid import UUID
 
-from message_hub_sync.envelope import Event, event_properties, message_properties
+from message_hub_sync.envelope import Event
 from message_hub_sync.testing.expectations import described
 from message_hub_sync.testing.mock_service import PROBE_HEADER, MockService
 from message_hub_sync.testing.running import SERVICE_NAME
 from message_hub_sync.topology import DEFAULT_EXCHANGE, inbox_name
 from message_hub_sync.transport.base import Outgoing, Result, Transport
+from message_hub_sync.wire import event_properties, message_properties
 
 __all__ = ["cross_talk"]
 

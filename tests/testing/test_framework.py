@@ -13,10 +13,10 @@ from uuid import uuid4
 import pytest
 
 from message_hub_sync import MessageHubClient, MessageHubConfigurationError
-from message_hub_sync.envelope import message_properties
 from message_hub_sync.testing import MessageHubTestFramework, RabbitMQNode
 from message_hub_sync.testing.mock_service import PROBE_HEADER
 from message_hub_sync.transport.base import Outgoing
+from message_hub_sync.wire import message_properties
 
 
 def own_threads() -> list[threading.Thread]:

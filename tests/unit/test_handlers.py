@@ -12,17 +12,11 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel
 
-from message_hub_sync.envelope import (
-    Event,
-    InvalidMessage,
-    Message,
-    decode_payload,
-    event_properties,
-    message_properties,
-)
+from message_hub_sync.envelope import Event, InvalidMessage, Message
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.handlers import Kind, Received, handler_for
 from message_hub_sync.transport.base import Delivery
+from message_hub_sync.wire import decode_payload, event_properties, message_properties
 
 if TYPE_CHECKING:
     from uuid import SafeUUID as Unknown  # a name that is not there when the handler is read

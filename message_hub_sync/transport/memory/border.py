@@ -12,8 +12,9 @@ from datetime import datetime, timezone
 from operator import attrgetter
 from typing import Any
 
-from message_hub_sync.envelope import Properties, printable
+from message_hub_sync.envelope import Properties
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.text import encodable, printable
 from message_hub_sync.transport.base import Outgoing
 
 __all__ = ["MAX_TTL_MS", "StoredMessage", "admit", "broker_refusal", "copy_headers", "copy_properties", "short_text"]
@@ -179,7 +180,7 @@ def _admit_value(name: str, value: Any) -> Any:
         return value
     if isinstance(value, int) and -_INT64 <= value < _INT64:
         return value
-    if isinstance(value, str) and _encodable(value):
+    if isinstance(value, str) and encodable(value):
         return value
     if isinstance(value, datetime) and value.year >= 1970:
         moment = value if value.tzinfo is not None else value.replace(tzinfo=timezone.utc)
@@ -194,14 +195,6 @@ def _admit_value(name: str, value: Any) -> Any:
         f"header {printable(name)!r} of type {type(value).__name__} cannot be carried by AMQP: a text, bytes, "
         "a 64-bit whole number, a bool, None, a datetime, and lists and dicts of these are"
     )
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _decimal_fits(value: decimal.Decimal) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from uuid import uuid4
 
-from message_hub_sync.envelope import printable
+from message_hub_sync.text import printable
 from message_hub_sync.topology import ExchangeSpec, QueueSpec, Topology
 from message_hub_sync.transport.base import QueueStats
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from pika import exceptions as amqp
 
-from message_hub_sync.envelope import Properties, printable
+from message_hub_sync.envelope import Properties
+from message_hub_sync.text import printable
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.rabbitmq.decoding import decode_header
 from message_hub_sync.transport.rabbitmq.encoding import OWN_FRAMES, encode_ack, properties_from_pika

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pika import exceptions as amqp
 
 from message_hub_sync.config import BrokerAddress
-from message_hub_sync.envelope import printable
 from message_hub_sync.errors import (
     MessageHubAuthorizationError,
     MessageHubConfigurationError,
     MessageHubConnectionError,
     MessageHubError,
 )
+from message_hub_sync.text import printable
 
 __all__ = [
     "ChannelClosed",

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from message_hub_sync.envelope import Properties, event_properties, message_properties
+from message_hub_sync.envelope import Properties
 from message_hub_sync.transport.base import Outgoing
 from message_hub_sync.transport.rabbitmq import fast_decoding, fast_encoding
 from message_hub_sync.transport.rabbitmq.encoding import properties_from_pika, properties_to_pika
+from message_hub_sync.wire import event_properties, message_properties
 
 FRAGMENT = 4096
 

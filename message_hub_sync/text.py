@@ -1,0 +1,21 @@
+"""Texts that come from elsewhere: whether they can go on, and how they are shown."""
+
+from __future__ import annotations
+
+__all__ = ["encodable", "printable"]
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """``text`` on one line, its control characters escaped, cut to ``limit`` characters: fit for a log."""
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def encodable(text: str) -> bool:
+    """Whether UTF-8 can write it: half of a surrogate pair cannot be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
