@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 class CircuitBreakers:
     """One circuit per destination, and one for the event exchange.
 
+    :param service: whose calls these are, for the log: one process may have several clients.
     :param on_change: called with key and new state at every change, in the order of the changes and never
         under the lock. It must be quick; what it raises is logged.
     :param clock: seconds that only ever grow. The wall clock is not read.
@@ -49,11 +50,13 @@ class CircuitBreakers:
     def __init__(
         self,
         config: CircuitBreakerConfig,
+        service: str,
         *,
         on_change: Callable[[str, str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
+        self._service = service
         self._on_change = on_change
         self._clock = clock
         self._lock = threading.Lock()
@@ -158,7 +161,7 @@ class CircuitBreakers:
                 key, state = self._changes.popleft()
                 level = logging.WARNING if state == STATE_OPEN else logging.INFO
                 with contextlib.suppress(Exception):  # a logging handler may raise; the call has its own outcome
-                    logger.log(level, "the circuit of %s is %s", key, state)
+                    logger.log(level, "%s: the circuit of %s is %s", self._service, key, state)
                 if self._on_change is not None:
                     try:
                         self._on_change(key, state)

@@ -34,7 +34,7 @@ class Session:
     def __init__(self, config: ClientConfig, retry: RetryPolicy, inherited: Sequence[Subscription] = ()) -> None:
         self.config = config
         metrics = ServiceMetrics(config.service_name)
-        self.breakers = CircuitBreakers(config.circuit_breaker, on_change=metrics.circuit_state)
+        self.breakers = CircuitBreakers(config.circuit_breaker, config.service_name, on_change=metrics.circuit_state)
         self.transport = _transport(config)
         self.transport.on_connected(self.breakers.connection_restored)
         self.publisher = Publisher(self.transport, config, self.breakers, metrics)

@@ -16,6 +16,7 @@ from message_hub_sync.circuit_breaker import MAX_CIRCUITS, Admission, CircuitBre
 from message_hub_sync.config import CircuitBreakerConfig
 from message_hub_sync.errors import MessageHubCircuitBreakerError, MessageHubError
 
+SERVICE = "campaign-service"
 KEY = "character-service"
 CONFIG = CircuitBreakerConfig(failure_threshold=3, reset_timeout=60, half_open_timeout=30)
 
@@ -37,7 +38,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def breakers(clock: Clock) -> CircuitBreakers:
-    return CircuitBreakers(CONFIG, clock=clock)
+    return CircuitBreakers(CONFIG, SERVICE, clock=clock)
 
 
 def trip(breakers: CircuitBreakers, key: str = KEY, *, connection: bool = False) -> None:
@@ -330,7 +331,7 @@ def test_a_change_is_told_after_the_one_before_it_has_been_told(clock: Clock) ->
             another[0].join(timeout=0.2)  # it waits for this listener to end, so this runs its full time
         told.append(state)
 
-    circuits = CircuitBreakers(CONFIG, on_change=listener, clock=clock)
+    circuits = CircuitBreakers(CONFIG, SERVICE, on_change=listener, clock=clock)
     trip(circuits, connection=True)
     another[0].join(timeout=10)
     assert told == ["open", "half-open"]
@@ -341,7 +342,7 @@ def test_a_change_is_told_after_the_one_before_it_has_been_told(clock: Clock) ->
 
 def test_each_change_is_told_once_with_key_and_state(clock: Clock) -> None:
     told: list[tuple[str, str]] = []
-    breakers = CircuitBreakers(CONFIG, on_change=lambda key, state: told.append((key, state)), clock=clock)
+    breakers = CircuitBreakers(CONFIG, SERVICE, on_change=lambda key, state: told.append((key, state)), clock=clock)
     trip(breakers)
     refused(breakers)
     clock.now += 60
@@ -350,6 +351,19 @@ def test_each_change_is_told_once_with_key_and_state(clock: Clock) -> None:
     breakers.admit(KEY).succeeded()
     breakers.admit(KEY).succeeded()
     assert told == [(KEY, state) for state in ("open", "half-open", "open", "half-open", "closed")]
+
+
+def test_the_log_says_whose_circuit_changed(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    breakers = CircuitBreakers(CONFIG, SERVICE, clock=clock)
+    trip(breakers)
+    clock.now += 60
+    breakers.admit(KEY).succeeded()
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "campaign-service: the circuit of character-service is open"),
+        ("INFO", "campaign-service: the circuit of character-service is half-open"),
+        ("INFO", "campaign-service: the circuit of character-service is closed"),
+    ]
 
 
 def test_a_listener_may_ask_and_admit_and_its_error_harms_nobody(
@@ -362,7 +376,7 @@ def test_a_listener_may_ask_and_admit_and_its_error_harms_nobody(
         circuits.admit("another-service").succeeded()
         raise RuntimeError("a listener's own")
 
-    circuits = CircuitBreakers(CONFIG, on_change=listener, clock=clock)
+    circuits = CircuitBreakers(CONFIG, SERVICE, on_change=listener, clock=clock)
     trip(circuits)
     assert seen == [{KEY: "open"}]
     assert "the listener to circuit changes failed" in caplog.text

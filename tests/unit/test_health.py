@@ -38,7 +38,7 @@ def status(
     found = health_status(
         "image-service",
         Connected(*connections),
-        breakers or CircuitBreakers(CircuitBreakerConfig()),
+        breakers or CircuitBreakers(CircuitBreakerConfig(), "me"),
         Subscriptions(None),  # type: ignore[arg-type]
         closed=closed,
     )
@@ -74,7 +74,7 @@ def test_a_closed_client_is_disconnected_even_if_it_never_connected() -> None:
 
 
 def test_an_open_circuit_is_the_worst_and_degrades() -> None:
-    breakers = CircuitBreakers(CircuitBreakerConfig(failure_threshold=1))
+    breakers = CircuitBreakers(CircuitBreakerConfig(failure_threshold=1), "me")
     breakers.admit("image-service").failed()
     breakers.admit("llm-service").succeeded()
 

@@ -41,7 +41,7 @@ class Bench:
             service, MemoryAddress("unused"), circuit_breaker=CircuitBreakerConfig(threshold, 60, 0.2)
         )
         self.now = 1000.0
-        self.breakers = CircuitBreakers(self.config.circuit_breaker, clock=lambda: self.now)
+        self.breakers = CircuitBreakers(self.config.circuit_breaker, self.config.service_name, clock=lambda: self.now)
         self.publisher = Publisher(self.transport, self.config, self.breakers, ServiceMetrics(service))
 
     def message(self, destination: str = "image-service") -> Outgoing:

@@ -59,7 +59,9 @@ class Bench:
         self.transport = Asked()
         self.config = ClientConfig(service, MemoryAddress("unused"), connect_timeout=0.5)
         self.metrics = ServiceMetrics(service)
-        publisher = Publisher(self.transport, self.config, CircuitBreakers(CircuitBreakerConfig()), self.metrics)
+        publisher = Publisher(
+            self.transport, self.config, CircuitBreakers(CircuitBreakerConfig(), self.config.service_name), self.metrics
+        )
         self.requests = Requests(self.transport, self.config, publisher, self.metrics)
         self.results = Collector()
 
