@@ -23,8 +23,10 @@ __all__ = [
     "bound_correlation",
     "correlation_text",
     "current_correlation_id",
+    "enter",
     "entered",
     "handling",
+    "leave",
 ]
 
 #: AMQP's short string (specification 0-9-1, section 4.2.5.3).
@@ -55,14 +57,24 @@ def current_correlation_id() -> str | None:
     return None if current is None else current.correlation_id
 
 
+def enter(current: Handling) -> Token[Handling | None]:
+    """Set what is being handled; the token is for :func:`leave`."""
+    return _handling.set(current)
+
+
+def leave(token: Token[Handling | None]) -> None:
+    """Put back what was set before :func:`enter`."""
+    _handling.reset(token)
+
+
 @contextlib.contextmanager
 def entered(current: Handling) -> Iterator[None]:
     """Set what is being handled for the duration of a ``with`` block."""
-    token: Token[Handling | None] = _handling.set(current)
+    token = enter(current)
     try:
         yield
     finally:
-        _handling.reset(token)
+        leave(token)
 
 
 @contextlib.contextmanager

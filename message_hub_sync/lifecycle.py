@@ -9,6 +9,7 @@ import threading
 import time
 from weakref import WeakSet
 
+from message_hub_sync import ids
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.retry import RetryPolicy
 from message_hub_sync.session import Session, prepare
@@ -69,6 +70,7 @@ class Lifecycle:
         session, self._session = self._session, None
         self._lock = threading.Lock()
         self._process = os.getpid()
+        ids.forked()
         if session is not None:
             self._inherited = session.subscriptions.known_unlocked()
             session.transport.abandon()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.correlation import Handling, entered
+from message_hub_sync.correlation import Handling, enter, leave
 from message_hub_sync.deduplication import DeduplicationStore
 from message_hub_sync.envelope import InvalidMessage, Properties
 from message_hub_sync.errors import MessageHubRejectError, MessageHubRetryError
@@ -81,8 +81,11 @@ class Processing:
             event_type=received.event_type if self._kind == "event" else None,
             service=self._config.service_name,
         )
-        with entered(current):
+        token = enter(current)
+        try:
             self._process(work)
+        finally:
+            leave(token)
 
     def _process(self, work: _Work) -> None:
         delivery = work.delivery

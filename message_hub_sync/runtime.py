@@ -8,6 +8,9 @@ from typing import Any
 
 __all__ = ["became_reloader_parent", "has_running_loop", "reloader_parent", "threads_note"]
 
+_RELOADER = "werkzeug._reloader"
+#: Words on the command line of a development server.
+_COMMANDS = frozenset({"run", "runserver", "runserver_plus"})
 _TRUE = ("1", "true", "t", "yes", "y", "on")
 
 
@@ -20,11 +23,14 @@ def reloader_parent() -> str | None:
     Django and ``flask run`` are known by their command line, before anything is loaded. A script that calls
     ``app.run(debug=True)`` is known only from that call on: see :func:`became_reloader_parent`.
     """
+    # First what most processes are told by, as this is asked before every send.
+    if _RELOADER not in sys.modules and _COMMANDS.isdisjoint(sys.argv):
+        return None
     if became_reloader_parent():
         return "werkzeug"
     environ = os.environ
     if (
-        "run" in sys.argv[1:]  # first, being the cheapest to deny: this is asked before every send
+        "run" in sys.argv[1:]
         and environ.get("FLASK_RUN_FROM_CLI") == "true"
         and environ.get("WERKZEUG_RUN_MAIN") != "true"
         and _flask_reloads()
@@ -46,7 +52,7 @@ def became_reloader_parent() -> bool:
 
     Only with ``use_reloader`` does it import the module asked for here. Consumers ask before each delivery.
     """
-    return "werkzeug._reloader" in sys.modules and os.environ.get("WERKZEUG_RUN_MAIN") != "true"
+    return _RELOADER in sys.modules and os.environ.get("WERKZEUG_RUN_MAIN") != "true"
 
 
 def _flask_reloads() -> bool:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from struct import Struct
+from functools import lru_cache
 from typing import Any, NoReturn, cast
 from uuid import UUID
 
@@ -23,6 +22,7 @@ from pydantic_core.core_schema import uuid_schema
 from message_hub_sync.correlation import correlation_text, handling
 from message_hub_sync.envelope import EVENT, SERVICE_MESSAGE, Event, InvalidMessage, Message, Properties
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.ids import new_id
 from message_hub_sync.text import encodable, printable
 
 __all__ = [
@@ -50,8 +50,6 @@ _CONTAINERS = frozenset({dict, list, tuple})
 _TEXT = frozenset({str})
 #: Reads a UUID in C, at a fifth of the price of ``UUID(text)``.
 _UUID = SchemaValidator(uuid_schema())
-#: Two UUIDs of 16 bytes; version and variant overwrite the upper bits of their third and fourth part (RFC 9562, 5.4).
-_UUID_PARTS = Struct(">IHHHHIIHHHHI")
 
 
 # --- to the wire ---------------------------------------------------------------------------------
@@ -86,7 +84,7 @@ def encode_payload(payload: Any, max_bytes: int) -> bytes:
             f"payload is {len(body)} bytes as JSON; at most {max_bytes} are allowed "
             "(max_message_bytes): store it elsewhere and send a reference"
         )
-    if (len(body) > MAX_DIGITS and _MANY_DIGITS.search(body)) or _has_other_keys(payload):
+    if (len(body) > MAX_DIGITS and _MANY_DIGITS.search(body)) or (type(payload) is dict and _has_other_keys(payload)):
         _check_readable(body, max_bytes)
     return body
 
@@ -97,10 +95,10 @@ def _has_other_keys(value: Any) -> bool:
         if not _TEXT.issuperset(map(type, value)):
             return True
         value = value.values()
-    elif type(value) not in _CONTAINERS:
+    # By C's loops, as this is asked of every payload: most have nothing nested in them.
+    if _CONTAINERS.isdisjoint(map(type, value)):
         return False
-    # By C's loops: this is asked of every payload.
-    return not _CONTAINERS.isdisjoint(map(type, value)) and any(map(_has_other_keys, value))
+    return any(_has_other_keys(each) for each in value if type(each) in _CONTAINERS)
 
 
 def _check_readable(body: bytes, max_bytes: int) -> None:
@@ -144,17 +142,28 @@ def message_properties(
     :param priority: 0 to 9, 9 the most urgent.
     :raises MessageValidationError: which value is wrong and what is allowed.
     """
+    try:
+        kind, expiration = _message_kind(source, destination, ttl, priority)
+    except TypeError:  # what cannot be a key cannot be a number either
+        _check_ttl(ttl)
+        _check_priority(priority)
+        raise
+    return _properties(
+        SERVICE_MESSAGE, source, kind, message_id, correlation_id, headers, priority, expiration, reply_to
+    )
+
+
+# Remembered: most messages are like another one but for the payload. Typed: a ttl of 1.0 is not one of 1, nor True.
+@lru_cache(maxsize=1024, typed=True)
+def _message_kind(source: str, destination: str, ttl: float | None, priority: int) -> tuple[dict[str, Any], str | None]:
+    """The headers that all such messages have in common, not to be changed, and their expiration."""
     _check_ttl(ttl)
     _check_priority(priority)
-    properties = _common_properties(SERVICE_MESSAGE, source, message_id, correlation_id, headers)
-    properties.headers["destination"] = destination
-    properties.headers["priority"] = priority
-    properties.priority = priority
-    properties.reply_to = reply_to
-    if ttl is not None:
-        properties.headers["ttl"] = ttl if isinstance(ttl, int) else str(ttl)
-        properties.expiration = str(max(1, round(ttl * 1000)))
-    return properties
+    kind = {"source": source, "destination": destination, "priority": priority}
+    if ttl is None:
+        return kind, None
+    kind["ttl"] = ttl if isinstance(ttl, int) else str(ttl)
+    return kind, str(max(1, round(ttl * 1000)))
 
 
 def event_properties(
@@ -166,34 +175,38 @@ def event_properties(
     headers: Mapping[str, Any] | None = None,
 ) -> Properties:
     """Properties and headers of an event, every value checked (:class:`MessageValidationError`)."""
-    properties = _common_properties(EVENT, source, message_id, correlation_id, headers)
-    properties.headers["event_type"] = event_type
-    return properties
+    kind = {"source": source, "event_type": event_type}
+    return _properties(EVENT, source, kind, message_id, correlation_id, headers)
 
 
-def _common_properties(
-    kind: str,
+def _properties(
+    type_: str,
     source: str,
+    kind: dict[str, Any],
     message_id: UUID | None,
     correlation_id: UUID | str | None,
     extra: Mapping[str, Any] | None,
+    priority: int | None = None,
+    expiration: str | None = None,
+    reply_to: str | None = None,
 ) -> Properties:
     now = time.time()
     # The moment comes first: what differs from message to message is then where an encoder expects it.
-    headers = {"timestamp": datetime.fromtimestamp(now, timezone.utc).isoformat(), "source": source}
+    headers = {"timestamp": datetime.fromtimestamp(now, timezone.utc).isoformat(), **kind}
     if extra is not None:
         headers.update(_checked_headers(extra))
     current = handling()
-    identity, correlation = _two_random_uuids()
     if correlation_id is not None:
         correlation = correlation_text(correlation_id)
-    elif current is not None:
-        correlation = current.correlation_id
+    else:
+        correlation = new_id() if current is None else current.correlation_id
     if current is not None and current.message_id is not None:
         headers[CAUSATION_HEADER] = current.message_id
-    if isinstance(message_id, UUID):
+    if message_id is None:
+        identity = new_id()
+    elif isinstance(message_id, UUID):
         identity = str(message_id)
-    elif message_id is not None:
+    else:
         raise MessageValidationError(
             f"message_id of type {type(message_id).__name__} is not usable: a uuid.UUID is "
             "(the one of the error, when a call that ended unknown is repeated)"
@@ -201,19 +214,13 @@ def _common_properties(
     return Properties(
         message_id=identity,
         correlation_id=correlation,
-        type=kind,
+        type=type_,
         app_id=source,
+        priority=priority,
+        expiration=expiration,
         timestamp=int(now),
+        reply_to=reply_to,
         headers=headers,
-    )
-
-
-def _two_random_uuids() -> tuple[str, str]:
-    """The texts of two random UUIDs (version 4), at a fifth of the price of two ``str(uuid4())``."""
-    a, b, c, d, e, f, g, h, i, j, k, m = _UUID_PARTS.unpack(os.urandom(32))
-    return (
-        "%08x-%04x-4%03x-%04x-%04x%08x" % (a, b, c & 0x0FFF, d & 0x3FFF | 0x8000, e, f),  # noqa: UP031  # the quickest
-        "%08x-%04x-4%03x-%04x-%04x%08x" % (g, h, i & 0x0FFF, j & 0x3FFF | 0x8000, k, m),  # noqa: UP031
     )
 
 
@@ -222,7 +229,8 @@ def uuid_of(text: str | None) -> UUID:
 
     :raises ValueError: it is not.
     """
-    return cast(UUID, _UUID.validate_python(text))
+    found: UUID = _UUID.validate_python(text)
+    return found
 
 
 def _check_ttl(ttl: Any) -> None:

@@ -122,13 +122,11 @@ class Receipt:
 
     def wait(self, deadline: float) -> Result | None:
         """The result, or ``None`` when the deadline (monotonic seconds) passes first."""
-        if self.result is not None:
-            return self.result
-        if self.reader is not None:
+        if self.reader is not None and self.result is None:
             reader, self.reader = self.reader, None
             reader(self, deadline)
-            if self.result is not None:
-                return self.result
+        if self.result is not None:
+            return self.result
         if self._settled.acquire(timeout=max(0.0, deadline - time.monotonic())):
             self._settled.release()
         return self.result
@@ -154,7 +152,6 @@ class Delivery:
 
     def __init__(
         self,
-        *,
         body: bytes,
         properties: Properties,
         exchange: str,

@@ -14,17 +14,19 @@ from pika import spec
 from message_hub_sync.transport.base import Outgoing, Receipt, Result
 from message_hub_sync.transport.rabbitmq.confirms import ConfirmLedger
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
+from message_hub_sync.transport.rabbitmq.decoding import FRAME_END
 from message_hub_sync.transport.rabbitmq.encoding import OWN_FRAMES
 from message_hub_sync.transport.rabbitmq.rpc import BrokerChannel, opened
 from message_hub_sync.transport.rabbitmq.translation import RpcTimedOut, describe
 
 __all__ = ["ConfirmChannel"]
 
-#: The payload of a ``basic.ack``: class and method, tag, multiple (AMQP 0-9-1, section 1.8.3.14).
+#: A frame with a ``basic.ack``: kind, channel, size, class and method, tag, multiple, end (AMQP 0-9-1, 1.8.3.14).
+_ACK = struct.Struct(">BHILQBB")
+_ACK_BYTES = _ACK.size
 _METHOD = 1
+_ACK_PAYLOAD = 13
 _BASIC_ACK = 60 << 16 | 80
-_ACK = struct.Struct(">LQB")
-_ACK_SIZE = _ACK.size
 
 #: Callers that were answered so short a time ago, in seconds, are likely to publish again at once …
 _BACK_WITHIN = 0.001
@@ -173,14 +175,18 @@ class ConfirmChannel:
         while self._pending:
             self._pending.popleft()[0].settle(Result.NOT_WRITTEN, "the connection ended before it was written")
 
-    def take(self, kind: int, payload: bytes) -> bool:
-        """An acknowledgement, before pika sees it; everything else is pika's."""
-        if len(payload) == _ACK_SIZE and kind == _METHOD:
-            method, tag, bits = _ACK.unpack(payload)
-            if method == _BASIC_ACK:
-                self._answered(self._ledger.acknowledged(tag, bits & 1 != 0))
-                return True
-        return False
+    def take(self, data: bytes, position: int) -> int:
+        """Acknowledgements, before pika sees them; everything else is pika's."""
+        last = len(data) - _ACK_BYTES
+        while position <= last:
+            kind, channel, size, method, tag, bits, end = _ACK.unpack_from(data, position)
+            if method != _BASIC_ACK or channel != self.number or kind != _METHOD:
+                break
+            if size != _ACK_PAYLOAD or end != FRAME_END:
+                break
+            self._answered(self._ledger.acknowledged(tag, bits & 1 != 0))
+            position += _ACK_BYTES
+        return position
 
     def _answered(self, count: int) -> None:
         self._returning += count

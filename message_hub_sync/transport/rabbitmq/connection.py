@@ -31,7 +31,7 @@ import pika
 from pika import exceptions as amqp
 from pika.connection import Connection
 
-from message_hub_sync.transport.rabbitmq.decoding import FRAME_END, FRAME_START, decode, frame_start
+from message_hub_sync.transport.rabbitmq.decoding import decode, frame_start
 from message_hub_sync.transport.rabbitmq.poller import Poller
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
 from message_hub_sync.transport.rabbitmq.turn import Turn
@@ -54,8 +54,11 @@ _END_AFTER_FAILED_SEND = 2.0
 class Receiver(Protocol):
     """Takes the common frames of one channel without pika's machinery."""
 
-    def take(self, kind: int, payload: bytes) -> bool:
-        """Deal with one frame, the lock held; false: it is pika's."""
+    def take(self, data: bytes, position: int) -> int:
+        """Deal with the frames from ``position`` on, the lock held, as far as they are whole and of the common kind.
+
+        :returns: where the first one begins that is not: ``position`` itself, where that is pika's or not whole yet.
+        """
 
 
 class ThreadedConnection(Connection):
@@ -351,17 +354,17 @@ class ThreadedConnection(Connection):
         receivers = self.receivers
         try:
             while position <= last:
-                start = position
-                kind, channel, size = FRAME_START.unpack_from(data, start)
-                end = start + 7 + size
-                if end > last + 7:
-                    frame_start(data, start)  # what is no frame is not waited for
+                receiver = receivers.get(data[position + 1] << 8 | data[position + 2])
+                if receiver is not None:
+                    taken = receiver.take(data, position)
+                    if taken != position:
+                        position = taken
+                        continue
+                kind, _, size = frame_start(data, position)  # what is no frame is not waited for
+                if position + size > len(data):
                     break
-                position = end + 1
-                receiver = receivers.get(channel)
-                if receiver is None or data[end] != FRAME_END or not receiver.take(kind, data[start + 7 : end]):
-                    frame_start(data, start)
-                    self._process_frame(decode(kind, data[start:position]))
+                start, position = position, position + size
+                self._process_frame(decode(kind, data[start:position]))
         finally:
             self.bytes_received += position
             self._frame_buffer = data[position:]

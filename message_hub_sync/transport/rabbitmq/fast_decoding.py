@@ -6,6 +6,7 @@ Equal to what pika makes of the same bytes; whatever is not of the common shape 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from struct import Struct
 from struct import error as struct_error
@@ -13,7 +14,7 @@ from typing import Any
 
 from message_hub_sync.envelope import Properties
 
-__all__ = ["decode_deliver", "decode_properties"]
+__all__ = ["Deliver", "decode_deliver", "decode_properties"]
 
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE = 1 << 15, 1 << 14, 1 << 13, 1 << 12
 _PRIORITY, _CORRELATION_ID, _REPLY_TO, _EXPIRATION = 1 << 11, 1 << 10, 1 << 9, 1 << 8
@@ -26,6 +27,7 @@ _LONG = Struct(">I")
 _INTEGER = Struct(">i")
 _LONG_INTEGER = Struct(">q")
 _LONGLONG = Struct(">Q")
+_TAG_AND_BITS = Struct(">QB")
 
 #: The header that differs from message to message, up to its text: name, kind, size.
 _MOMENT = b"\x09timestampS"
@@ -37,25 +39,31 @@ _LARGEST_KEPT = 1024
 _LATEST = 253_402_300_799
 
 
-def decode_deliver(payload: bytes) -> tuple[str, int, bool, str, str] | None:
-    """Consumer tag, delivery tag, redelivered, exchange and routing key of a ``basic.deliver``.
+#: Delivery tag, redelivered, exchange and routing key of a ``basic.deliver``.
+Deliver = tuple[int, bool, str, str]
+
+
+def decode_deliver(payload: bytes) -> Deliver | None:
+    """What a ``basic.deliver`` says, or ``None`` for pika to decode (or to refuse) it.
 
     :param payload: the method frame's payload, class and method included.
     """
     try:
-        end = 5 + payload[4]
-        consumer_tag = _constant(payload[5:end])
-        (delivery_tag,) = _LONGLONG.unpack_from(payload, end)
-        redelivered = payload[end + 8] & 1 != 0
-        start = end + 10
-        end = start + payload[end + 9]
-        exchange = _constant(payload[start:end])
-        start = end + 1
-        end = start + payload[end]
-        routing_key = _constant(payload[start:end])
-    except (IndexError, UnicodeDecodeError, struct_error):
+        end = 5 + payload[4]  # of the consumer tag
+        tag, redelivered = _TAG_AND_BITS.unpack_from(payload, end)
+        exchange, routing_key = _origin(payload[end + 9 :])
+    except (IndexError, UnicodeDecodeError, struct_error, _NotCommon):
         return None
-    return (consumer_tag, delivery_tag, redelivered, exchange, routing_key) if end == len(payload) else None
+    return tag, redelivered & 1 != 0, exchange, routing_key
+
+
+@lru_cache(maxsize=4096)
+def _origin(data: bytes) -> tuple[str, str]:
+    """Exchange and routing key, which come again with every message of a queue."""
+    start = 1 + data[0]
+    if len(data) != start + 1 + data[start]:
+        raise _NotCommon
+    return data[1:start].decode(), data[start + 1 :].decode()
 
 
 @lru_cache(maxsize=4096)
@@ -70,7 +78,7 @@ def decode_properties(payload: bytes) -> Properties | None:
     :param payload: the header frame's payload: class, weight, body size, flags, properties.
     """
     try:
-        return _decoded(payload)
+        return _of_a_kind(payload)
     except (IndexError, UnicodeDecodeError, struct_error, _NotCommon):
         return None
 
@@ -79,7 +87,89 @@ class _NotCommon(Exception):
     """A value that pika is to decode."""
 
 
-def _decoded(data: bytes) -> Properties:
+class _Layout:
+    """Where the values stand that differ between two messages of a kind: correlation id, message id, timestamp."""
+
+    __slots__ = ("correlation_id", "message_id", "moment", "timestamp")
+
+    def __init__(self) -> None:
+        self.moment = self.correlation_id = self.message_id = (0, 0)
+        self.timestamp = 0
+
+
+#: Layouts by a header's size and what stands before its moment; kinds by all that their messages have in common.
+_layouts: dict[tuple[int, bytes], _Layout] = {}
+_kinds: dict[tuple[bytes, bytes, bytes, bytes], Properties] = {}
+_MOST_KINDS = 512
+
+
+def _of_a_kind(data: bytes) -> Properties:
+    """The properties, by what is known of messages of the same kind.
+
+    Two headers that are equal but for the bytes of the moment, of both ids and of the timestamp, and have these at the
+    same places and of the same size, mean the same but for these values.
+    """
+    moment = data.find(_MOMENT, 14)
+    layout = _layouts.get((len(data), data[12 : moment + _MOMENT_START])) if moment > 0 else None
+    if layout is None:
+        return _learned(data)
+    start, end = layout.moment
+    correlation_start, correlation_end = layout.correlation_id
+    message_start, message_end = layout.message_id
+    timestamp = layout.timestamp
+    known = _kinds.get(
+        (
+            data[12:start],
+            data[end:correlation_start],
+            data[correlation_end:message_start],
+            data[timestamp + 8 :],
+        )
+    )
+    if known is None:
+        return _learned(data)
+    (seconds,) = _LONGLONG.unpack_from(data, timestamp)
+    if seconds > _LATEST:
+        raise _NotCommon
+    headers = known.headers.copy()
+    headers["timestamp"] = data[start:end].decode()
+    return Properties(
+        data[message_start:message_end].decode(),
+        data[correlation_start:correlation_end].decode(),
+        known.type,
+        known.app_id,
+        known.content_type,
+        known.content_encoding,
+        known.delivery_mode,
+        known.priority,
+        known.expiration,
+        seconds,
+        known.reply_to,
+        known.user_id,
+        headers,
+    )
+
+
+def _learned(data: bytes) -> Properties:
+    """Decoded value by value; remembered when it has all of the values that differ, in their usual places."""
+    layout = _Layout()
+    found = _decoded(data, layout)
+    start, end = layout.moment
+    if start and layout.correlation_id[0] and layout.message_id[0] and layout.timestamp and len(data) <= _LARGEST_KEPT:
+        if len(_kinds) >= _MOST_KINDS:  # rare: kinds are what services send, not what messages hold
+            _layouts.clear()
+            _kinds.clear()
+        _layouts[len(data), data[12:start]] = layout
+        common = (
+            data[12:start],
+            data[end : layout.correlation_id[0]],
+            data[layout.correlation_id[1] : layout.message_id[0]],
+            data[layout.timestamp + 8 :],
+        )
+        _kinds[common] = replace(found, headers=dict(found.headers))
+    return found
+
+
+def _decoded(data: bytes, layout: _Layout) -> Properties:
     (flags,) = _FLAGS.unpack_from(data, 12)
     if flags & _UNUSUAL:
         raise _NotCommon
@@ -94,7 +184,7 @@ def _decoded(data: bytes) -> Properties:
         found.content_encoding = _constant(data[at + 1 : end])
         at = end
     if flags & _HEADERS:
-        at = _table(data, at, found.headers)
+        at = _table(data, at, found.headers, layout)
     if flags & _DELIVERY_MODE:
         found.delivery_mode = data[at]
         at += 1
@@ -104,6 +194,7 @@ def _decoded(data: bytes) -> Properties:
     if flags & _CORRELATION_ID:
         end = at + 1 + data[at]
         found.correlation_id = data[at + 1 : end].decode()
+        layout.correlation_id = (at + 1, end)
         at = end
     if flags & _REPLY_TO:
         end = at + 1 + data[at]
@@ -116,11 +207,13 @@ def _decoded(data: bytes) -> Properties:
     if flags & _MESSAGE_ID:
         end = at + 1 + data[at]
         found.message_id = data[at + 1 : end].decode()
+        layout.message_id = (at + 1, end)
         at = end
     if flags & _TIMESTAMP:
         (found.timestamp,) = _LONGLONG.unpack_from(data, at)
         if found.timestamp > _LATEST:
             raise _NotCommon
+        layout.timestamp = at
         at += 8
     if flags & _TYPE:
         end = at + 1 + data[at]
@@ -139,7 +232,7 @@ def _decoded(data: bytes) -> Properties:
     return found
 
 
-def _table(data: bytes, at: int, found: dict[str, Any]) -> int:
+def _table(data: bytes, at: int, found: dict[str, Any], layout: _Layout) -> int:
     """Add a table's entries to ``found``; where it ends.
 
     All but the moment comes again with every message of a kind, so that both sides of it are remembered. Its name
@@ -154,6 +247,7 @@ def _table(data: bytes, at: int, found: dict[str, Any]) -> int:
         end = start + _LONG.unpack_from(data, start - 4)[0]
         found.update(_entries(data[at:moment]))
         found["timestamp"] = data[start:end].decode()
+        layout.moment = (start, end)
         at = end
     if at > limit or limit > len(data):
         raise _NotCommon

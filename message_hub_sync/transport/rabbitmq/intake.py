@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -11,9 +12,9 @@ from pika import exceptions as amqp
 from message_hub_sync.envelope import Properties
 from message_hub_sync.text import printable
 from message_hub_sync.transport.base import Delivery
-from message_hub_sync.transport.rabbitmq.decoding import decode_header
+from message_hub_sync.transport.rabbitmq.decoding import FRAME_END, FRAME_START, decode_header
 from message_hub_sync.transport.rabbitmq.encoding import OWN_FRAMES, encode_ack, properties_from_pika
-from message_hub_sync.transport.rabbitmq.fast_decoding import decode_deliver, decode_properties
+from message_hub_sync.transport.rabbitmq.fast_decoding import Deliver, decode_deliver, decode_properties
 from message_hub_sync.transport.rabbitmq.rpc import BrokerChannel
 from message_hub_sync.transport.rabbitmq.settlements import Settlements
 
@@ -22,9 +23,15 @@ __all__ = ["Intake"]
 logger = logging.getLogger("message_hub_sync.rabbitmq")
 
 
-#: Kinds of frames, and class and method of ``basic.deliver`` (AMQP 0-9-1, sections 4.2.3 and 1.8.3.13).
+#: Kinds of frames (AMQP 0-9-1, section 4.2.3), class and method of ``basic.deliver`` (1.8.3.13), class and weight of
+#: its content's header.
 _METHOD, _HEADER, _BODY = 1, 2, 3
-_DELIVER = b"\0\x3c\0\x3c"
+_DELIVER = 60 << 16 | 60
+_CONTENT = 60 << 16
+_DELIVER_BYTES = _DELIVER.to_bytes(4, "big")
+#: What begins a method's frame, and a content header's: kind, channel, size, then the above, and there the body's size.
+_METHOD_START = struct.Struct(">BHIL")
+_HEADER_START = struct.Struct(">BHILQ")
 
 
 class Owner(Protocol):
@@ -66,7 +73,7 @@ class Intake:
         self.consuming = False
         self.closed = False
         self.flush_armed = False
-        self._method: tuple[str, int, bool, str, str] | None = None
+        self._method: Deliver | None = None
         self._properties = Properties()
         self._body: list[bytes] = []
         self._missing = 0
@@ -79,22 +86,59 @@ class Intake:
 
         What comes after a cancel stays unacknowledged, and goes back with the channel's end.
         """
-        self._arrived(
-            method.exchange,
-            method.routing_key,
-            method.redelivered,
-            method.delivery_tag,
-            properties_from_pika(properties),
-            body,
-        )
+        deliver = (method.delivery_tag, method.redelivered, method.exchange, method.routing_key)
+        self._arrived(deliver, properties_from_pika(properties), body)
 
-    def take(self, kind: int, payload: bytes) -> bool:
-        """The same for whole frames, before pika sees them: method, header, and bodies of one delivery."""
+    def take(self, data: bytes, position: int) -> int:
+        """Whole frames before pika sees them: method, header, and bodies of deliveries."""
+        try:
+            while end := self._delivery(data, position) if self._method is None else self._piece(data, position):
+                position = end
+        except (IndexError, struct.error):  # not there yet
+            pass
+        return position
+
+    def _delivery(self, data: bytes, start: int) -> int:
+        """Where a delivery ends that is there as a whole, as nearly all are; else what :meth:`_piece` says."""
+        number = self.number
+        size: int
+        kind, channel, size, method = _METHOD_START.unpack_from(data, start)
+        if method != _DELIVER or channel != number or kind != _METHOD:
+            return 0
+        header = start + size + 8
+        end = len(data)
+        if header + 19 < end:
+            kind, channel, header_size, content, body_size = _HEADER_START.unpack_from(data, header)
+            body = header + header_size + 8
+            end = int(body + body_size + 8 if body_size else body)
+            if (
+                end <= len(data)
+                and (kind, channel, content) == (_HEADER, number, _CONTENT)
+                and (not body_size or FRAME_START.unpack_from(data, body) == (_BODY, number, body_size))
+                and data[header - 1] == data[body - 1] == data[end - 1] == FRAME_END
+            ):
+                deliver = decode_deliver(data[start + 7 : header - 1])
+                if deliver is None:
+                    return 0
+                payload = data[header + 7 : body - 1]
+                properties = decode_properties(payload) or properties_from_pika(decode_header(payload))
+                self._arrived(deliver, properties, data[body + 7 : end - 1] if body_size else b"")
+                return end
+        return self._piece(data, start)
+
+    def _piece(self, data: bytes, start: int) -> int:
+        """Where a frame ends that is part of a delivery, or 0: not whole yet, or pika's."""
+        size: int
+        kind, channel, size = FRAME_START.unpack_from(data, start)
+        end = start + size + 8
+        if channel != self.number or end > len(data) or data[end - 1] != FRAME_END:
+            return 0
+        payload = data[start + 7 : end - 1]
         if kind == _METHOD:
-            self._method = decode_deliver(payload) if payload.startswith(_DELIVER) else None
-            return self._method is not None
+            self._method = decode_deliver(payload) if payload.startswith(_DELIVER_BYTES) else None
+            return end if self._method is not None else 0
         if self._method is None:
-            return False  # the content of what pika was given
+            return 0  # the content of what pika was given
         if kind == _HEADER:
             self._properties = decode_properties(payload) or properties_from_pika(decode_header(payload))
             self._missing = int.from_bytes(payload[4:12], "big")
@@ -102,30 +146,20 @@ class Intake:
             self._body.append(payload)
             self._missing -= len(payload)
         else:
-            return False
+            return 0
         if self._missing <= 0:
-            (_, tag, redelivered, exchange, routing_key), self._method = self._method, None
+            method, self._method = self._method, None
             body, self._body = self._body, []
-            whole = body[0] if len(body) == 1 else b"".join(body)
-            self._arrived(exchange, routing_key, redelivered, tag, self._properties, whole)
-        return True
+            self._arrived(method, self._properties, body[0] if len(body) == 1 else b"".join(body))
+        return end
 
-    def _arrived(
-        self, exchange: str, routing_key: str, redelivered: bool, tag: int, properties: Properties, body: bytes
-    ) -> None:
+    def _arrived(self, deliver: Deliver, properties: Properties, body: bytes) -> None:
         if self.closed or self.consumer.cancelled:
             return
+        tag, redelivered, exchange, routing_key = deliver
         self.consumer.deliveries.put(
             Delivery(
-                body=body,
-                properties=properties,
-                exchange=exchange,
-                routing_key=routing_key,
-                queue=self.queue,
-                redelivered=redelivered,
-                delivery_tag=tag,
-                connection_number=self.connection_number,
-                origin=self,
+                body, properties, exchange, routing_key, self.queue, redelivered, tag, self.connection_number, self
             )
         )
 

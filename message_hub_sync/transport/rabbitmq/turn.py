@@ -30,9 +30,9 @@ class Turn:
     sees to its timers; it takes it back when it is wanted for anything, when callers become several, when
     something came that is not theirs, and when nobody has read for a moment.
 
-    Whoever reads does so under the connection's lock and only while it may (``offered`` for a caller, not
-    ``offered`` for the I/O thread, which alone changes it from false to true), so that nothing is parsed out of order. A
-    caller that vanished (a signal's exception) is missed after its slice.
+    Whoever reads does so under the connection's lock and only while it may (``offered`` for a caller, not ``offered``
+    for the I/O thread, which alone changes it from false to true), so that nothing is parsed out of order. A caller
+    that vanished (a signal's exception) is missed after its slice.
 
     Mutable, guarded by the connection's lock: all of it; ``offered`` is also read without.
     """
@@ -60,7 +60,7 @@ class Turn:
     def claim(self, receipt: Receipt, in_flight: Sized) -> None:
         """Have the one who will wait for ``receipt`` read until it is settled, unless somebody reads already.
 
-        :param in_flight: what waits for an answer; if there are others in the end, the I/O thread is woken to read theirs.
+        :param in_flight: what waits for an answer; the I/O thread is woken to read for those that are left in the end.
         """
         now = time.monotonic()
         if receipt.result is None and not self._wanted and self._reader_until <= now:
