@@ -190,7 +190,7 @@ class ConfirmChannel:
 
     def _answered(self, count: int) -> None:
         self._returning += count
-        self.connection.turn.answered(len(self._ledger.in_flight))
+        self.connection.turn.answered(count, len(self._ledger.in_flight))
 
     def _on_confirm(self, method: Any) -> None:
         confirmed = method.method

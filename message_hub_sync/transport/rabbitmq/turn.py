@@ -48,9 +48,9 @@ class Turn:
 
     # --- for the channel, the lock held ----------------------------------------------------------
 
-    def answered(self, others: int) -> None:
-        """An answer came; ``others``: how many are still waited for."""
-        self._alone = 0 if others else self._alone + 1
+    def answered(self, count: int, others: int) -> None:
+        """An answer came, for so many; ``others``: how many are still waited for."""
+        self._alone = 0 if others or count > 1 else self._alone + 1
 
     @property
     def due(self) -> bool:
