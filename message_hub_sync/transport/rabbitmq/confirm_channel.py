@@ -128,23 +128,19 @@ class ConfirmChannel:
 
     def _drain(self, receipt: Receipt | None = None) -> None:
         """Write what waits; ``receipt``: that of the caller, who then waits for it."""
-        connection = self.connection
         for _ in range(_ROUNDS):
             if not self._pending or self._draining:
                 return
-            with connection.lock:
+            with self.connection.lock:
                 try:
                     self._draining = True
-                    self._write_pending()
+                    self._write_pending(receipt)
                 finally:
                     self._draining = False
-                turn = connection.turn
-                if turn.offered and receipt is not None and len(self._ledger.in_flight) == 1:
-                    turn.claim(receipt, self._ledger.in_flight)
-        with connection.lock:  # nobody is to be kept writing for others
-            connection.call_later(0, self._write_pending)
+        with self.connection.lock:  # nobody is to be kept writing for others
+            self.connection.call_later(0, self._write_pending)
 
-    def _write_pending(self) -> None:
+    def _write_pending(self, receipt: Receipt | None = None) -> None:
         """Tags for all that waits, and one write. The connection's lock is held."""
         pending, ledger = self._pending, self._ledger
         if self._closed or not self.connection.usable:
@@ -154,12 +150,14 @@ class ConfirmChannel:
         try:
             frames = []
             while pending:
-                receipt, outgoing, data = pending[0]
-                ledger.written(receipt, outgoing)
+                each, outgoing, data = pending[0]
+                ledger.written(each, outgoing)
                 pending.popleft()  # last, so that an interrupted one is in the one or the other
                 frames.append(data)
             if frames:
                 self.connection.write(frames[0] if len(frames) == 1 else b"".join(frames))
+            if self.connection.turn.offered:
+                self.connection.turn.written(receipt, ledger.in_flight)
         except BaseException:
             # A signal's exception in here leaves tags and wire out of step: only a new connection is sure.
             self.connection.kill(amqp.StreamLostError("publishing was interrupted"))

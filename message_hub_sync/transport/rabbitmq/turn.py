@@ -57,16 +57,22 @@ class Turn:
         """Whether callers come one at a time."""
         return self._alone >= _ALONE
 
-    def claim(self, receipt: Receipt, in_flight: Sized) -> None:
-        """Have the one who will wait for ``receipt`` read until it is settled, unless somebody reads already.
+    def written(self, receipt: Receipt | None, in_flight: Sized) -> None:
+        """Something was written while callers read: see to it that somebody reads the answer.
 
-        :param in_flight: what waits for an answer; the I/O thread is woken to read for those that are left in the end.
+        :param receipt: what the writing caller will wait for, if it waits for one answer.
+        :param in_flight: all that is waited for.
         """
         now = time.monotonic()
-        if receipt.result is None and not self._wanted and self._reader_until <= now:
+        if self._reader_until > now:
+            return  # whoever reads now leaves the rest to the I/O thread
+        if receipt is not None and len(in_flight) == 1 and receipt.result is None and not self._wanted:
             self._reader_until = now + _SLICE
             self._in_flight = in_flight
             receipt.reader = self._read
+        else:
+            self.offered = False
+            self._connection.wake()
 
     # --- for the caller --------------------------------------------------------------------------
 
