@@ -20,6 +20,7 @@ from message_hub_sync.transport.memory.clock import Clock
 from message_hub_sync.transport.memory.dead_letters import Reason, dead_letter, is_cycle
 from message_hub_sync.transport.memory.queues import Entry, HubQueue, Subscriber
 from message_hub_sync.transport.memory.routing import TopicExchange
+from message_hub_sync.transport.waiting import Waiter, Waiters
 
 __all__ = ["Adopted", "Answer", "Hub"]
 
@@ -41,17 +42,16 @@ class Hub:
 
     A client is any object that stands for one connected client; exclusive queues belong to it.
 
-    Mutable, all guarded by ``_lock``: clients, exchanges, queues (with their subscribers), alarms, and how many
-    wait for rest. Deliveries are
-    put to their ``SimpleQueue`` under the lock, which keeps their order and never blocks: it is unbounded.
+    Mutable, all guarded by ``_lock``: clients, exchanges, queues (with their subscribers), alarms, and who
+    waits for rest. Deliveries are put to their ``SimpleQueue`` under the lock, which keeps their order and never
+    blocks: it is unbounded.
     """
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.name = name
         self.clock = clock
         self._lock = threading.Lock()
-        self._settled = threading.Condition(self._lock)
-        self._awaiting_rest = 0
+        self._awaiting_rest = Waiters()
         self._clients: set[object] = set()
         self._exchanges: dict[str, TopicExchange] = {}
         self._queues: dict[str, HubQueue] = {}
@@ -295,8 +295,7 @@ class Hub:
         with self._lock:
             if subscriber.unsettled.pop(tag, None) is not None:
                 self._serve(subscriber.queue, self.clock.now())
-                if self._awaiting_rest:
-                    self._settled.notify_all()
+                self._awaiting_rest.wake_all()
 
     def give_back(self, subscriber: Subscriber, tag: int) -> None:
         """A message returns to its place in the queue. Ignored as in :meth:`settle`."""
@@ -317,7 +316,7 @@ class Hub:
             subscriber.unsettled.clear()
             self._cancel(subscriber)
             self._restore(subscriber.queue, returning)
-            self._settled.notify_all()
+            self._awaiting_rest.wake_all()
 
     def wait_for_rest(self, deadline: float) -> bool:
         """Wait until every queue that somebody consumes is empty, and all that was handed out is settled.
@@ -327,12 +326,20 @@ class Hub:
         :param deadline: monotonic seconds.
         :returns: false when the deadline passed first.
         """
-        with self._lock:
-            self._awaiting_rest += 1
-            try:
-                return self._settled.wait_for(self._rests, max(0.0, deadline - time.monotonic()))
-            finally:
-                self._awaiting_rest -= 1
+        waiter = Waiter()
+        try:
+            while True:
+                with self._lock:
+                    self._awaiting_rest.add(waiter)
+                    if self._rests():
+                        return True
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                waiter.wait(left)
+        finally:
+            with self._lock:
+                self._awaiting_rest.remove(waiter)
 
     def _rests(self) -> bool:
         consumed = [queue for queue in self._queues.values() if queue.subscribers]

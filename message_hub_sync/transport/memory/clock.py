@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.transport.waiting import Waiter
 
 __all__ = ["Clock", "SystemClock", "VirtualClock"]
 
@@ -34,13 +35,14 @@ class Clock(Protocol):
 class SystemClock:
     """The monotonic clock, with one daemon thread that exists only while an alarm is set.
 
-    Mutable, guarded by the condition's lock: ``_due``, ``_ring``, ``_running`` and ``_thread``, the latest one.
-    The hub takes it while holding its own lock, never the other way round.
+    Mutable, guarded by ``_lock``: ``_due``, ``_ring``, ``_running`` and ``_thread``, the latest one, which alone
+    waits on ``_waiter``. The hub takes the lock while holding its own, never the other way round.
     """
 
     def __init__(self, owner: str) -> None:
         self._name = f"message-hub-{owner}-timer"
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._waiter = Waiter()
         self._due: float | None = None
         self._ring: Callable[[], None] | None = None
         self._running = False
@@ -52,10 +54,10 @@ class SystemClock:
 
     def set_alarm(self, ring: Callable[[], None], due: float | None) -> None:
         """See :class:`Clock`. One ``ring`` per clock: each hub has a clock of its own."""
-        with self._changed:
+        with self._lock:
             self._due, self._ring = due, ring
             if self._running:
-                self._changed.notify()
+                self._waiter.wake()
             elif due is not None:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 try:
@@ -66,7 +68,7 @@ class SystemClock:
 
     def rest(self, deadline: float) -> None:
         """See :class:`Clock`."""
-        with self._changed:
+        with self._lock:
             thread = self._thread if self._due is None else None
         if thread is not None and thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -81,15 +83,16 @@ class SystemClock:
 
     def _next(self) -> Callable[[], None] | None:
         """Wait for the alarm; ``None`` when there is none, and then this thread has ended."""
-        with self._changed:
-            while self._due is not None:
+        while True:
+            with self._lock:
+                if self._due is None:
+                    self._running = False
+                    return None
                 left = self._due - time.monotonic()
                 if left <= 0:
                     self._due = None
                     return self._ring
-                self._changed.wait(min(left, threading.TIMEOUT_MAX))
-            self._running = False
-            return None
+            self._waiter.wait(min(left, threading.TIMEOUT_MAX))
 
 
 class VirtualClock:

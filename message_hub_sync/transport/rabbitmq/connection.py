@@ -35,8 +35,8 @@ from message_hub_sync.transport.rabbitmq.decoding import decode, frame_start
 from message_hub_sync.transport.rabbitmq.poller import Poller
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
 from message_hub_sync.transport.rabbitmq.turn import Turn
-from message_hub_sync.transport.rabbitmq.waiting import Waiter, Waiters
 from message_hub_sync.transport.rabbitmq.waker import Waker
+from message_hub_sync.transport.waiting import Waiter, Waiters
 
 __all__ = ["ThreadedConnection"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.transport.base import ConnectionState
 from message_hub_sync.transport.rabbitmq.translation import Refusal
-from message_hub_sync.transport.rabbitmq.waiting import Waiter, Waiters
+from message_hub_sync.transport.waiting import Waiter, Waiters
 
 __all__ = ["Gate"]
 
