@@ -7,12 +7,14 @@ Left out:
   like one.
 * ``x-delivery-count``: a quorum queue's count of its own, wrong in any other queue.
 * ``CC`` and ``BCC``: the broker would route the move to those queues once more.
-* what an AMQP encoder cannot write: objects, numbers above 64 bits, texts that are not UTF-8, tables nested
-  deeper than 16. Floats and decimals, which pika reads and cannot write, go along as text.
+* what an AMQP encoder cannot write: objects, whole numbers above 64 bits, texts that are not UTF-8, tables nested
+  deeper than 16. Decimals of more digits than AMQP has go along as text, and so do NaN and the infinities, for
+  which RabbitMQ ends the connection.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -20,7 +22,7 @@ from typing import Any
 
 from message_hub_sync.text import encodable
 
-__all__ = ["MAX_HEADER_BYTES", "headers_to_move"]
+__all__ = ["MAX_HEADER_BYTES", "decimal_fits", "headers_to_move"]
 
 #: Half of what makes the broker end the connection (about 129 KiB), with room for the properties.
 MAX_HEADER_BYTES = 60 * 1024
@@ -64,9 +66,10 @@ def _carried(value: Any, depth: int) -> Any:
         return value if encodable(value) else _DROPPED
     if isinstance(value, int):
         return value if -_INT64 <= value < _INT64 else _DROPPED
-    if isinstance(value, (float, Decimal)):
-        # pika reads numbers of these kinds that it cannot write.
-        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Decimal):
+        return value if decimal_fits(value) else str(value)
     if isinstance(value, datetime):
         aware = value if value.tzinfo is not None else value.replace(tzinfo=timezone.utc)
         return value if aware.timestamp() >= 0 else _DROPPED
@@ -79,6 +82,15 @@ def _carried(value: Any, depth: int) -> Any:
         items = (_carried(item, depth - 1) for item in value)
         return [item for item in items if item is not _DROPPED]
     return _DROPPED
+
+
+def decimal_fits(value: Decimal) -> bool:
+    """Whether AMQP has it: a 32-bit number, and how many of its digits are decimals."""
+    if not value.is_finite():
+        return False
+    sign, digits, exponent = value.normalize().as_tuple()
+    raw = int("".join(map(str, digits))) * (10 ** max(0, int(exponent)) if int(exponent) < 10 else 2**31)
+    return -int(exponent) <= 255 and (raw < 2**31 or (sign == 1 and raw == 2**31))
 
 
 def _is_key(key: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from message_hub_sync.envelope import Properties
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.headers import decimal_fits
 from message_hub_sync.text import encodable, printable
 from message_hub_sync.transport.base import Outgoing
 
@@ -185,7 +186,9 @@ def _admit_value(name: str, value: Any) -> Any:
     if isinstance(value, datetime) and value.year >= 1970:
         moment = value if value.tzinfo is not None else value.replace(tzinfo=timezone.utc)
         return moment.astimezone(timezone.utc).replace(microsecond=0)
-    if isinstance(value, decimal.Decimal) and _decimal_fits(value):
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, decimal.Decimal) and decimal_fits(value):
         return value
     if isinstance(value, dict):
         return _admit_table(value)[0]
@@ -193,14 +196,5 @@ def _admit_value(name: str, value: Any) -> Any:
         return [_admit_value(name, inner) for inner in value]
     raise MessageValidationError(
         f"header {printable(name)!r} of type {type(value).__name__} cannot be carried by AMQP: a text, bytes, "
-        "a 64-bit whole number, a bool, None, a datetime, and lists and dicts of these are"
+        "a 64-bit whole number, a finite float, a bool, None, a datetime, and lists and dicts of these are"
     )
-
-
-def _decimal_fits(value: decimal.Decimal) -> bool:
-    """AMQP has a 32-bit number and how many of its digits are decimals."""
-    if not value.is_finite():
-        return False
-    sign, digits, exponent = value.normalize().as_tuple()
-    raw = int("".join(map(str, digits))) * (10 ** max(0, int(exponent)) if int(exponent) < 10 else 2**31)
-    return -int(exponent) <= 255 and (raw < 2**31 or (sign == 1 and raw == 2**31))

@@ -1,4 +1,4 @@
-"""Frames by pika's decoder, with a door before it that hostile headers do not pass.
+"""Frames by pika's decoder, with a door before it that hostile headers do not pass and floats pass whole.
 
 Headers come from whoever may publish. Some make pika's decoder raise (a timestamp beyond the year 9999, an
 unknown type of field, tables nested by the hundred), and an exception there ends the connection, again at
@@ -7,11 +7,13 @@ each redelivery: one message would stop a consumer for good. Here it becomes one
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any
 
 from pika import exceptions as amqp
 from pika import frame, spec
+from pika.data import decode_short_string, decode_value
 
 __all__ = ["FRAME_END", "FRAME_START", "LARGEST_FRAME", "UNDECODABLE", "decode", "decode_header", "frame_start"]
 
@@ -27,6 +29,8 @@ LARGEST_FRAME = spec.FRAME_MAX_SIZE
 
 #: What begins every frame: its kind, its channel and the bytes of its payload.
 FRAME_START = struct.Struct(">BHI")
+_LONG = struct.Struct(">I")
+_FLOATS = {b"f": struct.Struct(">f"), b"d": struct.Struct(">d")}
 _KINDS = (spec.FRAME_METHOD, spec.FRAME_HEADER, spec.FRAME_BODY, spec.FRAME_HEARTBEAT)
 _FIXED = 12  # class, weight and body size, before the flags of the properties
 
@@ -51,19 +55,15 @@ def decode(kind: int, data: bytes) -> Any:
         return frame.decode_frame(data)[1]
     if data[-1] != spec.FRAME_END:
         raise amqp.InvalidFrameError("Invalid FRAME_END marker")
-    try:
-        value: Any = frame.decode_frame(data)[1]
-        headers = value.properties.headers
-        if not headers or not _deeper(headers, DEEPEST):
-            return value
-        reason = f"nested deeper than {DEEPEST} levels"
-    except Exception as error:
-        reason = type(error).__name__
     _, channel, _ = FRAME_START.unpack_from(data)
     payload = data[FRAME_START.size : -1]
     (body_size,) = struct.unpack_from(">Q", payload, 4)
-    properties = _without_headers(payload)
-    properties.headers = {UNDECODABLE: reason}
+    try:
+        properties = _properties(payload)
+    except Exception as error:
+        reason = str(error) if isinstance(error, _TooDeep) else type(error).__name__
+        properties = _without_headers(payload)
+        properties.headers = {UNDECODABLE: reason}
     return frame.Header(channel, body_size, properties)
 
 
@@ -73,28 +73,100 @@ def decode_header(payload: bytes) -> Any:
     return decode(spec.FRAME_HEADER, data).properties
 
 
-def _deeper(value: Any, levels: int) -> bool:
-    if isinstance(value, dict):
-        values = value.values()
-    elif isinstance(value, list):
-        values = value  # type: ignore[assignment]
-    else:
-        return False
-    return levels == 0 or any(_deeper(each, levels - 1) for each in values)
+class _TooDeep(ValueError):
+    pass
+
+
+def _properties(payload: bytes) -> Any:
+    before, start = _parted(payload)
+    properties: Any = spec.BasicProperties()
+    if start is None:
+        properties.decode(before)
+        return properties
+    headers, end = _table(payload, start, DEEPEST)
+    properties.decode(before + payload[end:])
+    properties.headers = headers
+    return properties
 
 
 def _without_headers(payload: bytes) -> Any:
     """The other properties, where they can be read: above all the message id, by which a return is recognised."""
     properties: Any = spec.BasicProperties()
     try:
-        (flags,) = struct.unpack_from(">H", payload, _FIXED)
-        start = _FIXED + 2
-        for before in (spec.BasicProperties.FLAG_CONTENT_TYPE, spec.BasicProperties.FLAG_CONTENT_ENCODING):
-            if flags & before:
-                start += 1 + payload[start]
-        (size,) = struct.unpack_from(">I", payload, start)
-        others = struct.pack(">H", flags & ~spec.BasicProperties.FLAG_HEADERS)
-        properties.decode(others + payload[_FIXED + 2 : start] + payload[start + 4 + size :])
+        before, start = _parted(payload)
+        if start is not None:
+            (size,) = _LONG.unpack_from(payload, start)
+            before += payload[start + 4 + size :]
+        properties.decode(before)
     except Exception:  # nothing of it can be read: what is there counts as nothing
         return spec.BasicProperties()
     return properties
+
+
+def _parted(payload: bytes) -> tuple[bytes, int | None]:
+    """Flags and properties up to the headers, as if there were none; and where the headers' table starts."""
+    (flags,) = struct.unpack_from(">H", payload, _FIXED)
+    if not flags & spec.BasicProperties.FLAG_HEADERS:
+        return payload[_FIXED:], None
+    start = _FIXED + 2
+    while payload[start - 1] & 1:  # more flags follow
+        start += 2
+    for before in (spec.BasicProperties.FLAG_CONTENT_TYPE, spec.BasicProperties.FLAG_CONTENT_ENCODING):
+        if flags & before:
+            start += 1 + payload[start]
+    others = struct.pack(">H", flags & ~spec.BasicProperties.FLAG_HEADERS)
+    return others + payload[_FIXED + 2 : start], start
+
+
+def _table(data: bytes, at: int, levels: int) -> tuple[dict[str, Any], int]:
+    """A table, and where it ends. By pika, but for its floats, which pika cuts to whole numbers."""
+    at, limit = _inside(data, at, levels)
+    found: dict[str, Any] = {}
+    while at < limit:
+        name, at = decode_short_string(data, at)
+        if isinstance(name, bytes):  # it is no UTF-8
+            name = name.decode("utf-8", "backslashreplace")
+        found[name], at = _value(data, at, levels)
+    return found, _ended(at, limit)
+
+
+def _list(data: bytes, at: int, levels: int) -> tuple[list[Any], int]:
+    at, limit = _inside(data, at, levels)
+    found = []
+    while at < limit:
+        value, at = _value(data, at, levels)
+        found.append(value)
+    return found, _ended(at, limit)
+
+
+def _value(data: bytes, at: int, levels: int) -> tuple[Any, int]:
+    kind = data[at : at + 1]
+    if kind == b"F":
+        return _table(data, at + 1, levels - 1)
+    if kind == b"A":
+        return _list(data, at + 1, levels - 1)
+    number = _FLOATS.get(kind)
+    if number is None:
+        found: tuple[Any, int] = decode_value(data, at)
+        return found
+    (value,) = number.unpack_from(data, at + 1)
+    if not math.isfinite(value):
+        raise ValueError("no number that RabbitMQ takes")
+    return value, at + 1 + number.size
+
+
+def _inside(data: bytes, at: int, levels: int) -> tuple[int, int]:
+    """Where the content of a table or list starts and ends."""
+    if levels == 0:
+        raise _TooDeep(f"nested deeper than {DEEPEST} levels")
+    (size,) = _LONG.unpack_from(data, at)
+    limit = at + 4 + size
+    if limit > len(data):
+        raise ValueError("longer than the frame")
+    return at + 4, limit
+
+
+def _ended(at: int, limit: int) -> int:
+    if at != limit:
+        raise ValueError("a value ends beyond what it is in")
+    return at

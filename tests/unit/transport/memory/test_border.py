@@ -22,15 +22,15 @@ def outgoing(**properties: Any) -> Outgoing:
 @pytest.mark.parametrize(
     "value",
     [
-        1.5,
+        float("nan"),
         2**63,
         -(2**63) - 1,
         {1, 2},
         ("a",),
         object(),
         "\ud800",
-        [1, [2.5]],
-        {"inner": 1.5},
+        [1, [float("inf")]],
+        {"inner": float("nan")},
         {1: "a key that is no text"},
         decimal.Decimal("NaN"),
         decimal.Decimal(2**31),
@@ -51,7 +51,8 @@ def test_a_header_that_amqp_cannot_carry_is_refused(value: Any) -> None:
         2**63 - 1,
         "ümläut",
         b"\x00\xff",
-        [1, "two", {"three": [3]}],
+        1.5,
+        [1, "two", {"three": [3, 0.5]}],
         {},
         decimal.Decimal("12.50"),
         decimal.Decimal(-(2**31)),
@@ -100,7 +101,7 @@ def test_a_body_that_is_not_bytes_is_refused(body: Any) -> None:
 def test_in_a_batch_nothing_goes_when_one_message_cannot(client: Any) -> None:
     client.declare("inbox")
     with pytest.raises(MessageValidationError):
-        client.transport.publish_many([outgoing(), outgoing(headers={"x": 1.5})], 0)
+        client.transport.publish_many([outgoing(), outgoing(headers={"x": object()})], 0)
     assert client.depth("inbox") == 0
 
 

@@ -62,6 +62,8 @@ HOSTILE = {
     "infinity": field(b"n", b"f", struct.pack(">f", float("inf"))),
     "an unknown type": field(b"n", b"Z", b"\0" * 4),
     "a value cut short": field(b"n", b"l", b"\0"),
+    "a table longer than the frame": field(b"n", b"F", b"\xff\xff\xff\xff"),
+    "a value that ends beyond its list": field(b"n", b"A", table(b"l\0")) + field(b"o", b"l", b"\0" * 8),
     "a string longer than the frame": field(b"n", b"S", b"\xff\xff\xff\xff"),
 }
 
@@ -85,6 +87,10 @@ def test_headers_that_cannot_be_decoded_are_replaced_and_the_rest_is_kept(header
         (field(b"text", b"S", table(b"\xff\xfe")), {"text": b"\xff\xfe"}),
         (field(b"\xff", b"V", b""), {"\\xff": None}),
         (nested(1), {"x": {"x": True}}),
+        (field(b"x", b"F", table(field(b"\xff", b"V", b""))), {"x": {"\\xff": None}}),
+        (field(b"n", b"d", struct.pack(">d", 1.5)), {"n": 1.5}),
+        (field(b"n", b"f", struct.pack(">f", 0.25)), {"n": 0.25}),
+        (field(b"n", b"A", table(b"d" + struct.pack(">d", -0.5) + b"V")), {"n": [-0.5, None]}),
     ],
 )
 def test_odd_headers_that_can_be_decoded_are_left_alone(headers: bytes, expected: dict[str, Any]) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from datetime import datetime, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pika import frame, spec
+from pika import spec
 
 from message_hub_sync.envelope import Properties
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.headers import headers_to_move
 from message_hub_sync.transport.base import Outgoing
+from message_hub_sync.transport.rabbitmq.decoding import decode, frame_start
 from message_hub_sync.transport.rabbitmq.encoding import (
     encode_ack,
     encode_publish,
@@ -23,7 +28,12 @@ FRAGMENT = 4096 - 8
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 values = st.recursive(
-    texts | st.integers(-(2**63), 2**63 - 1) | st.booleans() | st.none() | st.binary(max_size=20),
+    texts
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.booleans()
+    | st.none()
+    | st.binary(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=6,
 )
@@ -48,9 +58,9 @@ some_properties = st.builds(
 def frames_of(data: bytes) -> list[Any]:
     frames = []
     while data:
-        size, value = frame.decode_frame(data)
-        assert size, "an incomplete frame"
-        frames.append(value)
+        kind, _, size = frame_start(data, 0)
+        assert size <= len(data), "an incomplete frame"
+        frames.append(decode(kind, data[:size]))
         data = data[size:]
     return frames
 
@@ -69,6 +79,61 @@ def test_a_publish_comes_out_of_pika_as_it_went_in(
     assert properties_from_pika(header.properties) == properties
 
 
+AS_IT_WAS: list[Any] = [
+    0.5,
+    -0.0,
+    1e308,
+    5e-324,
+    0.10000000149011612,  # a float of 32 bits
+    Decimal("12.50"),
+    Decimal("0.00000"),
+    Decimal(-(2**31)),
+    Decimal(2**31 - 1).scaleb(-255),
+    2**63 - 1,
+    -(2**63),
+    2**32 - 1,
+    True,
+    None,
+    "ümläut 🐉",
+    b"\x00\xff",
+    datetime(1970, 1, 1, tzinfo=timezone.utc),
+    datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone.utc),
+    {},
+    [],
+    [0.5, [Decimal("1.5"), {"deep": [1.25, None, b"\xff"]}], {}],
+    {"table": {"float": 2.5, "text": "x", "list": [[]], "when": datetime(2026, 1, 2, tzinfo=timezone.utc)}},
+]
+
+
+@pytest.mark.parametrize("value", AS_IT_WAS, ids=ascii)
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_header_that_came_is_moved_on_as_it_was(value: Any, rounds: int) -> None:
+    expected = Properties(content_encoding="ü", headers={"before": 1, "value": value, "after": 0.5}, app_id="me")
+    properties = expected
+    for _ in range(rounds):
+        moved = dataclasses.replace(properties, headers=headers_to_move(properties.headers, {}))
+        _, header, _ = frames_of(encode_publish(Outgoing("", "q.dead", b"{}", moved), 1, FRAGMENT))
+        properties = properties_from_pika(header.properties)
+    assert properties == expected
+    assert repr(properties.headers["after"]) == "0.5"
+    assert isinstance(properties.headers["value"], type(value))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+        (Decimal("12.345678901234567890123"), "12.345678901234567890123"),
+        (Decimal("NaN"), "NaN"),
+    ],
+)
+def test_a_number_that_amqp_has_not_is_moved_on_as_text(value: Any, text: str) -> None:
+    moved = Properties(headers=headers_to_move({"value": value}, {}))
+    _, header, _ = frames_of(encode_publish(Outgoing("", "q.dead", b"{}", moved), 1, FRAGMENT))
+    assert properties_from_pika(header.properties).headers == {"value": text}
+
+
 def test_acknowledgements_and_rejections_are_those_of_amqp() -> None:
     (ack,) = frames_of(encode_ack(3, 2**40, True))
     assert isinstance(ack.method, spec.Basic.Ack)
@@ -83,7 +148,8 @@ def test_acknowledgements_and_rejections_are_those_of_amqp() -> None:
     [
         Properties(correlation_id="x" * 256),
         Properties(headers={"x" * 256: 1}),
-        Properties(headers={"share": 0.5}),
+        Properties(headers={"share": float("nan")}),
+        Properties(headers={"inner": {"shares": [float("inf")]}}),
         Properties(headers={"number": 2**63}),
         Properties(headers={"what": object()}),
         Properties(timestamp=-1),
