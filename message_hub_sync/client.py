@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, overload
@@ -99,8 +100,9 @@ class MessageHubClient:
     :raises MessageHubConfigurationError: which value is not usable, and what is.
 
     Nothing connects before it is needed. A client that is dropped without :meth:`close` keeps its connections and
-    their threads until the process ends. A closed client stays closed. In a forked child the client starts
-    anew on first use, and the parent's subscriptions are inactive there until their ``start()``.
+    their threads until the process ends; unless a subscription of it goes on, a ``ResourceWarning`` says so. A
+    closed client stays closed. In a forked child the client starts anew on first use, and the parent's
+    subscriptions are inactive there until their ``start()``.
     """
 
     def __init__(
@@ -140,6 +142,8 @@ class MessageHubClient:
             settle_each=settle_each,
         )
         self._lifecycle = Lifecycle(self._config, RetryPolicy() if retry is None else retry)
+        # At the interpreter's end the lifecycle closes what is open, and nothing was dropped.
+        weakref.finalize(self, self._lifecycle.dropped).atexit = False
         # Mutable: what was warned about once; setdefault, which is atomic, decides who does.
         self._told: dict[str, object] = {}
 

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 from weakref import WeakSet
 
 from message_hub_sync import ids
@@ -88,6 +89,22 @@ class Lifecycle:
                 running,
             )
         session.close(deadline)
+
+    def dropped(self) -> None:
+        """The client is gone, so that nobody can close it any more: warn where it leaves connections behind.
+
+        Runs wherever it is collected, in a thread that may hold any lock of ours: none is taken here.
+        """
+        session = self._session
+        if session is not None and self._process == os.getpid() and session.left_open:
+            # The source: with tracemalloc the warning shows where the client was made.
+            warnings.warn(
+                f"the client of {self._config.service_name} was dropped without close(): its connections and their "
+                "threads stay until the process ends",
+                ResourceWarning,
+                stacklevel=3,  # past weakref, to the line that let go of it
+                source=self,
+            )
 
     @property
     def close_timeout(self) -> float:

@@ -28,7 +28,8 @@ logger = logging.getLogger("message_hub_sync.client")
 class Session:
     """One transport with what publishes, consumes and requests over it.
 
-    Mutable, guarded by ``_lock``: whether it is closing, and by whom. ``closed`` is set at its end.
+    Mutable, guarded by ``_lock``: whether it is closing, and by whom. ``closed`` is set at its end, ``_connected``
+    by whichever thread connects first.
     """
 
     def __init__(self, config: ClientConfig, retry: RetryPolicy, inherited: Sequence[Subscription] = ()) -> None:
@@ -36,6 +37,8 @@ class Session:
         metrics = ServiceMetrics(config.service_name)
         self.breakers = CircuitBreakers(config.circuit_breaker, config.service_name, on_change=metrics.circuit_state)
         self.transport = _transport(config)
+        self._connected = False
+        self.transport.on_connected(self._note_connection)
         self.transport.on_connected(self.breakers.connection_restored)
         self.publisher = Publisher(self.transport, config, self.breakers, metrics)
         self.requests = Requests(self.transport, config, self.publisher, metrics)
@@ -56,6 +59,17 @@ class Session:
             raise MessageHubConnectionError(
                 "this client is closed, and nothing was done: make another one to go on (a closed one stays closed)"
             )
+
+    @property
+    def left_open(self) -> bool:
+        """Whether it would stay connected for nothing: to publish, with nobody to close it and no subscription.
+
+        Takes no lock: it is asked where a garbage collection may run, in a thread that holds any of them.
+        """
+        return self._connected and not self._closing and not self.subscriptions.any_running_unlocked()
+
+    def _note_connection(self) -> None:
+        self._connected = True
 
     def on_close(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called when the session begins to close; at once where it has begun."""

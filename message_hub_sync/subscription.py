@@ -290,6 +290,10 @@ class Subscriptions:
         with self._lock:
             return [subscription for subscription, ended in self._ended.items() if not ended.is_set()]
 
+    def any_running_unlocked(self) -> bool:
+        """Whether there is one of these, as far as can be told without the lock."""
+        return not all(ended.is_set() for ended in list(self._ended.values()))
+
     def consumers(self) -> list[QueueConsumer]:
         """One for each queue being consumed."""
         with self._lock:

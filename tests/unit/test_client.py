@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -13,7 +14,9 @@ import sys
 import textwrap
 import threading
 import time
+import tracemalloc
 import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from message_hub_sync import (
     MessageHubConnectionError,
     MessageValidationError,
     RetryPolicy,
+    Subscription,
 )
 from message_hub_sync.topology import QueueSpec, Topology
 
@@ -302,6 +306,111 @@ def test_a_client_closed_in_a_child_stays_open_in_the_parent(client: MessageHubC
     client.publish_event("quest.started", {"n": 2})
 
 
+# --- dropped without close() ------------------------------------------------------------------------
+
+
+def a_client(**options: Any) -> MessageHubClient:
+    return MessageHubClient("image-service", f"memory://{os.urandom(4).hex()}", **options)
+
+
+def warned(use: Callable[[MessageHubClient], Any]) -> list[str]:
+    """The warnings when a client is dropped after ``use``."""
+    client = a_client()
+    lifecycle = client._lifecycle
+    kept = use(client)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del client
+        gc.collect()
+    del kept
+    lifecycle.session().close(time.monotonic() + 5)
+    assert {each.category for each in caught} <= {ResourceWarning}
+    return [str(each.message) for each in caught]
+
+
+DROPPED = (
+    "the client of image-service was dropped without close(): its connections and their threads stay until the "
+    "process ends"
+)
+
+
+def test_a_client_dropped_with_its_connections_open_says_so() -> None:
+    assert warned(MessageHubClient.connect) == [DROPPED]
+    assert warned(lambda client: client.publish_event("quest.started", {"n": 1})) == [DROPPED]
+
+
+@pytest.mark.skipif(sys.version_info[:2] == (3, 11), reason="tracemalloc of Python 3.11 does not find instances")
+def test_the_warning_leads_to_where_the_client_was_made() -> None:
+    tracemalloc.start(10)
+    try:
+        client = a_client()
+        lifecycle = client._lifecycle
+        client.connect()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            del client
+        assert caught[0].filename == __file__
+        made = tracemalloc.get_object_traceback(caught[0].source)
+        lifecycle.session().close(time.monotonic() + 5)
+    finally:
+        tracemalloc.stop()
+    assert made is not None
+    assert __file__ in {frame.filename for frame in made}
+
+
+def subscribe(client: MessageHubClient) -> Subscription:
+    client.connect()
+    return client.subscribe(["quest.started"], lambda event: None)
+
+
+def test_only_a_client_that_leaves_something_behind_warns() -> None:
+    def closed(client: MessageHubClient) -> None:
+        client.connect()
+        client.close()
+
+    def cancelled(client: MessageHubClient) -> None:
+        subscribe(client).cancel()
+
+    assert warned(lambda client: None) == []
+    assert warned(MessageHubClient.get_health_status) == []
+    assert warned(closed) == []
+    assert warned(subscribe) == []
+    assert warned(cancelled) == [DROPPED]
+
+
+def test_a_client_may_be_collected_in_a_thread_that_holds_its_locks() -> None:
+    client = a_client()
+    client.connect()
+    lifecycle = client._lifecycle
+    session = lifecycle.session()
+    transport: Any = session.transport
+    locks = [lifecycle._lock, session._lock, session.subscriptions._lock, transport._lock]
+    with contextlib.ExitStack() as held, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for lock in locks:
+            held.enter_context(lock)
+        del client
+    assert [str(each.message) for each in caught] == [DROPPED]
+    session.close(time.monotonic() + 5)
+
+
+def test_a_forked_child_warns_of_its_own_connections_only() -> None:
+    clients = [a_client()]
+    clients[0].connect()
+
+    def drop(used: bool) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if used:
+                clients[0].connect()
+            clients.clear()
+        return [str(each.message) for each in caught]
+
+    assert in_a_child(lambda: drop(False)) == []
+    assert in_a_child(lambda: drop(True)) == [DROPPED]
+    clients[0].close()
+
+
 # --- whole processes -----------------------------------------------------------------------------
 
 
@@ -319,6 +428,25 @@ def start(code: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_at_the_interpreters_end_a_client_is_closed_and_nothing_is_said() -> None:
+    process = start(
+        """
+        import gc, warnings
+        warnings.simplefilter("always")
+        client.connect()
+        class Owner:
+            pass
+        owner = Owner()
+        owner.client, owner.itself = MessageHubClient("llm-service", "memory://"), owner
+        owner.client.connect()
+        gc.disable()  # left to what ends the interpreter
+        del owner
+        """
+    )
+    assert process.communicate(timeout=20) == ("", "")
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
