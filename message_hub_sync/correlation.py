@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from message_hub_sync.errors import MessageValidationError
@@ -33,8 +33,7 @@ __all__ = [
 MAX_CORRELATION_ID_BYTES = 255
 
 
-@dataclass(frozen=True)
-class Handling:
+class Handling(NamedTuple):
     """What the current thread is at work on."""
 
     correlation_id: str

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Generic, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypeVar  # a dependency of pydantic; typing.TypeVar has no default before 3.13
 
 from message_hub_sync.errors import MessageHubConfigurationError
@@ -81,9 +81,9 @@ class Message(_Envelope[P], Generic[P]):
     ttl: float | None = None
     priority: int = 0
     reply_to: str | None = Field(default=None, exclude=True, repr=False)
-    # Given the message at the call: bound to it, it would be a cycle that keeps bodies until a collection.
-    # Not Message[Any]: pydantic evaluates that at once, and the model lost the fields of this class.
-    _reply: Callable[[Any, Any], UUID] | None = PrivateAttr(default=None)
+    # What a received message is answered through; it is given the message at the call, for bound to it, it would be a
+    # cycle that keeps bodies until a collection. A slot: a private attribute costs as much as all of the fields.
+    __slots__ = ("_reply",)
 
     def reply(self, payload: Any) -> UUID:
         """Answer this message: to ``reply_to`` when it names a queue, else to the sender's inbox.
@@ -96,11 +96,12 @@ class Message(_Envelope[P], Generic[P]):
 
         May be called from any thread.
         """
-        if self._reply is None:
+        reply: Callable[[Any, Any], UUID] | None = getattr(self, "_reply", None)
+        if reply is None:
             raise MessageHubConfigurationError(
                 "only a message received by a handler can be replied to; this one was made by hand"
             )
-        return self._reply(self, payload)
+        return reply(self, payload)
 
     # The mapping, over the fixed fields of the wire.
 

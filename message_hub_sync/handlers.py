@@ -71,7 +71,7 @@ class Received:
     :param max_bytes: the largest body that is decoded.
     """
 
-    __slots__ = ("_envelopes", "_lent", "_max_bytes", "_payload", "_service", "delivery", "kind")
+    __slots__ = ("_envelopes", "_identity", "_lent", "_max_bytes", "_payload", "_service", "delivery", "kind")
 
     def __init__(self, delivery: Delivery, *, kind: Kind, service: str, max_bytes: int) -> None:
         self.delivery = delivery
@@ -79,6 +79,7 @@ class Received:
         self._service = service
         self._max_bytes = max_bytes
         self._payload: dict[str, Any] | None = None
+        self._identity: UUID | None = None
         self._lent = False
         self._envelopes: dict[Any, Any] = {}
 
@@ -132,7 +133,12 @@ class Received:
         if model not in self._envelopes:
             delivery = self.delivery
             self._envelopes[model] = event_from_wire(
-                delivery.properties, self.event_type, self.payload, model, redelivered=delivery.redelivered
+                delivery.properties,
+                self.event_type,
+                self.payload,
+                model,
+                redelivered=delivery.redelivered,
+                identity=self._identity,
             )
         return typing.cast("Event[Any]", self._envelopes[model])
 
@@ -141,7 +147,12 @@ class Received:
         if model not in self._envelopes:
             delivery = self.delivery
             self._envelopes[model] = message_from_wire(
-                delivery.properties, self._service, self.payload, model, redelivered=delivery.redelivered
+                delivery.properties,
+                self._service,
+                self.payload,
+                model,
+                redelivered=delivery.redelivered,
+                identity=self._identity,
             )
         return typing.cast("Message[Any]", self._envelopes[model])
 
@@ -150,7 +161,7 @@ class Received:
 
         :raises InvalidMessage: another type, no usable message id, or a body that is not a JSON object.
         """
-        checked_identity(self.delivery.properties, EVENT if self.kind == "event" else SERVICE_MESSAGE)
+        self._identity = checked_identity(self.delivery.properties, EVENT if self.kind == "event" else SERVICE_MESSAGE)
         self._decoded()
 
     def _decoded(self) -> dict[str, Any]:
@@ -329,7 +340,7 @@ def _event(model: Any, received: Received) -> Event[Any]:
 
 def _message(model: Any, reply: Reply | None, received: Received) -> Message[Any]:
     message = received.message(model)
-    message._reply = reply
+    object.__setattr__(message, "_reply", reply)  # frozen for everybody else
     return message
 
 

@@ -82,12 +82,12 @@ class ServiceMetrics:
     def __init__(self, service: str) -> None:
         self._service = service
         # Made once: looking a child up costs three times its increment. Zeros show from the start.
-        self._succeeded = {kind: _Counted(service, kind, "success") for kind in _KINDS}
-        self._failed = {kind: _Counted(service, kind, "error") for kind in _KINDS}
+        self._succeeded = {kind: _Counted(service, kind, "success").one for kind in _KINDS}
+        self._failed = {kind: _Counted(service, kind, "error").one for kind in _KINDS}
 
-    def count(self, kind: Kind, *, ok: bool, seconds: float) -> None:
+    def count(self, kind: Kind, ok: bool, seconds: float) -> None:
         """One message that was sent, published or received, and how long that took."""
-        (self._succeeded if ok else self._failed)[kind].one(seconds)
+        (self._succeeded if ok else self._failed)[kind](seconds)
 
     def circuit_state(self, destination: str, state: str) -> None:
         """The circuit of ``destination`` is ``closed``, ``half-open`` or ``open`` now."""

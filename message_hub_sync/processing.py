@@ -123,10 +123,10 @@ class Processing:
             if self._deduplicate is not None:
                 self._deduplicate.add(_key(received))
         except BaseException as error:  # a handler's sys.exit() must not end the worker either
-            self._metrics.count("receive", ok=False, seconds=time.monotonic() - started)
+            self._metrics.count("receive", False, time.monotonic() - started)
             self._failed(work, error, handler)
         else:
-            self._metrics.count("receive", ok=True, seconds=time.monotonic() - started)
+            self._metrics.count("receive", True, time.monotonic() - started)
             work.settle()
 
     def _is_duplicate(self, received: Received) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from typing import Literal
 from uuid import UUID, uuid4
 
 from message_hub_sync.attempts import Attempts, Verdict, bulk_error, resolve
@@ -224,11 +225,8 @@ class Publisher:
         return admissions, refusal
 
     def _count(self, attempts: Attempts, seconds: float) -> None:
-        self._metrics.count(
-            "publish" if attempts.outgoing.exchange == EVENTS else "send",
-            ok=attempts.verdict is Verdict.CONFIRMED,
-            seconds=seconds,
-        )
+        kind: Literal["publish", "send"] = "publish" if attempts.outgoing.exchange == EVENTS else "send"
+        self._metrics.count(kind, attempts.verdict is Verdict.CONFIRMED, seconds)
 
 
 def _circuit(outgoing: Outgoing) -> str:

@@ -84,21 +84,28 @@ def encode_payload(payload: Any, max_bytes: int) -> bytes:
             f"payload is {len(body)} bytes as JSON; at most {max_bytes} are allowed "
             "(max_message_bytes): store it elsewhere and send a reference"
         )
-    if (len(body) > MAX_DIGITS and _MANY_DIGITS.search(body)) or (type(payload) is dict and _has_other_keys(payload)):
+    if (len(body) > MAX_DIGITS and _MANY_DIGITS.search(body)) or _has_other_keys(payload, body):
         _check_readable(body, max_bytes)
     return body
 
 
-def _has_other_keys(value: Any) -> bool:
-    """Whether a dict in it has keys that are no texts: ``{1: …, "1": …}`` becomes an object with a key twice."""
+def _has_other_keys(payload: Any, body: bytes) -> bool:
+    """Whether an object in it has keys that are no texts: ``{1: …, "1": …}`` becomes an object with a key twice."""
+    if type(payload) is not dict:
+        return False
+    # Most payloads hold no object but themselves, which their JSON tells without a look at each value.
+    return _deeply(payload) if body.find(b"{", 1) > 0 else not _TEXT.issuperset(map(type, payload))
+
+
+def _deeply(value: Any) -> bool:
     if type(value) is dict:
         if not _TEXT.issuperset(map(type, value)):
             return True
         value = value.values()
-    # By C's loops, as this is asked of every payload: most have nothing nested in them.
-    if _CONTAINERS.isdisjoint(map(type, value)):
+    elif type(value) not in _CONTAINERS:
         return False
-    return any(_has_other_keys(each) for each in value if type(each) in _CONTAINERS)
+    # By C's loops, as they are quicker.
+    return not _CONTAINERS.isdisjoint(map(type, value)) and any(map(_deeply, value))
 
 
 def _check_readable(body: bytes, max_bytes: int) -> None:
@@ -333,33 +340,50 @@ def _json_kind(value: Any) -> str:
 
 
 def event_from_wire(
-    properties: Properties, routing_key: str, payload: Any, model: Any = Event, *, redelivered: bool = False
+    properties: Properties,
+    routing_key: str,
+    payload: Any,
+    model: Any = Event,
+    *,
+    redelivered: bool = False,
+    identity: UUID | None = None,
 ) -> Event[Any]:
     """The envelope of a received event; what is absent is filled in.
 
     :param model: ``Event`` or ``Event[Model]``.
+    :param identity: what :func:`checked_identity` said, where it was asked before.
     :raises InvalidMessage: no usable ``message_id``, another ``type``, or a payload that the model refuses.
     """
-    identity = checked_identity(properties, EVENT)
+    if identity is None:
+        identity = checked_identity(properties, EVENT)
     event_type = _text(properties.headers.get("event_type")) or routing_key
     fields = _common_fields(identity, properties, payload, redelivered)
     return cast("Event[Any]", _built(model, {**fields, "event_type": event_type}))
 
 
 def message_from_wire(
-    properties: Properties, destination: str, payload: Any, model: Any = Message, *, redelivered: bool = False
+    properties: Properties,
+    destination: str,
+    payload: Any,
+    model: Any = Message,
+    *,
+    redelivered: bool = False,
+    identity: UUID | None = None,
 ) -> Message[Any]:
     """The envelope of a received message; what is absent is filled in.
 
     :param destination: the receiving service's name, used when the header is absent.
     :param model: ``Message`` or ``Message[Model]``.
+    :param identity: what :func:`checked_identity` said, where it was asked before.
     :raises InvalidMessage: no usable ``message_id``, another ``type``, or a payload that the model refuses.
     """
-    identity = checked_identity(properties, SERVICE_MESSAGE)
+    if identity is None:
+        identity = checked_identity(properties, SERVICE_MESSAGE)
     headers = properties.headers
     fields = _common_fields(identity, properties, payload, redelivered)
+    ttl = headers.get("ttl")
     fields["destination"] = _text(headers.get("destination")) or destination
-    fields["ttl"] = _seconds(headers.get("ttl"))
+    fields["ttl"] = None if ttl is None else _seconds(ttl)
     fields["priority"] = properties.priority or 0
     fields["reply_to"] = properties.reply_to or None
     return cast("Message[Any]", _built(model, fields))
@@ -388,7 +412,7 @@ def _common_fields(identity: UUID, properties: Properties, payload: Any, redeliv
         "correlation_id": properties.correlation_id or str(identity),
         "payload": payload,
         "timestamp": _moment(headers.get("timestamp"), properties.timestamp),
-        "causation_id": _text(headers.get(CAUSATION_HEADER)),
+        "causation_id": _text(headers.get(CAUSATION_HEADER)) if CAUSATION_HEADER in headers else None,
         "headers": headers,
         "redelivered": redelivered,
     }
@@ -430,6 +454,8 @@ def _moment(iso: Any, seconds: int | None) -> datetime:
 
 
 def _seconds(value: Any) -> float | None:
+    if type(value) is int and 0 < value <= MAX_TTL_SECONDS:
+        return value
     try:
         found = float(value)
     except (TypeError, ValueError, OverflowError):

@@ -69,10 +69,10 @@ def run(*parts: str, **environment: str) -> None:
 
 def test_a_message_is_counted_by_service_type_and_status_and_its_latency_observed() -> None:
     metrics = ServiceMetrics("counting-service")
-    metrics.count("send", ok=True, seconds=0.002)
-    metrics.count("send", ok=True, seconds=3)
-    metrics.count("send", ok=False, seconds=5)
-    metrics.count("receive", ok=True, seconds=0.0005)
+    metrics.count("send", True, 0.002)
+    metrics.count("send", True, 3)
+    metrics.count("send", False, 5)
+    metrics.count("receive", True, 0.0005)
     service = "counting-service"
     name = "message_hub_messages_total"
     assert value(name, service=service, type="send", status="success") == 2
@@ -92,7 +92,7 @@ def test_a_latency_is_observed_as_prometheus_client_does() -> None:
     metrics = ServiceMetrics("our-way")
     edges = [float(edge) for edge in theirs._upper_bounds]
     for seconds in [0.0, 1e9, *edges, *(edge * 0.999 for edge in edges), *(edge * 1.001 for edge in edges)]:
-        metrics.count("send", ok=True, seconds=seconds)
+        metrics.count("send", True, seconds)
         theirs.observe(seconds)
     assert [bucket.get() for bucket in ours._buckets] == [bucket.get() for bucket in theirs._buckets]
     assert ours._sum.get() == theirs._sum.get()
@@ -129,7 +129,7 @@ def test_the_metrics_work_as_the_guide_uses_them() -> None:
 
 
 def test_each_family_is_exposed_once() -> None:
-    run(OURS, "ServiceMetrics('ours').count('send', ok=True, seconds=1); check_once()")
+    run(OURS, "ServiceMetrics('ours').count('send', True, 1); check_once()")
 
 
 @pytest.mark.skipif(
@@ -161,8 +161,8 @@ def test_samples_of_both_libraries_are_summed_and_united(imports: tuple[str, str
         *imports,
         """
         ours = ServiceMetrics("shared")
-        ours.count("send", ok=True, seconds=0.0005)
-        ours.count("send", ok=True, seconds=2)
+        ours.count("send", True, 0.0005)
+        ours.count("send", True, 2)
         theirs.labels("shared", "send", "success").inc(40)
         latency.labels("shared", "send").observe(2)
         theirs.labels("async-only", "send", "success").inc(7)
@@ -188,7 +188,7 @@ def test_ours_stay_when_the_other_library_takes_its_own_away(imports: tuple[str,
     run(
         *imports,
         """
-        ServiceMetrics("shared").count("send", ok=True, seconds=1)
+        ServiceMetrics("shared").count("send", True, 1)
         check_once()
         REGISTRY.unregister(theirs)
         check_once()
@@ -232,11 +232,11 @@ def test_multiprocess_mode_sums_processes_and_libraries(imports: tuple[str, str]
         """
         ours = ServiceMetrics("shared")
         theirs.labels("shared", "send", "success").inc(10)
-        ours.count("send", ok=True, seconds=2)
+        ours.count("send", True, 2)
         latency.labels("shared", "send").observe(2)
         theirs.labels("shared", "send", "success").inc(10)
         child = os.fork()
-        ours.count("send", ok=True, seconds=2)
+        ours.count("send", True, 2)
         if child == 0:
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0

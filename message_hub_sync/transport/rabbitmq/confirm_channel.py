@@ -32,6 +32,8 @@ _BASIC_ACK = 60 << 16 | 80
 _BACK_WITHIN = 0.001
 #: … each of them after about so long, as it takes its turn at the interpreter.
 _BACK_EACH = 0.00012
+#: So many are enough for one write: the broker works on them while others get ready.
+_TOGETHER = 4
 #: Writes that one caller makes for others that come meanwhile, before the I/O thread does.
 _ROUNDS = 8
 
@@ -106,7 +108,7 @@ class ConfirmChannel:
             pending.append((receipt, outgoing, data))
             if self._draining:
                 return
-            if self._returning > 1 and (others := self._expected()):
+            if self._returning > 1 and len(pending) < _TOGETHER and (others := self._expected()):
                 if not first:
                     return  # the first one sends it
                 receipt.wait(time.monotonic() + min(others * _BACK_EACH, _BACK_WITHIN))

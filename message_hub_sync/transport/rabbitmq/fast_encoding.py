@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from operator import attrgetter
 from struct import Struct
 from struct import error as struct_error
 from typing import Any
@@ -59,8 +60,8 @@ def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -
     properties = outgoing.properties
     headers = properties.headers
     try:
-        moment, *others = headers.values()
-        timestamp = moment.encode()
+        values = tuple(headers.values())
+        timestamp = values[0].encode()
         correlation_id = properties.correlation_id.encode()  # type: ignore[union-attr]
         message_id = properties.message_id.encode()  # type: ignore[union-attr]
         begin, to_timestamp, to_correlation_id, to_message_id, end, header_size = _kind(
@@ -71,21 +72,14 @@ def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -
             len(timestamp),
             len(correlation_id),
             len(message_id),
-            properties.content_type,
-            properties.content_encoding,
-            properties.delivery_mode,
-            properties.priority,
-            properties.reply_to,
-            properties.expiration,
-            properties.type,
-            properties.user_id,
-            properties.app_id,
+            _constants(properties),
             tuple(headers),
-            *others,
+            values[1:],
+            tuple(map(type, values)),
         )
         seconds = _LONGLONG.pack(properties.timestamp)
     # No text where there should be one, what cannot be a key, a number out of range, no header at all.
-    except (_NotCommon, AttributeError, TypeError, ValueError, struct_error):
+    except (_NotCommon, AttributeError, TypeError, ValueError, IndexError, struct_error):
         return None
     if size > max_fragment or header_size > max_fragment:
         return None
@@ -111,8 +105,20 @@ class _NotCommon(Exception):
     """A value that pika is to encode."""
 
 
-# Typed: of two kinds whose headers are 1 and True, each has its own.
-@lru_cache(maxsize=512, typed=True)
+_constants = attrgetter(
+    "content_type",
+    "content_encoding",
+    "delivery_mode",
+    "priority",
+    "reply_to",
+    "expiration",
+    "type",
+    "user_id",
+    "app_id",
+)
+
+
+@lru_cache(maxsize=512)
 def _kind(
     channel_number: int,
     exchange: str,
@@ -121,21 +127,15 @@ def _kind(
     timestamp_size: int,
     correlation_id_size: int,
     message_id_size: int,
-    content_type: str | None,
-    content_encoding: str | None,
-    delivery_mode: int | None,
-    priority: int | None,
-    reply_to: str | None,
-    expiration: str | None,
-    type_: str | None,
-    user_id: str | None,
-    app_id: str | None,
+    constants: tuple[Any, ...],
     names: tuple[str, ...],
-    *others: object,
+    others: tuple[object, ...],
+    _types: tuple[type, ...],  # of two kinds whose headers are 1 and True, each has its own
 ) -> tuple[bytes, bytes, bytes, bytes, bytes, int]:
     """What is around the timestamp header, the correlation id, and message id with timestamp; the header's size."""
     if names[0] != "timestamp" or correlation_id_size > 255 or message_id_size > 255:
         raise _NotCommon
+    content_type, content_encoding, delivery_mode, priority, reply_to, expiration, type_, user_id, app_id = constants
     flags = _HEADERS | _CORRELATION_ID | _MESSAGE_ID | _TIMESTAMP
     found: list[bytes] = []
     # The specification's order: headers, correlation id and message id stand between these groups.

@@ -67,8 +67,9 @@ class Poller:
 
 def wait_readable(descriptor: int, seconds: float) -> bool:
     """Wait for something to read, or the end of it, at most so many seconds. For any thread."""
-    if hasattr(select, "poll"):
+    try:
         poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(int(seconds * 1000) + 1 if seconds > 0 else 0))
-    return bool(select.select([descriptor], [], [], max(0.0, seconds))[0])
+    except AttributeError:
+        return bool(select.select([descriptor], [], [], max(0.0, seconds))[0])
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(int(seconds * 1000) + 1 if seconds > 0 else 0))
