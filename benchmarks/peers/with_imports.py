@@ -1,4 +1,4 @@
-"""The libraries that this one is built on, imported and nothing else: what its import time is compared with."""
+"""The libraries that this one is built on, ready to be used: what its import time is compared with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DISTRIBUTION = "pika"
 
 
 def import_time(task: Task, watch: Stopwatch) -> None:
-    watch.notes["import_ms"] = fresh_imports("import pika, pydantic, prometheus_client")
+    watch.notes["import_ms"] = fresh_imports("import pika, prometheus_client; from pydantic import BaseModel")
 
 
 OPERATIONS: dict[str, Operation] = {"import": import_time}

@@ -112,7 +112,8 @@ def idle(task: Task, watch: Stopwatch) -> None:
 
 
 def import_time(task: Task, watch: Stopwatch) -> None:
-    watch.notes["import_ms"] = fresh_imports("import message_hub_sync")
+    # What a service does: the package alone imports next to nothing before a name is asked for, as pydantic does.
+    watch.notes["import_ms"] = fresh_imports("from message_hub_sync import MessageHubClient")
 
 
 def _sockets() -> float:
