@@ -75,7 +75,7 @@ def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -
             _constants(properties),
             tuple(headers),
             values[1:],
-            tuple(map(type, values)),
+            (*map(type, values),),
         )
         seconds = _LONGLONG.pack(properties.timestamp)
     # No text where there should be one, what cannot be a key, a number out of range, no header at all.
