@@ -17,7 +17,7 @@ from message_hub_sync.errors import (
 )
 from message_hub_sync.runtime import threads_note
 from message_hub_sync.text import printable
-from message_hub_sync.topology import EVENTS, inbox_name
+from message_hub_sync.topology import DEFAULT_EXCHANGE, EVENTS, inbox_name
 from message_hub_sync.transport.base import Outgoing, Result
 from message_hub_sync.wire import uuid_of
 
@@ -50,9 +50,10 @@ _ANSWERED = (Verdict.UNROUTABLE, Verdict.POISONOUS, Verdict.UNAUTHORIZED)
 class Attempts:
     """What the attempts to publish one message amount to. No lock: it belongs to one call.
 
-    ``unanswered``: an attempt was written and no answer can come any more, so that it may have been
-    accepted. ``shared_code``: the same of an attempt that ended with a channel it shared with others,
+    ``unanswered``: an attempt was written and no answer can come any more, or none that says enough, so that it
+    may have been accepted. ``shared_code``: the same of an attempt that ended with a channel it shared with others,
     and the channel's reason; closing a channel of its own for the same reason shows that it was this one.
+    ``verdict`` is what the caller is told; ``last``, what the last attempt came to, is what its circuit goes by.
     """
 
     # Of the class until they change: nearly every message is confirmed at once, and changes the verdict alone.
@@ -63,6 +64,7 @@ class Attempts:
     exchange_declared = False
     lost_connection = False
     verdict: Verdict | None = None
+    last: Verdict | None = None
     reason = ""
 
     def __init__(self, outgoing: Outgoing) -> None:
@@ -78,6 +80,8 @@ class Attempts:
             self.lost_connection = True  # there will be news of it, as of a connection
             self.end(Verdict.NACKED, reason)
         elif result is Result.NACKED:
+            # An exchange hands on to any number of queues: one that refuses is enough, and the others have it.
+            self.unanswered = self.unanswered or self.outgoing.exchange != DEFAULT_EXCHANGE
             self.end(Verdict.NACKED, reason or "the broker refused it (nack)")
         elif result is Result.CHANNEL_CLOSED:
             self._channel_closed(reason, code)
@@ -94,6 +98,7 @@ class Attempts:
     def end(self, verdict: Verdict, reason: str) -> None:
         """Give up. Once an attempt was written and not answered, all that is certain is that nothing is."""
         certain = not self.unanswered and self.shared_code is None
+        self.last = verdict
         self.verdict = verdict if certain else Verdict.UNKNOWN
         self.reason = reason
 
@@ -172,7 +177,7 @@ def _described(outgoing: Outgoing) -> str:
 
 def resolve(admission: Admission, all_attempts: list[Attempts]) -> None:
     """Tell a circuit what its call came to; of many messages the worst counts, once."""
-    verdicts = {attempts.verdict for attempts in all_attempts}
+    verdicts = {attempts.last or attempts.verdict for attempts in all_attempts}
     if verdicts.intersection(_COUNTED):
         # A silent network is noticed by the callers' deadlines first, and by the connection only later.
         silent = verdicts.intersection((Verdict.NOT_SENT, Verdict.UNKNOWN))

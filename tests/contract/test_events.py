@@ -12,9 +12,15 @@ import pytest
 from collector import Collector
 from contract.conftest import Hub
 
-from message_hub_sync import Event, MemoryDeduplication, MessageHubConfigurationError, MessageValidationError
+from message_hub_sync import (
+    Event,
+    MemoryDeduplication,
+    MessageHubConfigurationError,
+    MessageHubDeliveryError,
+    MessageValidationError,
+)
 from message_hub_sync.catalogue import CharacterCreated, catalogue
-from message_hub_sync.topology import QueueSpec
+from message_hub_sync.topology import EVENT_EXCHANGE, Binding, QueueSpec, Topology
 
 #: What an envelope made by hand needs beside its type and payload.
 ENVELOPE: dict[str, Any] = {
@@ -255,6 +261,27 @@ def test_a_subscription_that_fails_half_way_is_undone(hub: Hub, collected: Colle
     stats = hub.raw().queue_stats([first], time.monotonic() + 5)[first]
     assert stats is not None
     assert stats.consumers == 0
+
+
+def test_an_event_that_one_of_two_queues_refuses_is_unknown_for_the_other_has_it(
+    hub: Hub, collected: Collector
+) -> None:
+    hub.client("campaign").subscribe(["quest.started"], collected)
+    full = f"{hub.name('full')}.quest.started"
+    spec = QueueSpec(full, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    hub.raw().declare(Topology(spec, EVENT_EXCHANGE, (Binding("events", "quest.started"),)), time.monotonic() + 5)
+    hub.remove(full)
+    client = hub.client("character")
+    client.publish_event("quest.started", {"n": 1})
+
+    with pytest.raises(MessageHubDeliveryError) as caught:
+        client.publish_event("quest.started", {"n": 2})
+    assert caught.value.outcome == "unknown"
+    with pytest.raises(MessageHubDeliveryError) as caught:
+        client.publish_events([("quest.started", {"n": 3})])
+    assert [failure.outcome for failure in caught.value.failures] == ["unknown"]
+
+    assert [json.loads(text)["n"] for text in collected.stays(3)] == [1, 2, 3]
 
 
 def test_decorators_subscribe(hub: Hub, collected: Collector) -> None:

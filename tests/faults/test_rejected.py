@@ -10,7 +10,7 @@ from faults.judging import DELIVERY, judge
 from faults.names import Names, NewClient
 from faults.oracle import Oracle
 from faults.raw import raw_channel
-from faults.timing import TOLERANCE, in_thread
+from faults.timing import TOLERANCE, eventually, in_thread
 
 from message_hub_sync import MessageHubDeliveryError
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
@@ -65,6 +65,28 @@ def test_a_full_queue_rejects_and_the_next_call_gets_its_own_answer(
     assert send(names.service) == "ok"
     assert max(call.seconds for call in oracle.calls()) < TOLERANCE
     judge(oracle)
+
+
+@pytest.mark.row(14)
+def test_an_event_that_one_of_two_queues_refuses_is_unknown_for_the_other_has_it(
+    node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names
+) -> None:
+    client = new_client(names.service)
+    client.subscribe([names.event], lambda event, envelope: oracle.ledger.handled(envelope.id))
+    full = f"{names.service}-full.{names.event}"
+    with raw_channel(node.url) as channel:
+        channel.queue_declare(full, durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+        channel.queue_bind(full, "events", names.event)
+
+    for _ in range(3):
+        oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id))
+    eventually(lambda: oracle.verdict().counts.handled == 3, 5)
+    counts = judge(oracle).counts
+    assert (counts.ok, counts.rejected, counts.unknown, counts.handled) == (1, 0, 2, 3)
+    assert max(call.seconds for call in oracle.calls()) < TOLERANCE, "the broker has answered"
+    assert client.get_health_status()["circuit_breaker_state"] == "closed"
+    with raw_channel(node.url) as channel:
+        channel.queue_delete(full)
 
 
 @pytest.mark.row(14)

@@ -123,6 +123,27 @@ def test_outcomes(steps: list[Step], outcome: str, text: str) -> None:
     assert bench.transport.steps == []
 
 
+def test_an_event_that_is_nacked_is_unknown_for_other_queues_may_have_it() -> None:
+    bench = Bench(Result.NACKED, (Result.BLOCKED, "an alarm", 0), threshold=5)
+    with pytest.raises(MessageHubDeliveryError, match="nack") as caught:
+        bench.publish()
+    assert caught.value.outcome == "unknown"
+
+    with pytest.raises(MessageHubDeliveryError, match="an alarm") as caught:
+        bench.publish()
+    assert caught.value.outcome == "rejected", "it was never written"
+
+
+def test_a_circuit_opened_by_nacked_events_does_not_wait_for_a_connection() -> None:
+    bench = Bench(Result.NACKED, threshold=1)
+    with pytest.raises(MessageHubDeliveryError):
+        bench.publish()
+
+    bench.breakers.connection_restored()
+
+    assert bench.breakers.worst() == "open", "it was no connection that failed"
+
+
 def test_nothing_written_before_the_deadline_is_a_connection_error() -> None:
     with pytest.raises(MessageHubConnectionError, match="was not sent: no connection"):
         Bench(NO_CONNECTION).send()
@@ -316,6 +337,15 @@ def test_failures_of_a_bulk_are_named() -> None:
 
     assert [(failure.index, failure.outcome) for failure in caught.value.failures] == [(1, "rejected"), (2, "unknown")]
     assert caught.value.outcome == "unknown"
+
+
+def test_nacked_events_of_a_bulk_are_unknown() -> None:
+    bench = Bench(Result.CONFIRMED, Result.NACKED)
+
+    with pytest.raises(MessageHubDeliveryError) as caught:
+        bench.publisher.publish_many([bench.event(), bench.event()], 1)
+
+    assert [(failure.index, failure.outcome) for failure in caught.value.failures] == [(1, "unknown")]
 
 
 def test_a_bulk_of_which_nothing_is_permitted_is_an_authorization_error() -> None:
