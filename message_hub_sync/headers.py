@@ -33,9 +33,12 @@ _LEFT_OUT_PREFIXES = ("x-first-death-", "x-last-death-")
 _DROPPED = object()
 
 
-def headers_to_move(headers: Mapping[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """The headers that go along: ours, then the message's own; where they are too large, its small ones."""
-    room = MAX_HEADER_BYTES - sum(_size(name) + _size(value) for name, value in ours.items())
+def headers_to_move(headers: Mapping[str, Any], ours: dict[str, Any], most: int = MAX_HEADER_BYTES) -> dict[str, Any]:
+    """The headers that go along: ours, then the message's own; where they are too large, its small ones.
+
+    :param most: bytes for all of them.
+    """
+    room = most - sum(_size(name) + _size(value) for name, value in ours.items())
     others: list[tuple[int, str, Any]] = []
     for name, value in headers.items():
         if name in ours or not _goes_along(name):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from message_hub_sync.deadlines import remaining
 from message_hub_sync.envelope import Properties
-from message_hub_sync.errors import MessageHubError
+from message_hub_sync.errors import MessageHubError, MessageValidationError
 from message_hub_sync.text import printable
 from message_hub_sync.topology import DEFAULT_EXCHANGE, QueueSpec
 from message_hub_sync.transport.base import Delivery, Outgoing, Receipt, Result, Transport
@@ -29,12 +29,17 @@ FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
 
 
+#: Where a message goes whose properties AMQP cannot carry, what it bears, and what settles it then.
+Otherwise = Callable[[MessageValidationError], tuple[QueueSpec, Properties, Callable[[], None]]]
+
+
 @dataclass(slots=True)
 class _Move:
     delivery: Delivery
     queue: QueueSpec
     outgoing: Outgoing
     done: Callable[[], None]
+    otherwise: Otherwise | None
     receipt: Receipt | None = None
     alone: bool = False
     undeclared: bool = False
@@ -55,13 +60,20 @@ class Moves:
         self._transport = transport
         self._pending: list[_Move] = []
 
-    def add(self, delivery: Delivery, queue: QueueSpec, properties: Properties, done: Callable[[], None]) -> None:
+    def add(
+        self,
+        delivery: Delivery,
+        queue: QueueSpec,
+        properties: Properties,
+        done: Callable[[], None],
+        otherwise: Otherwise | None = None,
+    ) -> None:
         """Move ``delivery`` to ``queue``.
 
         :param done: settles the delivery; called once the broker has the message in ``queue``.
+        :param otherwise: asked where to, when AMQP cannot carry ``properties`` and never will.
         """
-        outgoing = Outgoing(DEFAULT_EXCHANGE, queue.name, delivery.body, properties, mandatory=True)
-        move = _Move(delivery, queue, outgoing, done)
+        move = _Move(delivery, queue, _outgoing(delivery, queue, properties), done, otherwise)
         # While others are stuck the road is blocked: this one is sent, but nobody waits for it.
         patience = 0.0 if self._pending else PATIENCE
         if not self._advance(move, patience):
@@ -90,7 +102,15 @@ class Moves:
     def _advance(self, move: _Move, patience: float) -> bool:
         """One step; whether the move is complete."""
         try:
-            result = self._attempt(move, patience)
+            try:
+                result = self._attempt(move, patience)
+            except MessageValidationError as error:
+                if move.otherwise is None:
+                    raise
+                # How large a frame may be is known only now, and it stays too small: to try again is of no use.
+                move.queue, properties, move.done = move.otherwise(error)
+                move.outgoing, move.otherwise = _outgoing(move.delivery, move.queue, properties), None
+                result = self._attempt(move, patience)
             if result is Result.RETURNED:
                 move.receipt, move.undeclared = None, True
                 result = self._attempt(move, patience)
@@ -139,3 +159,7 @@ class Moves:
             )
         move.complained = True
         return False
+
+
+def _outgoing(delivery: Delivery, queue: QueueSpec, properties: Properties) -> Outgoing:
+    return Outgoing(DEFAULT_EXCHANGE, queue.name, delivery.body, properties, mandatory=True)

@@ -11,7 +11,7 @@ from message_hub_sync.config import ClientConfig
 from message_hub_sync.correlation import Handling, enter, leave
 from message_hub_sync.deduplication import DeduplicationStore
 from message_hub_sync.envelope import InvalidMessage, Properties
-from message_hub_sync.errors import MessageHubRejectError, MessageHubRetryError
+from message_hub_sync.errors import MessageHubRejectError, MessageHubRetryError, MessageValidationError
 from message_hub_sync.handlers import Handler, Kind, Received
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.moving import Moves
@@ -26,6 +26,7 @@ from message_hub_sync.retry import (
     dead_letter_properties,
     decide,
     expired,
+    reduced_properties,
     retry_properties,
 )
 from message_hub_sync.text import printable
@@ -223,7 +224,27 @@ class _Work:
             if counted is not None:
                 counted()
 
-        self.moves.add(self.delivery, queue, properties, done)
+        def otherwise(error: MessageValidationError) -> tuple[QueueSpec, Properties, Callable[[], None]]:
+            processing = self.processing
+            name = processing._queue
+            _log(
+                logging.ERROR,
+                "message %s of %s is moved to %s.dead with the least that it can bear: %s",
+                printable(self.received.message_id),
+                name,
+                name,
+                printable(str(error)),
+            )
+            # Not to a retry queue: without its headers it would be another message to its handler.
+            dead = dead_letter_queue(name, processing._config.queue_type)
+            return dead, reduced_properties(properties, str(error)), self.given_up
+
+        self.moves.add(self.delivery, queue, properties, done, otherwise)
+
+    def given_up(self) -> None:
+        """It is among the dead letters."""
+        self.settle()
+        self.processing._metrics.dead_lettered(self.processing._queue)
 
     def retry(self, error: BaseException, attempts: int, delay_ms: int) -> None:
         processing = self.processing

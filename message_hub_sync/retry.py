@@ -6,6 +6,7 @@ Ours, in headers: ``x-attempts`` (handler runs that failed), ``x-crashes`` (time
 of it), ``x-service`` (who moved it), ``x-error-type``, ``x-error-message``; on a dead letter also
 ``x-error-traceback`` and ``x-reason``; and from the first move on ``x-first-failed-at`` (ISO 8601, UTC),
 ``x-original-exchange``, ``x-original-routing-key``, ``x-original-expiration`` (ms), ``x-original-user-id``.
+``x-left-out``: why the message bears less than it did.
 
 Left out of a move are ``expiration`` (a dead letter that kept it would vanish), ``user_id`` (the broker refuses
 a foreign one) and the headers that :mod:`message_hub_sync.headers` names.
@@ -29,7 +30,7 @@ from message_hub_sync.errors import (
     MessageHubRetryError,
 )
 from message_hub_sync.headers import headers_to_move
-from message_hub_sync.text import printable
+from message_hub_sync.text import cut, printable
 
 __all__ = [
     "LADDER_MS",
@@ -43,6 +44,7 @@ __all__ = [
     "dead_letter_properties",
     "decide",
     "expired",
+    "reduced_properties",
     "retry_properties",
     "rung",
 ]
@@ -56,6 +58,7 @@ ERROR_MESSAGE = "x-error-message"
 ERROR_TRACEBACK = "x-error-traceback"
 ERROR_TYPE = "x-error-type"
 FIRST_FAILED_AT = "x-first-failed-at"
+LEFT_OUT = "x-left-out"
 ORIGINAL_EXCHANGE = "x-original-exchange"
 ORIGINAL_EXPIRATION = "x-original-expiration"
 ORIGINAL_ROUTING_KEY = "x-original-routing-key"
@@ -64,6 +67,8 @@ REASON = "x-reason"
 SERVICE = "x-service"
 
 MAX_TRACEBACK_BYTES = 4 * 1024
+#: Bytes of each text, of where it was published, and of all headers in what fits into the smallest frame there is.
+_REDUCED_TEXT, _REDUCED_ORIGIN, _REDUCED_HEADERS = 128, 255, 2_560
 _MAX_TEXT = 500
 _MAX_COUNT = 2**31 - 1
 
@@ -208,6 +213,39 @@ def dead_letter_properties(
     if error is not None:
         ours[ERROR_TRACEBACK] = _traceback_tail(error)
     return _moved(delivery, {**ours, **_first_failed(delivery, now), **_error(error)})
+
+
+def reduced_properties(properties: Properties, why: str) -> Properties:
+    """What a message bears that cannot be moved as it is: short ids, our headers shortened, its own small ones.
+
+    They fit into 4096 bytes, the least that a frame may be limited to. Its message id is whole where it is a UUID.
+
+    :param properties: those that it was to bear.
+    :param why: what AMQP cannot carry.
+    """
+    headers = {REASON: "it cannot be moved as it is", **properties.headers, LEFT_OUT: why}
+    sizes = {**dict.fromkeys(_OURS, _REDUCED_TEXT), ORIGINAL_EXCHANGE: _REDUCED_ORIGIN}
+    sizes[ORIGINAL_ROUTING_KEY] = _REDUCED_ORIGIN
+    ours = {}
+    for name, size in sizes.items():
+        value = headers.pop(name, None)
+        if isinstance(value, (int, str)):  # whoever may publish can write anything there
+            ours[name] = cut(value, size) if isinstance(value, str) else value
+    texts = {name: getattr(properties, name) for name in _SHORT_TEXTS}
+    return Properties(
+        **{name: None if text is None else cut(text, _REDUCED_TEXT) for name, text in texts.items()},
+        delivery_mode=PERSISTENT,
+        priority=properties.priority,
+        timestamp=properties.timestamp,
+        headers=headers_to_move(headers, ours, _REDUCED_HEADERS),
+    )
+
+
+_OURS = (
+    *(ATTEMPTS, CRASHES, SERVICE, FIRST_FAILED_AT, REASON, LEFT_OUT),
+    *(ERROR_TYPE, ERROR_MESSAGE, ORIGINAL_EXPIRATION, ORIGINAL_USER_ID),
+)
+_SHORT_TEXTS = ("message_id", "correlation_id", "type", "app_id", "content_type", "content_encoding", "reply_to")
 
 
 def expired(properties: Properties, now: float) -> bool:

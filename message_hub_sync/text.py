@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["encodable", "printable"]
+__all__ = ["cut", "encodable", "printable"]
 
 
 def printable(text: str, limit: int = 200) -> str:
@@ -10,6 +10,11 @@ def printable(text: str, limit: int = 200) -> str:
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def cut(text: str, size: int) -> str:
+    """As much of ``text`` as fits into ``size`` bytes of UTF-8."""
+    return text if len(text) * 4 <= size else text.encode("utf-8", "replace")[:size].decode("utf-8", "ignore")
 
 
 def encodable(text: str) -> bool:

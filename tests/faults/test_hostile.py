@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +18,7 @@ from faults.raw import publish_raw, raw_channel
 from faults.test_handlers import dead_letters, depth
 from faults.timing import eventually, within
 
-from message_hub_sync import MessageHubClient, MessageValidationError
+from message_hub_sync import MessageHubClient, MessageValidationError, RetryPolicy
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
 
 
@@ -101,6 +101,69 @@ def test_a_hostile_header_costs_one_message_and_the_others_keep_flowing(
     counts = judge(oracle).counts
     assert counts.duplicates == 0
     assert client.get_health_status()["last_error"] is None, "the connection did not survive it"
+
+
+def ids_of(text: bytes, body: bytes) -> bytes:
+    """A content header's payload in which every short string that the broker does not check is ``text``."""
+    # content type and encoding, headers, correlation id, reply to, message id, type, app id
+    flags = 1 << 15 | 1 << 14 | 1 << 13 | 1 << 10 | 1 << 9 | 1 << 7 | 1 << 5 | 1 << 3
+    return struct.pack(">HHQH", 60, 0, len(body), flags) + 2 * short(text) + table() + 5 * short(text)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.row(31)
+@pytest.mark.parametrize("length", [1, 64, 255])
+def test_ids_that_are_no_utf8_are_cut_so_that_the_message_can_be_moved(
+    length: int, node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names
+) -> None:
+    client = new_client(names.service)
+    client.subscribe([names.event], lambda event, envelope: oracle.ledger.handled(envelope.id))
+
+    publish_raw(node.url, names.event_queue, b"{}", ids_of(b"\xff" * length, b"{}"))
+
+    ((properties, body),) = dead_letters(node, names.event_queue, 1, timeout=5)
+    assert body == b"{}"
+    assert properties.message_id == ("\\xff" * length)[:255]
+    assert oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id)) is None
+    judge(oracle)
+
+
+@pytest.fixture(scope="module")
+def small_frames() -> Iterator[RabbitMQNode]:
+    """A node that takes frames of 4096 bytes, the least that AMQP allows: a traceback does not fit into one."""
+    with RabbitMQNode(config={"frame_max": "4096"}, install=True) as node:
+        yield node
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.row(31)
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_what_does_not_fit_into_a_small_frame_ends_in_the_dead_letters_all_the_same(
+    attempts: int, small_frames: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names
+) -> None:
+    client = new_client(names.service, small_frames.url, retry=RetryPolicy(attempts=attempts))
+    calls = []
+
+    def handler(event: dict[str, Any], envelope: Any) -> None:
+        calls.append(envelope.id)
+        if "fails" in envelope.payload:
+            raise ValueError("x" * 400)
+        oracle.ledger.handled(envelope.id)
+
+    client.subscribe([names.event], handler)
+    # The message itself just fits; with what a move adds to it, it does not.
+    failing = client.publish_event(names.event, {"fails": True}, headers={"note": "n" * 3_600})
+
+    ((properties, body),) = dead_letters(small_frames, names.event_queue, 1, timeout=5)
+    assert (properties.message_id, body) == (str(failing), b'{"fails":true}')
+    assert properties.headers["source"] == names.service
+    assert properties.headers["x-original-routing-key"] == names.event
+    assert properties.headers["x-error-type"] == "ValueError"
+    assert "4096 bytes are allowed" in properties.headers["x-left-out"]
+    assert "note" not in properties.headers
+    assert calls == [failing], "a retry without its headers would be another message"
+    assert oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id)) is None
+    judge(oracle)
 
 
 def deep(levels: int) -> Any:

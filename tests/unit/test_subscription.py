@@ -20,6 +20,7 @@ from message_hub_sync.errors import (
     MessageHubError,
     MessageHubRejectError,
     MessageHubRetryError,
+    MessageValidationError,
 )
 from message_hub_sync.handlers import handler_for
 from message_hub_sync.metrics import ServiceMetrics
@@ -190,6 +191,39 @@ def test_a_channel_closed_under_a_move_has_it_repeated_alone() -> None:
     bench.transport.settled.wait()
 
     assert bench.transport.asked() == ["publish", "alone"]
+
+
+def test_a_move_that_cannot_be_encoded_ends_in_the_dead_letters_with_what_can_be() -> None:
+    bench = Bench(MessageValidationError("properties and headers do not fit into a frame"))
+    bench.subscribe(fail)
+    tag = bench.deliver(
+        headers={"source": "elsewhere", "note": "n" * 3_000}, correlation_id="c" * 256, app_id="\u00e9" * 200
+    )
+
+    assert bench.transport.settled.wait() == [tag]
+
+    retried, given_up = bench.transport.published
+    assert retried.routing_key == "image-service.quest.started.retry.1000"
+    assert given_up.routing_key == "image-service.quest.started.dead"
+    properties = given_up.properties
+    assert properties.message_id == ID.format(tag)
+    assert properties.correlation_id == "c" * 128
+    assert properties.app_id == "\u00e9" * 64
+    assert properties.headers["source"] == "elsewhere"
+    assert properties.headers["x-error-type"] == "ValueError"
+    assert properties.headers["x-reason"] == "it cannot be moved as it is"
+    assert properties.headers["x-left-out"] == "properties and headers do not fit into a frame"
+    assert "note" not in properties.headers
+
+
+def test_a_move_that_cannot_be_encoded_even_so_is_tried_again_later() -> None:
+    bench = Bench(*[MessageValidationError("no")] * 3)
+    bench.subscribe(fail)
+    tag = bench.deliver()
+
+    assert bench.transport.settled.wait() == [tag]
+
+    assert len(bench.transport.published) == 4
 
 
 def test_others_are_handled_while_moves_are_stuck_and_the_log_names_each_once(

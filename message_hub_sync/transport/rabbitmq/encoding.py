@@ -13,6 +13,7 @@ from pika.data import encode_short_string, encode_value
 
 from message_hub_sync.envelope import Properties
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.text import cut
 from message_hub_sync.transport.base import Outgoing
 from message_hub_sync.transport.rabbitmq import fast_encoding
 
@@ -158,7 +159,11 @@ def properties_to_pika(properties: Properties) -> spec.BasicProperties:
 
 
 def properties_from_pika(properties: spec.BasicProperties) -> Properties:
-    """pika's properties as ours. Short strings that are not UTF-8 reach us as bytes: they are made text."""
+    """pika's properties as ours. Short strings that are not UTF-8 reach us as bytes: they are made text.
+
+    Of such a text goes on what fits into a short string again (255 bytes; a byte becomes up to four), or the message
+    could never be moved to where somebody looks at it.
+    """
     found: Any = properties
     headers = found.headers or {}
     return Properties(
@@ -179,4 +184,4 @@ def properties_from_pika(properties: spec.BasicProperties) -> Properties:
 
 
 def _text(value: Any) -> str | None:
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+    return cut(value.decode("utf-8", "backslashreplace"), 255) if isinstance(value, bytes) else value

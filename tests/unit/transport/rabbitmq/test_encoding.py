@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import spec
 
+from message_hub_sync import retry
 from message_hub_sync.envelope import Properties
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.headers import headers_to_move
@@ -172,3 +173,30 @@ def test_headers_larger_than_a_frame_are_refused_because_they_would_end_the_conn
 def test_short_strings_that_are_no_utf8_become_text() -> None:
     found = properties_from_pika(spec.BasicProperties(message_id=b"\xff\x00", headers={b"\xfe": 1}))
     assert (found.message_id, found.headers) == ("\\xff\x00", {"\\xfe": 1})
+
+
+@pytest.mark.parametrize(
+    "given", [b"\xff" * 64, b"\xff" * 255, b"\xff" + "\u00e9".encode() * 127, "\u00e9".encode() * 127]
+)
+def test_what_short_strings_become_fits_into_a_short_string_again(given: bytes) -> None:
+    found = properties_from_pika(spec.BasicProperties(message_id=given, app_id=given, headers={given: 1}))
+    assert found.message_id is not None
+    assert 127 < len(found.message_id.encode()) <= 255
+    encode_publish(Outgoing("", "x", b"{}", found), 1, FRAGMENT)
+
+
+@given(
+    text=st.text(st.characters(exclude_categories=["Cs"]), min_size=255, max_size=255),
+    own=st.dictionaries(texts, values, max_size=5),
+    spoofed=values,
+)
+def test_what_a_reduced_message_bears_fits_into_the_smallest_frame(
+    text: str, own: dict[str, Any], spoofed: Any
+) -> None:
+    names = (each for each in vars(retry).values() if isinstance(each, str) and each.startswith("x-"))
+    headers = {**{f"own-{number}": "n" * 100 for number in range(100)}, **own, **dict.fromkeys(names, text)}
+    headers["x-crashes"] = spoofed
+    texts = dict.fromkeys(("message_id", "correlation_id", "type", "app_id", "content_type", "reply_to"), text)
+    properties = retry.reduced_properties(Properties(**texts, content_encoding=text, headers=headers), text)
+    encode_publish(Outgoing("", "q" * 255, b"{}", properties), 1, FRAGMENT)
+    assert properties.headers["x-reason"] == text.encode()[:128].decode("utf-8", "ignore")
