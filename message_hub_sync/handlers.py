@@ -34,6 +34,7 @@ from typing_extensions import is_typeddict
 
 from message_hub_sync.envelope import EVENT, SERVICE_MESSAGE, Event, InvalidMessage, Message
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.headers import UNDECODABLE
 from message_hub_sync.retry import ORIGINAL_ROUTING_KEY
 from message_hub_sync.signature import (
     SYNCHRONOUS,
@@ -43,6 +44,7 @@ from message_hub_sync.signature import (
     refuse_what_would_not_run,
     shown,
 )
+from message_hub_sync.text import printable
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.wire import (
     checked_identity,
@@ -159,8 +161,13 @@ class Received:
     def check(self) -> None:
         """Find out whether this is a message of the hub at all, whatever its handlers ask for.
 
-        :raises InvalidMessage: another type, no usable message id, or a body that is not a JSON object.
+        :raises InvalidMessage: headers that cannot be decoded, another type, no usable message id, or a body that is
+            not a JSON object.
         """
+        undecodable = self.delivery.properties.headers.get(UNDECODABLE)
+        if undecodable is not None:
+            # Without them it would pass for a message that never had any: another source, another tenant.
+            raise InvalidMessage(f"its headers cannot be decoded: {printable(str(undecodable))}")
         self._identity = checked_identity(self.delivery.properties, EVENT if self.kind == "event" else SERVICE_MESSAGE)
         self._decoded()
 

@@ -22,7 +22,10 @@ from typing import Any
 
 from message_hub_sync.text import encodable
 
-__all__ = ["MAX_HEADER_BYTES", "decimal_fits", "headers_to_move"]
+__all__ = ["MAX_HEADER_BYTES", "UNDECODABLE", "decimal_fits", "headers_to_move"]
+
+#: The header that replaces all headers of a message when they cannot be decoded; its value says why.
+UNDECODABLE = "x-undecodable"
 
 #: Half of what makes the broker end the connection (about 129 KiB), with room for the properties.
 MAX_HEADER_BYTES = 60 * 1024

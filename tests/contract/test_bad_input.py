@@ -143,6 +143,16 @@ def kinds(hub: Hub, client: MessageHubClient, handler: Any, kind: str) -> tuple[
     return (*client.subscribe(["quest.*"], handler).queues, "event")
 
 
+def test_a_message_that_lost_its_headers_is_dead_lettered_and_not_handled(hub: Hub, collected: Collector) -> None:
+    hub.client("image").subscribe_messages(collected)
+    queue = f"{hub.name('image')}.messages"
+
+    hub.put(queue, b"{}", Properties(message_id=IDENTITY, headers={"x-undecodable": "RecursionError"}))
+
+    assert hub.take(f"{queue}.dead").properties.headers["x-reason"] == "its headers cannot be decoded: RecursionError"
+    assert collected.items == []
+
+
 @pytest.mark.parametrize("kind", ["message", "event"])
 @pytest.mark.parametrize(("body", "properties", "reason"), NO_MESSAGES, ids=IDS)
 def test_what_is_no_message_is_dead_lettered_at_once_and_the_consumer_goes_on(

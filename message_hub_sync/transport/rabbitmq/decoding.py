@@ -15,10 +15,10 @@ from pika import exceptions as amqp
 from pika import frame, spec
 from pika.data import decode_short_string, decode_value
 
-__all__ = ["FRAME_END", "FRAME_START", "LARGEST_FRAME", "UNDECODABLE", "decode", "decode_header", "frame_start"]
+from message_hub_sync.headers import UNDECODABLE
 
-#: The header that replaces all headers of a message when they cannot be decoded; its value says why.
-UNDECODABLE = "x-undecodable"
+__all__ = ["FRAME_END", "FRAME_START", "LARGEST_FRAME", "decode", "decode_header", "frame_start"]
+
 #: The byte that ends every frame.
 FRAME_END: int = spec.FRAME_END
 #: How deep tables and lists may be nested, the headers' own included: far more than any use, far less than

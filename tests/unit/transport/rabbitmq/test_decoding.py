@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pika import exceptions as amqp
 from pika import frame, spec
 
+from message_hub_sync.headers import UNDECODABLE
 from message_hub_sync.transport.base import Outgoing
-from message_hub_sync.transport.rabbitmq.decoding import DEEPEST, LARGEST_FRAME, UNDECODABLE, decode, frame_start
+from message_hub_sync.transport.rabbitmq.decoding import DEEPEST, LARGEST_FRAME, decode, frame_start
 from message_hub_sync.transport.rabbitmq.encoding import encode_publish, properties_from_pika
 
 
