@@ -6,14 +6,14 @@ import logging
 import time
 from collections.abc import Sequence
 from typing import Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from message_hub_sync.attempts import Attempts, Verdict, bulk_error, resolve
 from message_hub_sync.circuit_breaker import Admission, CircuitBreakers
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.errors import MessageHubCircuitBreakerError, MessageHubError, MessageValidationError
 from message_hub_sync.metrics import ServiceMetrics
-from message_hub_sync.topology import EVENT_EXCHANGE, EVENTS, QueueSpec, Topology
+from message_hub_sync.topology import EVENT_EXCHANGE, EVENTS
 from message_hub_sync.transport.base import Outgoing, Receipt, Transport
 
 __all__ = ["BULK_SLICE", "Publisher"]
@@ -152,11 +152,7 @@ class Publisher:
         logger.info("the exchange %s is missing and is declared", EVENTS)
         attempts.exchange_missing = False
         attempts.exchange_declared = True
-        # The seam declares an exchange along with a queue: one of no use, removed again.
-        name = f"{self._config.service_name}.probe.{uuid4().hex[:12]}"
-        topology = Topology(QueueSpec(name, durable=False, exclusive=True, auto_delete=True), EVENT_EXCHANGE)
-        self._transport.declare(topology, deadline)
-        self._transport.delete(topology, name, deadline)
+        self._transport.declare_exchange(EVENT_EXCHANGE, deadline)
 
     def _attempt_many(self, all_attempts: list[Attempts], deadline: float) -> None:
         due = [attempts for attempts in all_attempts if attempts.verdict is None]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any
 
-from message_hub_sync.topology import QueueSpec, Topology
+from message_hub_sync.topology import ExchangeSpec, QueueSpec, Topology
 from message_hub_sync.transport.base import (
     ConnectionStatus,
     Delivery,
@@ -56,6 +56,9 @@ class ScriptedTransport:
 
     def declare(self, topology: Topology, deadline: float) -> None:
         self.log.append(("declare", topology.exchange.name if topology.exchange else None))
+
+    def declare_exchange(self, exchange: ExchangeSpec, deadline: float) -> None:
+        self.log.append(("declare_exchange", exchange.name))
 
     def declare_queue(self, queue: QueueSpec, deadline: float) -> None:
         self.log.append(("declare_queue", queue.name))

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from message_hub_sync.envelope import Properties
-from message_hub_sync.topology import QueueSpec, Topology
+from message_hub_sync.topology import ExchangeSpec, QueueSpec, Topology
 
 __all__ = [
     "ConnectionState",
@@ -231,6 +231,9 @@ class Transport(Protocol):
 
     def declare(self, topology: Topology, deadline: float) -> None:
         """Make a queue, its exchange and its bindings exist, adopting what is there with other arguments."""
+
+    def declare_exchange(self, exchange: ExchangeSpec, deadline: float) -> None:
+        """Make one exchange exist, adopting what is there with other arguments."""
 
     def declare_queue(self, queue: QueueSpec, deadline: float) -> None:
         """Make one queue exist."""

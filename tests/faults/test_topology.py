@@ -107,6 +107,20 @@ def test_a_queue_that_belongs_to_another_connection_is_one_clear_error_at_the_st
 
 
 @pytest.mark.row(12)
+def test_a_missing_exchange_is_declared_by_a_publisher_who_may_configure_nothing_else(
+    node: RabbitMQNode, vhost: str, new_client: NewClient, names: Names
+) -> None:
+    user = f"user-{names.service}"
+    node.ctl("add_user", user, "password")
+    node.ctl("set_permissions", "-p", names.service, user, "^events$", "^events$", "^$")
+    client = new_client(names.service, vhost.replace("guest:guest", f"{user}:password"))
+    with within(1):
+        client.publish_event(names.event, {})
+    client.close()
+    node.ctl("delete_user", user)
+
+
+@pytest.mark.row(12)
 def test_a_missing_exchange_is_declared_and_no_publisher_of_the_channel_suffers(
     oracle: Oracle, new_client: NewClient, names: Names, vhost: str
 ) -> None:

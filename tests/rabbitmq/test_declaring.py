@@ -54,6 +54,21 @@ def test_an_exchange_that_is_not_durable_is_adopted_and_one_of_another_type_is_a
                 transport.declare(topology, bench.within())
 
 
+def test_an_exchange_is_declared_alone_by_who_may_configure_nothing_else(
+    bench: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"{bench.service}-events"
+    transport = restricted(bench, configure=f"^{name}$", read="")
+    with pytest.raises(MessageHubAuthorizationError, match=r"declaring the exchange.*403"):
+        transport.declare_exchange(ExchangeSpec("of-others"), bench.within())
+    with caplog.at_level(logging.WARNING, "message_hub_sync"):
+        for durable in (True, True, False):
+            transport.declare_exchange(ExchangeSpec(name, durable=durable), bench.within())
+    assert "inequivalent arg 'durable'" in "".join(record.getMessage() for record in caplog.records)
+    with bench.raw() as other:
+        other.channel().exchange_declare(name, "topic", durable=True, passive=True)
+
+
 def test_without_permission_to_configure_what_exists_is_used(bench: Any) -> None:
     bench.transport().declare(inbox_subscription(bench.service), bench.within())
     transport = restricted(bench, configure="nothing")

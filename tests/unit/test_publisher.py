@@ -177,8 +177,8 @@ def test_a_missing_event_exchange_is_declared_and_the_event_published_again() ->
 
     bench.publish()
 
-    assert bench.transport.asked() == ["publish", "alone", "declare", "delete", "alone"]
-    assert bench.transport.log[2] == ("declare", "events")
+    assert bench.transport.asked() == ["publish", "alone", "declare_exchange", "alone"]
+    assert bench.transport.log[2] == ("declare_exchange", "events")
 
 
 def test_an_event_exchange_that_stays_away_is_declared_only_once() -> None:
@@ -188,7 +188,7 @@ def test_an_event_exchange_that_stays_away_is_declared_only_once() -> None:
         bench.publish()
 
     assert caught.value.outcome == "rejected"
-    assert bench.transport.asked().count("declare") == 1
+    assert bench.transport.asked().count("declare_exchange") == 1
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,11 @@ class Hub:
         with self._lock:
             return self._declare(topology, name, client)
 
+    def declare_exchange(self, spec: ExchangeSpec) -> list[Adopted]:
+        """Make an exchange exist; returns what was adopted. Errors as :meth:`declare`."""
+        with self._lock:
+            return self._declare_exchange(spec)
+
     def _declare(self, topology: Topology, name: str, client: object) -> list[Adopted]:
         adopted = []
         if topology.exchange is not None:

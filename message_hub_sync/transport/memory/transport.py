@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from message_hub_sync.config import ClientConfig, MemoryAddress
 from message_hub_sync.errors import MessageHubConfigurationError, MessageHubConnectionError, MessageHubError
-from message_hub_sync.topology import QueueSpec, Topology
+from message_hub_sync.topology import ExchangeSpec, QueueSpec, Topology
 from message_hub_sync.transport.base import (
     ConnectionState,
     ConnectionStatus,
@@ -161,6 +161,10 @@ class MemoryTransport:
     def declare(self, topology: Topology, deadline: float) -> None:
         """See :class:`Transport`."""
         self._warn(self._open("publish").declare(topology, present_name(topology.queue), self._client))
+
+    def declare_exchange(self, exchange: ExchangeSpec, deadline: float) -> None:
+        """See :class:`Transport`."""
+        self._warn(self._open("publish").declare_exchange(exchange))
 
     def declare_queue(self, queue: QueueSpec, deadline: float) -> None:
         """See :class:`Transport`."""

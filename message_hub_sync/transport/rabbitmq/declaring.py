@@ -41,7 +41,7 @@ class Declarations:
         :raises MessageHubConfigurationError: something there cannot be adopted.
         """
         if topology.exchange is not None:
-            self._exchange(connection, topology.exchange, deadline)
+            self.exchange(connection, topology.exchange, deadline)
         self.queue(connection, topology.queue, name, deadline)
         for binding in topology.bindings:
             what = f"binding the queue {name!r} to the exchange {binding.exchange!r}"
@@ -80,7 +80,8 @@ class Declarations:
             else:
                 raise entity_error(closed, what) from None
 
-    def _exchange(self, connection: ThreadedConnection, spec: ExchangeSpec, deadline: float) -> None:
+    def exchange(self, connection: ThreadedConnection, spec: ExchangeSpec, deadline: float) -> None:
+        """Declare one exchange. Errors as :meth:`topology`."""
         what = f"declaring the exchange {spec.name!r}"
         try:
             with temporary_channel(connection, deadline) as channel:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from uuid import uuid4
 
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.topology import QueueSpec, Topology
+from message_hub_sync.topology import ExchangeSpec, QueueSpec, Topology
 from message_hub_sync.transport.base import (
     ConnectionState,
     ConnectionStatus,
@@ -57,6 +57,12 @@ class RabbitMQTransport:
         name = present_name(topology.queue)
         self._asking().call(
             lambda connection: self._declarations.topology(connection, topology, name, _sooner(deadline)), deadline
+        )
+
+    def declare_exchange(self, exchange: ExchangeSpec, deadline: float) -> None:
+        """As the seam has it."""
+        self._asking().call(
+            lambda connection: self._declarations.exchange(connection, exchange, _sooner(deadline)), deadline
         )
 
     def declare_queue(self, queue: QueueSpec, deadline: float) -> None:

@@ -43,6 +43,16 @@ def test_a_queue_with_other_arguments_is_adopted_with_one_warning(
     assert bodies(consumer) == [b"1"]
 
 
+def test_an_exchange_is_declared_without_a_queue(client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert client.publish("a.b", exchange="events").code == 404
+    client.transport.declare_exchange(EVENT_EXCHANGE, 0)
+    assert client.publish("a.b", exchange="events").result is Result.CONFIRMED
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            client.transport.declare_exchange(ExchangeSpec("events", durable=False), 0)
+    assert len(caplog.records) == 1
+
+
 def test_declaring_the_same_again_says_nothing(client: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
