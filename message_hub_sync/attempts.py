@@ -14,6 +14,7 @@ from message_hub_sync.errors import (
     MessageHubConnectionError,
     MessageHubDeliveryError,
     MessageHubError,
+    MessageValidationError,
 )
 from message_hub_sync.runtime import threads_note
 from message_hub_sync.text import printable
@@ -35,6 +36,7 @@ class Verdict(Enum):
     REFUSED_CIRCUIT = "circuit open"
     UNAUTHORIZED = "unauthorized"
     MISCONFIGURED = "misconfigured"
+    INVALID = "invalid"
     UNROUTABLE = "unroutable"
     NACKED = "nacked"
     POISONOUS = "poisonous"
@@ -45,6 +47,9 @@ class Verdict(Enum):
 _COUNTED = (Verdict.NOT_SENT, Verdict.NACKED, Verdict.UNKNOWN)
 #: The broker answered, so that a trial has shown what it was to show.
 _ANSWERED = (Verdict.UNROUTABLE, Verdict.POISONOUS, Verdict.UNAUTHORIZED)
+
+#: Of a bulk in which all ended so, the caller gets that error and no list: nothing was sent.
+_ERRORS_OF_THEIR_OWN = {Verdict.NOT_SENT, Verdict.UNAUTHORIZED, Verdict.MISCONFIGURED, Verdict.INVALID}
 
 
 class Attempts:
@@ -83,6 +88,8 @@ class Attempts:
             # An exchange hands on to any number of queues: one that refuses is enough, and the others have it.
             self.unanswered = self.unanswered or self.outgoing.exchange != DEFAULT_EXCHANGE
             self.end(Verdict.NACKED, reason or "the broker refused it (nack)")
+        elif result is Result.INVALID:
+            self.end(Verdict.INVALID, reason)
         elif result is Result.CHANNEL_CLOSED:
             self._channel_closed(reason, code)
         elif result is Result.LOST:
@@ -154,6 +161,8 @@ class Attempts:
             return MessageHubConnectionError(f"{what} was not sent: {reason}")
         if self.verdict is Verdict.UNAUTHORIZED:
             return MessageHubAuthorizationError(f"{what} was refused: {reason}")
+        if self.verdict is Verdict.INVALID:
+            return MessageValidationError(f"{what} was not sent: {reason}")
         if self.verdict is Verdict.MISCONFIGURED:
             return MessageHubConfigurationError(f"{what} was not sent: {reason}")
         if self.verdict is Verdict.UNKNOWN:
@@ -193,7 +202,7 @@ def bulk_error(all_attempts: list[Attempts], refusal: MessageHubCircuitBreakerEr
     verdicts = {attempts.verdict for attempts in all_attempts}
     if refusal is not None and verdicts == {Verdict.REFUSED_CIRCUIT}:
         return refusal
-    if len(verdicts) == 1 and verdicts <= {Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.UNAUTHORIZED}:
+    if len(verdicts) == 1 and verdicts <= _ERRORS_OF_THEIR_OWN:
         return all_attempts[0].error()
     failures = [
         DeliveryFailure(

@@ -115,7 +115,7 @@ class Publisher:
     # --- attempts ---------------------------------------------------------------------------------
 
     def _attempt(self, attempts: Attempts, deadline: float) -> MessageHubError | None:
-        """Publish until there is a verdict. Raises only for an unusable value, or what interrupts the thread.
+        """Publish until there is a verdict. Raises only what interrupts the thread.
 
         :returns: why the transport takes nothing at all, where that was the end of it.
         """
@@ -127,8 +127,8 @@ class Publisher:
                 if attempts.exchange_missing:
                     self._declare_exchange(attempts, deadline)
                 receipt = self._transport.publish(attempts.outgoing, deadline, alone=attempts.alone)
-            except MessageValidationError:
-                raise  # a value that only the transport can judge
+            except MessageValidationError as error:
+                attempts.end(Verdict.INVALID, str(error))  # a value that only the transport can judge
             except MessageHubError as error:
                 attempts.refused(error)
                 return error
@@ -180,8 +180,6 @@ class Publisher:
             part = due[start : start + BULK_SLICE]
             try:
                 receipts = self._transport.publish_many([attempts.outgoing for attempts in part], deadline)
-            except MessageValidationError:
-                raise
             except MessageHubError as error:
                 for attempts in part:
                     attempts.refused(error)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from message_hub_sync.client import MessageHubClient
-from message_hub_sync.errors import MessageHubConnectionError
+from message_hub_sync.errors import MessageHubConnectionError, MessageValidationError
 from message_hub_sync.topology import Topology
 from message_hub_sync.transport.base import ConnectionStatus, Consumer, Delivery, Outgoing, Receipt, Result, Transport
 
@@ -147,9 +147,10 @@ class Seam:
     def _on_one_of_many(self, outgoing: Outgoing, deadline: float) -> Receipt:
         try:
             return self._on_publish(outgoing, deadline)
-        except MessageHubConnectionError as error:
+        except (MessageHubConnectionError, MessageValidationError) as error:
             receipt = Receipt()
-            receipt.settle(Result.NOT_WRITTEN, str(error))
+            invalid = isinstance(error, MessageValidationError)
+            receipt.settle(Result.INVALID if invalid else Result.NOT_WRITTEN, str(error))
             return receipt
 
     def _on_consume(self, topology: Topology, *, prefetch: int, deadline: float) -> Consumer:

@@ -88,6 +88,8 @@ class Result(Enum):
     """Mandatory, and no queue took it."""
     CHANNEL_CLOSED = "channel closed"
     """The broker closed the channel while this was in flight: it, or another one, was poisonous."""
+    INVALID = "invalid"
+    """A value of it cannot be carried: it never left this process, and never will."""
     NOT_WRITTEN = "not written"
     """It never left this process."""
     LOST = "lost"
@@ -220,13 +222,15 @@ class Transport(Protocol):
 
         :param alone: on a channel where nothing else is in flight, to find out which message is poisonous.
         :returns: a receipt, settled when the broker answers or the connection ends.
+        :raises MessageValidationError: a value of it cannot be carried.
         :raises MessageHubConnectionError: nothing was written before the deadline.
         """
 
     def publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:
         """Hand messages to the broker in order, without waiting for answers: a receipt each.
 
-        Those that could not be written before the deadline have the result ``NOT_WRITTEN``.
+        Those that could not be written before the deadline have the result ``NOT_WRITTEN``, and those of which a
+        value cannot be carried ``INVALID``, while the others go their way.
         """
 
     def declare(self, topology: Topology, deadline: float) -> None:

@@ -20,6 +20,7 @@ from message_hub_sync.errors import (
     MessageHubConnectionError,
     MessageHubDeliveryError,
     MessageHubError,
+    MessageValidationError,
 )
 from message_hub_sync.metrics import MESSAGE_LATENCY, ServiceMetrics
 from message_hub_sync.outgoing import outgoing_event, outgoing_message
@@ -327,6 +328,36 @@ def test_only_the_lost_ones_of_a_bulk_are_repeated_and_the_suspects_alone() -> N
     first, lost, suspect, last, alone, again = bench.transport.published
     assert (alone, again) == (suspect, lost)
     assert first is not last
+
+
+@pytest.mark.parametrize("others", [[Result.CONFIRMED], [Result.LOST, MessageValidationError("too large")]])
+def test_what_cannot_be_encoded_is_named_and_no_failure_of_its_destination(others: list[Step]) -> None:
+    bench = Bench((Result.INVALID, "a header is too large", 0), *others, threshold=1)
+
+    with pytest.raises(MessageHubDeliveryError, match="a header is too large") as caught:
+        many(bench, 2)
+
+    assert caught.value.failures[0].outcome == "rejected"
+    assert caught.value.failures[0].reason == "a header is too large"
+    # Written once, so that it may have been accepted; on the next connection it did not fit any more.
+    assert [failure.outcome for failure in caught.value.failures[1:]] == ["unknown"] * (others != [Result.CONFIRMED])
+    assert bench.breakers.states() == {"image-service": "closed"}
+
+
+def test_a_bulk_of_which_nothing_can_be_encoded_is_a_validation_error() -> None:
+    bench = Bench(*[(Result.INVALID, "a header is too large", 0)] * 2)
+
+    with pytest.raises(MessageValidationError, match="a header is too large"):
+        many(bench, 2)
+
+
+def test_a_message_that_is_found_invalid_after_it_was_written_is_unknown() -> None:
+    with pytest.raises(MessageHubDeliveryError) as caught:
+        Bench(Result.LOST, MessageValidationError("too large")).send()
+    assert caught.value.outcome == "unknown"
+
+    with pytest.raises(MessageValidationError, match="too large"):
+        Bench(MessageValidationError("too large")).send()
 
 
 def test_failures_of_a_bulk_are_named() -> None:

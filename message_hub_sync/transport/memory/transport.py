@@ -9,7 +9,12 @@ from queue import Empty, SimpleQueue
 from uuid import uuid4
 
 from message_hub_sync.config import ClientConfig, MemoryAddress
-from message_hub_sync.errors import MessageHubConfigurationError, MessageHubConnectionError, MessageHubError
+from message_hub_sync.errors import (
+    MessageHubConfigurationError,
+    MessageHubConnectionError,
+    MessageHubError,
+    MessageValidationError,
+)
 from message_hub_sync.topology import ExchangeSpec, QueueSpec, Topology
 from message_hub_sync.transport.base import (
     ConnectionState,
@@ -18,6 +23,7 @@ from message_hub_sync.transport.base import (
     Outgoing,
     QueueStats,
     Receipt,
+    Result,
 )
 from message_hub_sync.transport.memory.border import admit
 from message_hub_sync.transport.memory.broker import Adopted, Hub
@@ -146,13 +152,17 @@ class MemoryTransport:
         return receipt
 
     def publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:
-        """See :class:`Transport`. Every message is checked before the first one goes."""
-        messages = [(admit(outgoing), outgoing.mandatory) for outgoing in batch]
+        """See :class:`Transport`."""
         hub = self._publishing or self._open("publish")
         receipts = []
-        for message, mandatory in messages:
+        for outgoing in batch:
             receipt = Receipt()
-            receipt.settle(*hub.publish(message, mandatory))
+            try:
+                message = admit(outgoing)
+            except MessageValidationError as error:
+                receipt.settle(Result.INVALID, str(error))
+            else:
+                receipt.settle(*hub.publish(message, outgoing.mandatory))
             receipts.append(receipt)
         return receipts
 

@@ -80,7 +80,7 @@ class PublishLink:
             try:
                 data = encode_publish(outgoing, channel.number, channel.max_fragment)
             except MessageValidationError as error:
-                receipt.settle(Result.NACKED, str(error))  # the others go their way
+                receipt.settle(Result.INVALID, str(error))  # the others go their way
             else:
                 size += len(data)
                 entries.append((receipt, outgoing, data))
