@@ -26,6 +26,7 @@ __all__ = ["Attempts", "Verdict", "bulk_error", "resolve"]
 
 _ACCESS_REFUSED = 403
 _NOT_FOUND = 404
+_PRECONDITION_FAILED = 406
 
 
 class Verdict(Enum):
@@ -57,7 +58,7 @@ class Attempts:
 
     ``unanswered``: an attempt was written and no answer can come any more, or none that says enough, so that it
     may have been accepted. ``shared_code``: the same of an attempt that ended with a channel it shared with others,
-    and the channel's reason; closing a channel of its own for the same reason shows that it was this one.
+    and the channel's reason.
     ``verdict`` is what the caller is told; ``last``, what the last attempt came to, is what its circuit goes by.
     """
 
@@ -90,8 +91,11 @@ class Attempts:
             self.end(Verdict.NACKED, reason or "the broker refused it (nack)")
         elif result is Result.INVALID:
             self.end(Verdict.INVALID, reason)
-        elif result is Result.CHANNEL_CLOSED:
-            self._channel_closed(reason, code)
+        elif result is Result.CHANNEL_CLOSED and not self.alone:
+            self.alone = True
+            self.shared_code = code
+        elif result in (Result.CHANNEL_CLOSED, Result.REFUSED):
+            self._refused(reason, code)
         elif result is Result.LOST:
             self.unanswered = self.lost_connection = True
             self.reason = reason
@@ -128,14 +132,13 @@ class Attempts:
         self.unanswered = True
         self.end(Verdict.UNKNOWN, "the transport failed in an unexpected way (see the log)")
 
-    def _channel_closed(self, reason: str, code: int) -> None:
-        if not self.alone:
-            self.alone = True
-            self.shared_code = code
-            return
-        if self.shared_code == code:
+    def _refused(self, reason: str, code: int) -> None:
+        # What a 406 complains of is in the message, so that an earlier attempt met the same. Permissions and exchanges
+        # come and go: that attempt may have been accepted before, its channel closed over another one.
+        if self.shared_code == code == _PRECONDITION_FAILED:
             self.shared_code = None
         if code == _NOT_FOUND and self.outgoing.exchange == EVENTS and not self.exchange_declared:
+            self.alone = True
             self.exchange_missing = True
         elif code == _ACCESS_REFUSED:
             self.end(Verdict.UNAUTHORIZED, f"{reason}; the broker's permissions of this user have to allow it")

@@ -129,7 +129,7 @@ class Moves:
         if result is not None:
             move.receipt = None
             move.undeclared = result is Result.RETURNED
-            move.alone = result is Result.CHANNEL_CLOSED
+            move.alone = result in (Result.CHANNEL_CLOSED, Result.REFUSED)
             reason = reason or result.value
         return self._later(move, reason or "no confirm yet")
 

@@ -12,7 +12,7 @@ from collector import Collector
 from faults.judging import judge
 from faults.names import Names, NewClient
 from faults.oracle import Oracle
-from faults.timing import TOLERANCE, eventually, within
+from faults.timing import TOLERANCE, eventually, in_thread, within
 
 from message_hub_sync import MessageHubAuthorizationError, MessageHubConnectionError, MessageHubError
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
@@ -53,6 +53,16 @@ def test_a_user_without_permission_is_told_at_once_and_the_circuit_stays_closed(
         with within(0):
             error = oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id))
         assert isinstance(error, MessageHubAuthorizationError)
+    with within(1), pytest.raises(MessageHubAuthorizationError):
+        client.publish_events([(names.event, {})] * 50)
+
+    def publish_too() -> None:
+        for _ in range(20):
+            error = oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id))
+            assert isinstance(error, MessageHubAuthorizationError), error
+
+    with in_thread(publish_too), in_thread(publish_too), in_thread(publish_too):
+        publish_too()  # together on one channel: none of them was ever let in
     with within(1), pytest.raises(MessageHubAuthorizationError):
         client.subscribe([names.event], lambda event: None)
     health = client.get_health_status()

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from message_hub_sync.attempts import Attempts, Verdict
 from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConfigurationError
 from message_hub_sync.topology import Binding, ExchangeSpec, QueueSpec, Topology, event_subscription, inbox_subscription
-from message_hub_sync.transport.base import ConnectionState
+from message_hub_sync.transport.base import ConnectionState, Result
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -99,6 +100,46 @@ def test_a_publish_that_is_not_allowed_closes_its_channel_with_403(bench: Any) -
     transport = restricted(bench, configure=".*", write="nothing")
     receipt = bench.publish(transport, alone=True)
     assert receipt.code == 403
+
+
+def test_of_many_that_are_not_allowed_each_is_known_to_be_refused(bench: Any) -> None:
+    topology = event_subscription(bench.service, "character.created")
+    bench.transport().declare(topology, bench.within())
+    bench.transport().declare(inbox_subscription(bench.service), bench.within())
+    transport = restricted(bench, configure="", write="^amq.default$")
+    event = bench.message()
+    event.exchange, event.routing_key = "events", "character.created"
+    receipts = transport.publish_many([event] * 50, bench.within())
+    assert {receipt.wait(bench.within()) for receipt in receipts} == {Result.REFUSED}
+    # The broker takes the first one, and the channel ends over the second.
+    receipts = transport.publish_many([bench.message(), event], bench.within())
+    assert receipts[0].wait(bench.within()) is not Result.REFUSED
+    bench.node.ctl("set_permissions", bench.service, "^$", "^$", "^$")
+    transport.interrupt()
+    receipts = transport.publish_many([bench.message()] * 10, bench.within())
+    assert {receipt.wait(bench.within()) for receipt in receipts} == {Result.REFUSED}
+
+
+def test_what_was_accepted_before_its_permission_was_taken_away_is_not_called_refused(bench: Any) -> None:
+    topology = event_subscription(bench.service, "character.created")
+    bench.transport().declare(topology, bench.within())
+    transport = restricted(bench, configure="", write="^events$")
+    event, other = bench.message(), bench.message()
+    event.exchange, event.routing_key, event.mandatory = "events", "character.created", False
+    attempts = Attempts(event)
+
+    first, closing = transport.publish_many([event, other], bench.within())
+    assert closing.wait(bench.within()) is Result.REFUSED
+    attempts.note(first.wait(bench.within()), first.reason, first.code)
+    assert attempts.verdict is None, "it was confirmed before the channel closed"
+    bench.node.ctl("set_permissions", bench.service, "^$", "^$", "^$")
+    second = bench.publish(transport, event, alone=True)
+    attempts.note(second.result, second.reason, second.code)
+
+    name = topology.queue.name
+    assert transport.queue_stats([name], bench.within())[name].depth == 1, "the broker has it"
+    assert second.code == 403
+    assert attempts.verdict is Verdict.UNKNOWN
 
 
 def test_questions_about_queues_are_answered_and_missing_ones_are_none(bench: Any) -> None:

@@ -57,9 +57,18 @@ def test_a_poisonous_message_fails_alone_and_the_others_get_through(bench: Any) 
     assert all(receipt.wait(bench.within()) is Result.CHANNEL_CLOSED for receipt in receipts[25:])
     for outgoing in batch:
         receipt = bench.publish(transport, outgoing, alone=True)
-        expected = Result.CHANNEL_CLOSED if outgoing is poison else Result.CONFIRMED
+        expected = Result.REFUSED if outgoing is poison else Result.CONFIRMED
         assert receipt.result is expected
     bench.confirmed(transport)  # on a fresh shared channel
+
+
+def test_the_only_one_in_flight_is_known_for_the_culprit(bench: Any) -> None:
+    transport = bench.transport()
+    declare_inbox(bench, transport)
+    bench.confirmed(transport)
+    poison = bench.message(user_id="somebody-else")
+    assert (bench.publish(transport, poison).result, bench.publish(transport, poison).code) == (Result.REFUSED, 406)
+    bench.confirmed(transport)
 
 
 def test_publishing_alone_needs_few_channels_and_leaves_none_behind(bench: Any) -> None:

@@ -30,6 +30,9 @@ from message_hub_sync.transport.base import Outgoing, Receipt, Result
 CLOSED_404 = (Result.CHANNEL_CLOSED, "404 NOT_FOUND - no exchange 'events'", 404)
 CLOSED_403 = (Result.CHANNEL_CLOSED, "403 ACCESS_REFUSED", 403)
 CLOSED_406 = (Result.CHANNEL_CLOSED, "406 PRECONDITION_FAILED", 406)
+REFUSED_403, REFUSED_404, REFUSED_406 = (
+    (Result.REFUSED, *closed[1:]) for closed in (CLOSED_403, CLOSED_404, CLOSED_406)
+)
 NO_CONNECTION = MessageHubConnectionError("no connection to the hub in time")
 
 
@@ -97,16 +100,20 @@ def test_a_message_lost_with_its_connection_is_published_again_with_the_same_id(
         ([Result.NACKED], "rejected", "nack"),
         ([(Result.NACKED, "overflow", 0)], "rejected", "overflow"),
         ([None], "unknown", "no confirm came before the deadline"),
-        ([CLOSED_406, CLOSED_406], "rejected", "406 PRECONDITION_FAILED"),
+        ([REFUSED_406], "rejected", "406 PRECONDITION_FAILED"),
+        ([CLOSED_406, REFUSED_406], "rejected", "406 PRECONDITION_FAILED"),
         ([Result.NOT_WRITTEN, Result.NACKED], "rejected", "nack"),
         # Once an attempt was written and not answered, nothing is certain any more.
         ([Result.LOST, Result.RETURNED], "unknown", "has no inbox"),
         ([Result.LOST, Result.NACKED], "unknown", "nack"),
         ([Result.LOST, NO_CONNECTION], "unknown", "no connection"),
         ([Result.LOST, MessageHubAuthorizationError("password changed")], "unknown", "password changed"),
-        ([Result.LOST, CLOSED_403, CLOSED_403], "unknown", "403"),
+        ([Result.LOST, REFUSED_403], "unknown", "403"),
+        # Accepted, and the channel closed over another one; the permission was taken away, the exchange deleted since.
+        ([CLOSED_403, REFUSED_403], "unknown", "403"),
+        ([CLOSED_404, REFUSED_404], "unknown", "404"),
         ([CLOSED_404, Result.RETURNED], "unknown", "has no inbox"),
-        ([CLOSED_404, CLOSED_406], "unknown", "406"),
+        ([CLOSED_404, REFUSED_406], "unknown", "406"),
         ([CLOSED_404, None], "unknown", "no confirm"),
         ([ValueError("a bug")], "unknown", "unexpected"),
     ],
@@ -157,7 +164,7 @@ def test_a_refused_user_is_an_authorization_error() -> None:
         Bench(MessageHubAuthorizationError("the broker refused the user")).send()
     assert "permissions" not in str(caught.value), "a wrong password is no matter of permissions"
     with pytest.raises(MessageHubAuthorizationError, match="permissions"):
-        Bench(CLOSED_403, CLOSED_403).send()
+        Bench(REFUSED_403).send()
 
 
 def test_a_setting_that_does_not_fit_is_a_configuration_error() -> None:
@@ -173,17 +180,19 @@ def test_the_innocent_go_through_alone_after_their_channel_was_closed() -> None:
     assert bench.transport.asked() == ["publish", "alone"]
 
 
-def test_a_missing_event_exchange_is_declared_and_the_event_published_again() -> None:
-    bench = Bench(CLOSED_404, CLOSED_404, Result.CONFIRMED)
+@pytest.mark.parametrize("among_others", [True, False])
+def test_a_missing_event_exchange_is_declared_and_the_event_published_again(among_others: bool) -> None:
+    bench = Bench(*[CLOSED_404] * among_others, REFUSED_404, Result.CONFIRMED)
 
     bench.publish()
 
-    assert bench.transport.asked() == ["publish", "alone", "declare_exchange", "alone"]
-    assert bench.transport.log[2] == ("declare_exchange", "events")
+    found = ["publish", "alone"] if among_others else ["publish"]
+    assert bench.transport.asked() == [*found, "declare_exchange", "alone"]
+    assert bench.transport.log[len(found)] == ("declare_exchange", "events")
 
 
 def test_an_event_exchange_that_stays_away_is_declared_only_once() -> None:
-    bench = Bench(*[CLOSED_404] * 3)
+    bench = Bench(*[REFUSED_404] * 2)
 
     with pytest.raises(MessageHubDeliveryError) as caught:
         bench.publish()
@@ -201,8 +210,9 @@ def test_an_event_exchange_that_stays_away_is_declared_only_once() -> None:
         ([NO_CONNECTION], True),
         ([Result.LOST, NO_CONNECTION], True),
         ([Result.RETURNED], False),
-        ([CLOSED_406, CLOSED_406], False),
-        ([CLOSED_403, CLOSED_403], False),
+        ([REFUSED_406], False),
+        ([REFUSED_403], False),
+        ([CLOSED_403, REFUSED_403], False),
         ([MessageHubAuthorizationError("refused")], False),
         ([MessageHubConfigurationError("contradiction")], False),
     ],
@@ -380,7 +390,7 @@ def test_nacked_events_of_a_bulk_are_unknown() -> None:
 
 
 def test_a_bulk_of_which_nothing_is_permitted_is_an_authorization_error() -> None:
-    bench = Bench(CLOSED_403, CLOSED_403, CLOSED_403, CLOSED_403)
+    bench = Bench(REFUSED_403, REFUSED_403)
 
     with pytest.raises(MessageHubAuthorizationError):
         bench.publisher.publish_many([bench.event(), bench.event()], 1)

@@ -183,8 +183,9 @@ def test_a_missing_retry_queue_is_declared_and_the_move_repeated_at_once() -> No
     assert all(outgoing.mandatory for outgoing in bench.transport.published)
 
 
-def test_a_channel_closed_under_a_move_has_it_repeated_alone() -> None:
-    bench = Bench((Result.CHANNEL_CLOSED, "404", 404))
+@pytest.mark.parametrize("result", [Result.CHANNEL_CLOSED, Result.REFUSED])
+def test_a_channel_closed_under_a_move_has_it_repeated_alone(result: Result) -> None:
+    bench = Bench((result, "404", 404))
     bench.subscribe(fail)
     bench.deliver()
 

@@ -89,12 +89,12 @@ class Hub:
         """Route a message to its queues, and on to whoever waits there."""
         refusal = broker_refusal(message)
         if refusal is not None:
-            return (Result.CHANNEL_CLOSED, refusal, 406)
+            return (Result.REFUSED, refusal, 406)
         now = self.clock.now()
         with self._lock:
             targets = self._route(message.exchange, message.routing_key)
             if targets is None:
-                return (Result.CHANNEL_CLOSED, f"NOT_FOUND - no exchange '{message.exchange}' in vhost '/'", 404)
+                return (Result.REFUSED, f"NOT_FOUND - no exchange '{message.exchange}' in vhost '/'", 404)
             if not targets:
                 return _NO_ROUTE if mandatory else _CONFIRMED
             taken = [self._enqueue(queue, message, now) for queue in targets]

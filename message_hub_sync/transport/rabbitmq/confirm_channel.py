@@ -169,7 +169,7 @@ class ConfirmChannel:
         """The channel is gone: nothing in flight will be answered. The connection's lock is held."""
         self._closed = True
         if isinstance(reason, amqp.ChannelClosedByBroker):
-            self._ledger.fail(Result.CHANNEL_CLOSED, f"{reason.reply_code} {reason.reply_text}", reason.reply_code)
+            self._ledger.closed(f"{reason.reply_code} {reason.reply_text}", reason.reply_code)
         else:
             self._ledger.fail(Result.LOST, describe(reason))
         while self._pending:

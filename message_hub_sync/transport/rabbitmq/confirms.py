@@ -6,6 +6,10 @@ from message_hub_sync.transport.base import Outgoing, Receipt, Result
 
 __all__ = ["ConfirmLedger"]
 
+_ACCESS_REFUSED = 403
+#: What the broker calls the exchange without a name when it speaks of permissions.
+_DEFAULT_EXCHANGE = "amq.default"
+
 
 class ConfirmLedger:
     """Delivery tags in flight on one channel in confirm mode.
@@ -53,6 +57,23 @@ class ConfirmLedger:
             if outgoing.mandatory:
                 self._take_return(outgoing)
             receipt.settle(Result.NACKED, "the broker refused it (basic.nack): a queue is full or not available")
+
+    def closed(self, reason: str, code: int) -> None:
+        """The broker closed the channel over a publish, and does not say which: settle all that is in flight.
+
+        The only one in flight is the culprit. And RabbitMQ looks a permission up once per exchange and channel (that
+        of credentials that expire, again each minute): where it has not answered anything on this channel yet, whoever
+        may not write to an exchange has not written to it before either. Of all others it may have accepted some.
+        """
+        first_ones = self._next_tag - 1 == len(self.in_flight)
+        if len(self.in_flight) > 1 and first_ones and code == _ACCESS_REFUSED:
+            for tag, (receipt, outgoing) in list(self.in_flight.items()):
+                if f"exchange '{outgoing.exchange or _DEFAULT_EXCHANGE}'" in reason:
+                    del self.in_flight[tag]
+                    receipt.settle(Result.REFUSED, reason, code)
+            self.fail(Result.CHANNEL_CLOSED, reason, code)
+        else:
+            self.fail(Result.REFUSED if len(self.in_flight) == 1 else Result.CHANNEL_CLOSED, reason, code)
 
     def fail(self, result: Result, reason: str, code: int = 0) -> None:
         """No more answers will come: settle all that is in flight."""

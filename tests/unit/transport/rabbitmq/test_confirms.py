@@ -131,3 +131,39 @@ def test_a_late_answer_settles_nothing_else() -> None:
     assert result_of(next_one) is None
     ledger.refused(2, False)
     assert result_of(next_one) is Result.NACKED
+
+
+NO_WRITING = "403 ACCESS_REFUSED - access to exchange 'events' in vhost '/' refused for user 'x'"
+
+
+def closed_over(*exchanges: str, answered: bool, code: int = 403, text: str = NO_WRITING) -> list[Result | None]:
+    """What publishes to these exchanges come to when the channel is closed over one of them."""
+    ledger = ConfirmLedger()
+    if answered:
+        ledger.written(Receipt(), outgoing("before"))
+        ledger.acknowledged(1, False)
+    receipts = []
+    for exchange in exchanges:
+        receipts.append(Receipt())
+        ledger.written(receipts[-1], Outgoing(exchange, "character.created", b"{}", Properties()))
+    ledger.closed(text, code)
+    return [result_of(receipt) for receipt in receipts]
+
+
+def test_the_only_one_in_flight_is_the_one_that_closed_the_channel() -> None:
+    for answered in (True, False):
+        assert closed_over("events", answered=answered) == [Result.REFUSED]
+        assert closed_over("", answered=answered, code=406, text="406 invalid expiration") == [Result.REFUSED]
+
+
+def test_who_may_not_write_to_an_exchange_has_never_written_to_it_on_a_channel_without_an_answer() -> None:
+    doubt, refused = Result.CHANNEL_CLOSED, Result.REFUSED
+    assert closed_over("events", "", "events", answered=False) == [refused, doubt, refused]
+    assert closed_over("events", "events", answered=True) == [doubt, doubt]
+    default = NO_WRITING.replace("events", "amq.default")
+    assert closed_over("events", "", answered=False, text=default) == [doubt, refused]
+
+
+def test_an_exchange_may_have_been_there_for_the_first_and_gone_for_the_second() -> None:
+    missing = "404 NOT_FOUND - no exchange 'events' in vhost '/'"
+    assert closed_over("events", "events", answered=False, code=404, text=missing) == [Result.CHANNEL_CLOSED] * 2
