@@ -485,7 +485,8 @@ class MessageHubClient:
         ``connected``: every connection needed so far is open, and the client is not closed. ``subscriptions``:
         their event types. ``circuit_breaker_state``: the worst of all. ``service_name``. ``status``: ``ok``,
         ``idle`` (no connection was needed so far), ``degraded``, ``blocked``, ``disconnected``.
-        ``circuit_breakers``, ``connections``, ``queues``: each by itself. ``last_error``: what ended a connection
+        ``circuit_breakers``, ``connections``, ``queues``: each by itself, a queue with the ``error`` for which failed
+        messages cannot leave it. ``last_error``: what ended a connection
         last, or, while one is not open, why it cannot be made; what the broker refuses a single call is told to
         its caller alone. ``last_error_at``: when, ISO 8601 in UTC.
         """

@@ -28,8 +28,13 @@ def health_status(
     connections = list(transport.status())
     known = subscriptions.known()
     circuits = breakers.states()
+    errors = {consumer.queue: consumer.error for consumer in subscriptions.consumers()}
     queues = {
-        queue: {"active": subscription.active, "event_types": list(subscription.event_types)}
+        queue: {
+            "active": subscription.active,
+            "event_types": list(subscription.event_types),
+            "error": errors.get(queue),
+        }
         for subscription in known
         for queue in subscription.queues
     }
@@ -41,7 +46,7 @@ def health_status(
         "connected": connected,
         "subscriptions": list(dict.fromkeys(name for one in known for name in one.event_types)),
         "circuit_breaker_state": breakers.worst(),
-        "status": _status(connections, circuits, [subscription.active for subscription in known], connected),
+        "status": _status(connections, circuits, all(subscription.active for subscription in known), errors, connected),
         "circuit_breakers": circuits,
         "connections": [
             {
@@ -64,14 +69,18 @@ def _time(seconds: float | None) -> str | None:
 
 
 def _status(
-    connections: Sequence[ConnectionStatus], circuits: dict[str, str], active: Sequence[bool], connected: bool
+    connections: Sequence[ConnectionStatus],
+    circuits: dict[str, str],
+    active: bool,
+    errors: dict[str, str | None],
+    connected: bool,
 ) -> str:
     """One word; ``degraded``: a circuit or a queue is not as it should be; ``idle``: nothing was needed so far."""
     if not connected:
         return "disconnected"
     if any(connection.state is ConnectionState.BLOCKED for connection in connections):
         return "blocked"
-    if any(state != "closed" for state in circuits.values()) or not all(active):
+    if any(state != "closed" for state in circuits.values()) or not active or any(errors.values()):
         return "degraded"
     return "ok" if connections else "idle"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from message_hub_sync.envelope import Properties
 from message_hub_sync.errors import MessageHubError, MessageValidationError
 from message_hub_sync.text import printable
 from message_hub_sync.topology import DEFAULT_EXCHANGE, QueueSpec
-from message_hub_sync.transport.base import Delivery, Outgoing, Receipt, Result, Transport
+from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, Receipt, Result, Transport
 
 __all__ = ["Moves"]
 
@@ -46,19 +47,35 @@ class _Move:
     due: float = 0.0
     pause: float = FIRST_PAUSE
     complained: bool = False
+    #: Why it is stuck: not before it failed twice, or its queue cannot be declared.
+    stuck: str = ""
+
+
+@dataclass(slots=True)
+class _Barred:
+    """A queue that cannot be declared: nothing is moved there before ``due``."""
+
+    why: str
+    due: float
+    pause: float
 
 
 class Moves:
     """The moves of one worker that are not confirmed yet.
 
-    Mutable, without a lock: all of it belongs to the worker's thread. What cannot be moved now stays
-    unacknowledged and is tried again later; a move whose answer is still out is waited for, not repeated, so
-    that a slow broker does not get it twice.
+    Mutable, without a lock: all of it belongs to the worker's thread, save that :meth:`stuck` copies ``_pending``.
+    What cannot be moved now stays unacknowledged and is tried again later; a move whose answer is still out is
+    waited for, not repeated, so that a slow broker does not get it twice. A queue that cannot be declared has one
+    backoff for all that waits for it (``_barred``): to be refused, or not to be answered, takes up to 5 s each time.
+    ``_declared``: the queues declared in the present round.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, consumer: Consumer) -> None:
         self._transport = transport
+        self._consumer = consumer
         self._pending: list[_Move] = []
+        self._barred: dict[str, _Barred] = {}
+        self._declared: set[str] = set()
 
     def add(
         self,
@@ -74,6 +91,7 @@ class Moves:
         :param otherwise: asked where to, when AMQP cannot carry ``properties`` and never will.
         """
         move = _Move(delivery, queue, _outgoing(delivery, queue, properties), done, otherwise)
+        self._declared.clear()
         # While others are stuck the road is blocked: this one is sent, but nobody waits for it.
         patience = 0.0 if self._pending else PATIENCE
         if not self._advance(move, patience):
@@ -95,12 +113,24 @@ class Moves:
         return remaining(min(move.due for move in self._pending))
 
     def advance(self) -> None:
-        """Carry on with those that are due."""
+        """Carry on with those that are due; those that can no longer be settled come again, and are forgotten."""
         now = time.monotonic()
-        self._pending = [move for move in self._pending if move.due > now or not self._advance(move, 0.0)]
+        self._declared.clear()
+        self._pending = [
+            move
+            for move in self._pending
+            if self._consumer.holds(move.delivery) and (move.due > now or not self._advance(move, 0.0))
+        ]
+
+    def stuck(self) -> dict[tuple[str, str], int]:
+        """How many messages cannot be moved, by where to and why. From any thread."""
+        return Counter((move.queue.name, move.stuck) for move in list(self._pending) if move.stuck)
 
     def _advance(self, move: _Move, patience: float) -> bool:
         """One step; whether the move is complete."""
+        barred = self._bar(move.queue)
+        if barred is not None:
+            return self._later(move, barred.why, barred.due)
         try:
             try:
                 result = self._attempt(move, patience)
@@ -115,11 +145,13 @@ class Moves:
                 move.receipt, move.undeclared = None, True
                 result = self._attempt(move, patience)
         except MessageHubError as error:
-            return self._later(move, str(error))
+            barred = self._bar(move.queue)
+            return self._later(move, str(error), 0.0 if barred is None else barred.due)
         except Exception:
             logger.exception("the transport failed in an unexpected way")
             return self._later(move, "the transport failed in an unexpected way")
         if result is Result.CONFIRMED:
+            self._barred.pop(move.queue.name, None)
             try:
                 move.done()
             except Exception:
@@ -136,7 +168,7 @@ class Moves:
     def _attempt(self, move: _Move, patience: float) -> Result | None:
         now = time.monotonic()
         if move.undeclared:
-            self._transport.declare_queue(move.queue, now + DECLARE_TIMEOUT)
+            self._declare(move.queue)
             move.undeclared = False
             now = time.monotonic()
         if move.receipt is None:
@@ -144,9 +176,32 @@ class Moves:
             move.receipt = self._transport.publish(move.outgoing, now + patience_to_write, alone=move.alone)
         return move.receipt.wait(now + patience)
 
-    def _later(self, move: _Move, why: str) -> bool:
-        move.due = time.monotonic() + move.pause
-        move.pause = min(2 * move.pause, LONGEST_PAUSE)
+    def _declare(self, queue: QueueSpec) -> None:
+        """Make the queue exist, once for all that wait for it; bar it where that fails."""
+        if queue.name in self._declared:
+            return
+        began = time.monotonic()
+        try:
+            self._transport.declare_queue(queue, began + DECLARE_TIMEOUT)
+        except MessageHubError as error:
+            earlier = self._barred.get(queue.name)
+            now = time.monotonic()
+            # Where nobody answers, half of the time at least is for other messages.
+            pause = max(now - began, FIRST_PAUSE if earlier is None else min(2 * earlier.pause, LONGEST_PAUSE))
+            self._barred[queue.name] = _Barred(str(error), now + pause, pause)
+            raise
+        self._declared.add(queue.name)
+        self._barred.pop(queue.name, None)
+
+    def _bar(self, queue: QueueSpec) -> _Barred | None:
+        barred = self._barred.get(queue.name)
+        return barred if barred is not None and barred.due > time.monotonic() else None
+
+    def _later(self, move: _Move, why: str, due: float = 0.0) -> bool:
+        """Have it tried again after its own pause; at ``due`` where its queue is barred until then."""
+        move.stuck = why if due or move.complained else ""
+        move.due = due or time.monotonic() + move.pause
+        move.pause = move.pause if due else min(2 * move.pause, LONGEST_PAUSE)
         with contextlib.suppress(Exception):  # a logging handler may raise; the move is tried again all the same
             logger.log(
                 # Once per message: a broker that is down must not be told of once per attempt.

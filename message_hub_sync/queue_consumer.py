@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -77,7 +78,7 @@ class QueueConsumer:
     Mutable: ``_handlers``, replaced as a whole by the registry that owns this under *its* lock, so that workers
     read it without; guarded by ``_lock``: the opening (done once, awaited by whoever else starts this) and the
     ``consumer`` it led to, the threads, the workers that still run, and whether they are to stop. ``_taken`` holds
-    the delivery that each worker took last; each writes its own.
+    the delivery that each worker took last, ``_moves`` what each cannot move yet; each writes its own.
     """
 
     def __init__(self, source: Source, options: Options, surroundings: Surroundings, *, first: bool = True) -> None:
@@ -103,6 +104,7 @@ class QueueConsumer:
         self._threads: list[threading.Thread] = []
         self._workers: list[threading.Thread] = []
         self._taken: dict[threading.Thread, Delivery] = {}
+        self._moves: list[Moves] = []
         self._stopping = False
         self._stop_deadline = 0.0
         self._afterwards: list[Callable[[], None]] = []
@@ -133,6 +135,15 @@ class QueueConsumer:
         """Whether deliveries arrive and a worker takes them."""
         consumer = self.consumer
         return consumer is not None and consumer.active and bool(self._workers) and not self._stopping
+
+    @property
+    def error(self) -> str | None:
+        """Why failed messages stay where they are and take up the prefetch; ``None``: none does."""
+        stuck = sum((Counter(moves.stuck()) for moves in list(self._moves)), Counter[tuple[str, str]]())
+        if not stuck:
+            return None
+        ((queue, why), count), *_ = stuck.most_common(1)
+        return f"{count} message{'s' * (count > 1)} cannot be moved to {queue}: {printable(why, 500)}"
 
     @property
     def is_current_thread(self) -> bool:
@@ -258,7 +269,8 @@ class QueueConsumer:
     # --- the workers ------------------------------------------------------------------------------
 
     def _work(self, consumer: Consumer) -> None:
-        moves = Moves(self._surroundings.transport)
+        moves = Moves(self._surroundings.transport, consumer)
+        self._moves.append(moves)
         me = threading.current_thread()
         try:
             while not self._stopping:

@@ -93,13 +93,17 @@ class ScriptedTransport:
 
 
 class ScriptedConsumer:
-    """A queue into which the test puts deliveries by hand; remembers what was settled."""
+    """A queue into which the test puts deliveries by hand; remembers what was settled.
+
+    ``lost``: delivery tags of a channel that is gone.
+    """
 
     def __init__(self, queue: str) -> None:
         self._queue = queue
         self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
         self.settled: list[int] = []
         self.closed = False
+        self.lost: set[int] = set()
 
     @property
     def deliveries(self) -> SimpleQueue[Delivery | None]:
@@ -117,6 +121,9 @@ class ScriptedConsumer:
         self.settled.append(delivery.delivery_tag)
 
     def release(self, delivery: Delivery) -> None: ...
+
+    def holds(self, delivery: Delivery) -> bool:
+        return delivery.delivery_tag not in self.lost
 
     def flush(self) -> None: ...
 

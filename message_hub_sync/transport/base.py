@@ -199,6 +199,9 @@ class Consumer(Protocol):
     def release(self, delivery: Delivery) -> None:
         """Give it back to the queue, to be delivered again. A stale delivery is ignored."""
 
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether it can still be settled. A stale one is, or will be, delivered again."""
+
     def flush(self) -> None:
         """Send the acknowledgements that wait."""
 

@@ -12,6 +12,7 @@ from collector import Collector
 from contract.conftest import Hub
 
 from message_hub_sync import Event, Message, MessageHubRejectError, MessageHubRetryError, RetryPolicy
+from message_hub_sync.topology import QueueSpec, Topology
 
 TWICE = RetryPolicy(attempts=2, delays=(1,))
 
@@ -228,3 +229,22 @@ def test_a_handler_without_annotation_that_expects_a_dict_is_told_so(
 
     hub.take(f"{hub.name('campaign')}.quest.started.dead")
     assert "annotate event: dict or event: Event" in caplog.text
+
+
+def test_a_delivery_is_held_until_its_connection_ends_and_then_comes_again(hub: Hub) -> None:
+    queue = hub.name("image") + ".messages"
+    deadline = time.monotonic() + 10
+    consumer = hub.raw().consume(Topology(QueueSpec(queue)), prefetch=1, deadline=deadline)
+    hub.remove(queue)
+    hub.put(queue, b"{}")
+    first = consumer.deliveries.get(timeout=5)
+    assert first is not None
+    assert consumer.holds(first)
+
+    hub.raw().interrupt()
+
+    second = consumer.deliveries.get(timeout=5)
+    assert second is not None
+    assert (consumer.holds(first), consumer.holds(second), second.redelivered) == (False, True, True)
+    consumer.settle(second)
+    consumer.close(deadline)

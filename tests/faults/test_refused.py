@@ -12,9 +12,10 @@ from collector import Collector
 from faults.judging import judge
 from faults.names import Names, NewClient
 from faults.oracle import Oracle
+from faults.test_handlers import dead_letters
 from faults.timing import TOLERANCE, eventually, in_thread, within
 
-from message_hub_sync import MessageHubAuthorizationError, MessageHubConnectionError, MessageHubError
+from message_hub_sync import MessageHubAuthorizationError, MessageHubConnectionError, MessageHubError, RetryPolicy
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
 
 SECRET = "a-secret-nobody-may-read"
@@ -107,6 +108,42 @@ def test_permissions_taken_away_while_running_and_given_back(
     eventually(lambda: subscription.active and publish() is None, 10)
     judge(oracle)
     assert SECRET not in caplog.text
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.row(20)
+def test_a_consumer_that_may_not_make_its_dead_letter_queue_says_so_and_goes_on_once_it_may(
+    node: RabbitMQNode, oracle: Oracle, new_client: NewClient, names: Names, user: str
+) -> None:
+    node.ctl("set_permissions", user, f"^(events|{names.event_queue})$", ".*", ".*")
+    client = new_client(names.service, url_of(node, user), retry=RetryPolicy.none())
+
+    def handler(event: dict[str, int], envelope: object) -> None:
+        if event["n"] < 10:
+            raise ValueError("always")
+        oracle.ledger.handled(envelope.id)  # type: ignore[attr-defined]
+
+    client.subscribe([names.event], handler)
+    refused = node.log().count("access_refused")
+    for n in range(10):
+        client.publish_event(names.event, {"n": n})
+    for n in range(10, 20):
+        assert oracle.ledger.call(lambda id, n=n: client.publish_event(names.event, {"n": n}, message_id=id)) is None
+    judge(oracle)
+
+    def error() -> str:
+        return client.get_health_status()["queues"][names.event_queue]["error"] or ""
+
+    eventually(lambda: error().startswith("10 messages cannot be moved"), 5)
+    assert f"declaring the queue '{names.event_queue}.dead'" in error()
+    assert client.get_health_status()["status"] == "degraded"
+    # Two lines of the log for each attempt: may it declare, does it exist.
+    assert node.log().count("access_refused") - refused <= 12, "each message has it refused for itself"
+
+    node.ctl("set_permissions", user, ".*", ".*", ".*")
+    node.ctl("close_all_connections", "permissions are remembered")
+    assert len(dead_letters(node, names.event_queue, 10, timeout=20)) == 10
+    eventually(lambda: client.get_health_status()["status"] == "ok", 5)
 
 
 @pytest.mark.rabbitmq

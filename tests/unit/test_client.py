@@ -254,7 +254,7 @@ def test_a_forked_child_begins_anew_and_its_subscriptions_are_inactive_until_sta
             held.enter_context(holder._lock)
         answer = in_a_child(child)
 
-    inactive = {"image-service.quest.started": {"active": False, "event_types": ["quest.started"]}}
+    inactive = {"image-service.quest.started": {"active": False, "event_types": ["quest.started"], "error": None}}
     assert answer == ["degraded", ["quest.started"], inactive, True, True, True]
     client.publish_event("quest.started", {"n": 2})
     collected.wait()

@@ -7,15 +7,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from collector import Collector
 from scripted_transport import ScriptedConsumer, ScriptedTransport, Step
 
 from message_hub_sync import runtime
-from message_hub_sync.config import ClientConfig, MemoryAddress
+from message_hub_sync.circuit_breaker import CircuitBreakers
+from message_hub_sync.config import CircuitBreakerConfig, ClientConfig, MemoryAddress
 from message_hub_sync.envelope import Properties
 from message_hub_sync.errors import (
+    MessageHubAuthorizationError,
     MessageHubConnectionError,
     MessageHubError,
     MessageHubRejectError,
@@ -23,6 +26,7 @@ from message_hub_sync.errors import (
     MessageValidationError,
 )
 from message_hub_sync.handlers import handler_for
+from message_hub_sync.health import health_status
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.moving import FIRST_PAUSE
 from message_hub_sync.publisher import Publisher
@@ -30,8 +34,8 @@ from message_hub_sync.queue_consumer import Options, QueueConsumer, Surroundings
 from message_hub_sync.request_reply import Replies, Requests
 from message_hub_sync.retry import RetryPolicy
 from message_hub_sync.subscription import Subscription, Subscriptions, event_sources, inbox_sources
-from message_hub_sync.topology import Topology
-from message_hub_sync.transport.base import Delivery, Result
+from message_hub_sync.topology import QueueSpec, Topology
+from message_hub_sync.transport.base import Delivery, Outgoing, Receipt, Result
 
 ID = "4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e2000{}"
 
@@ -225,6 +229,75 @@ def test_a_move_that_cannot_be_encoded_even_so_is_tried_again_later() -> None:
     assert bench.transport.settled.wait() == [tag]
 
     assert len(bench.transport.published) == 4
+
+
+def test_a_move_whose_channel_has_gone_is_not_repeated_for_its_message_comes_again() -> None:
+    bench = Bench(Result.NACKED, Result.NACKED)
+    bench.subscribe(fail)
+    gone, stays = bench.deliver(), bench.deliver()
+    eventually(lambda: len(bench.transport.published) == 2)
+
+    bench.transport.consumers[-1].lost.add(gone)
+
+    assert bench.transport.settled.wait(timeout=3 * FIRST_PAUSE) == [stays]
+    time.sleep(FIRST_PAUSE)
+    assert [outgoing.properties.message_id for outgoing in bench.transport.published[2:]] == [ID.format(stays)]
+
+
+class Undeclarable(Bench):
+    """Nothing can be moved until somebody grants the permission to declare where to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.granted = False
+        self.there: set[str] = set()
+        self.declared: list[float] = []
+        self.transport.declare_queue = self._declare_queue  # type: ignore[method-assign]
+        self.transport.publish = self._publish  # type: ignore[method-assign]
+
+    def _declare_queue(self, queue: QueueSpec, deadline: float) -> None:
+        self.declared.append(time.monotonic())
+        if not self.granted:
+            raise MessageHubAuthorizationError(f"declaring the queue {queue.name!r}: 403")
+        self.there.add(queue.name)
+
+    def _publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
+        receipt = Receipt()
+        receipt.settle(Result.CONFIRMED if outgoing.routing_key in self.there else Result.RETURNED)
+        return receipt
+
+
+def test_a_queue_that_cannot_be_declared_is_tried_ever_more_rarely_however_many_messages_wait_for_it() -> None:
+    bench = Undeclarable()
+    subscription = bench.subscribe(fail)
+    tags = [bench.deliver(message_id=str(uuid4())) for _ in range(20)]
+    eventually(lambda: len(bench.declared) == 3)
+    assert bench.declared[1] - bench.declared[0] >= FIRST_PAUSE
+    assert bench.declared[2] - bench.declared[1] >= 2 * FIRST_PAUSE
+
+    health = health_status("me", bench.transport, _breakers(), bench.subscriptions, closed=False)
+    (queue,) = subscription.queues
+    assert health["queues"][queue]["error"] == (
+        f"20 messages cannot be moved to {queue}.retry.1000: declaring the queue '{queue}.retry.1000': 403"
+    )
+    assert health["status"] == "degraded"
+
+    bench.granted = True
+    assert bench.transport.settled.wait(20) == tags
+    assert len(bench.declared) == 4, "once for all of them"
+    health = health_status("me", bench.transport, _breakers(), bench.subscriptions, closed=False)
+    assert health["queues"][queue]["error"] is None
+
+
+def _breakers() -> CircuitBreakers:
+    return CircuitBreakers(CircuitBreakerConfig(), "me")
+
+
+def eventually(condition: Callable[[], bool], timeout: float = 5) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_others_are_handled_while_moves_are_stuck_and_the_log_names_each_once(

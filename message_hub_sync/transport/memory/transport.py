@@ -279,6 +279,11 @@ class MemoryConsumer:
         if subscription is not None and delivery.origin is subscription[1]:
             subscription[0].give_back(subscription[1], delivery.delivery_tag)
 
+    def holds(self, delivery: Delivery) -> bool:
+        """See :class:`Consumer`."""
+        subscription = self._subscription
+        return subscription is not None and delivery.origin is subscription[1]
+
     def flush(self) -> None:
         """See :class:`Consumer`. Nothing waits here."""
 

@@ -101,6 +101,10 @@ class RabbitMQConsumer:
             if not intake.closed and intake.settlements.given_back(delivery.delivery_tag):
                 intake.connection.write(encode_reject(intake.number, delivery.delivery_tag))
 
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether its channel is open."""
+        return isinstance(delivery.origin, Intake) and not delivery.origin.closed
+
     def flush(self) -> None:
         """Say what waits."""
         intake = self._intake
