@@ -42,6 +42,7 @@ class CircuitBreakers:
     :param service: whose calls these are, for the log: one process may have several clients.
     :param on_change: called with key and new state at every change, in the order of the changes and never
         under the lock. It must be quick; what it raises is logged.
+    :param on_new: called with the key of each new circuit, as long as none had to be dropped. Like ``on_change``.
     :param clock: seconds that only ever grow. The wall clock is not read.
 
     Safe from any thread. A forked child makes a new one, since the lock may have been held at the fork.
@@ -53,11 +54,13 @@ class CircuitBreakers:
         service: str,
         *,
         on_change: Callable[[str, str], None] | None = None,
+        on_new: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._service = service
         self._on_change = on_change
+        self._on_new = on_new
         self._clock = clock
         self._lock = threading.Lock()
         # Guarded by _lock, with the circuits' own fields; only admit's closed path reads without it.
@@ -79,7 +82,10 @@ class CircuitBreakers:
             circuit.used = self._clock()
             return Admission(self, circuit, self._restorations, False)
         with self._lock:
+            new = circuit is None and key not in self._circuits and len(self._circuits) < MAX_CIRCUITS
             admission = self._decide(key)
+        if new and self._on_new is not None:
+            self._heard(self._on_new, key)
         self._tell()
         return admission
 
@@ -91,6 +97,15 @@ class CircuitBreakers:
                 if circuit.state == STATE_OPEN and circuit.opened_by_connection:
                     circuit.breaker.half_open()
         self._tell()
+
+    def close(self) -> None:
+        """The client ends, and its circuits with it: ``on_change`` hears that they are closed, and then no more."""
+        with self._telling:
+            listener, self._on_change = self._on_change, None
+            if listener is not None:
+                for key, state in self.states().items():
+                    if state != STATE_CLOSED:
+                        self._heard(listener, key, STATE_CLOSED)
 
     def states(self) -> dict[str, str]:
         """Each circuit's state: ``closed``, ``open`` (until a trial is admitted) or ``half-open``."""
@@ -163,10 +178,14 @@ class CircuitBreakers:
                 with contextlib.suppress(Exception):  # a logging handler may raise; the call has its own outcome
                     logger.log(level, "%s: the circuit of %s is %s", self._service, key, state)
                 if self._on_change is not None:
-                    try:
-                        self._on_change(key, state)
-                    except Exception:
-                        logger.exception("the listener to circuit changes failed")
+                    self._heard(self._on_change, key, state)
+
+    @staticmethod
+    def _heard(listener: Callable[..., None], *news: str) -> None:
+        try:
+            listener(*news)
+        except Exception:
+            logger.exception("the listener to circuit changes failed")
 
 
 class Admission:

@@ -89,6 +89,10 @@ class ServiceMetrics:
         """One message that was sent, published or received, and how long that took."""
         (self._succeeded if ok else self._failed)[kind](seconds)
 
+    def circuit_made(self, destination: str) -> None:
+        """There is a circuit of ``destination`` now: it shows, closed where nobody else has said otherwise."""
+        _CIRCUIT_STATE.labels(self._service, destination)
+
     def circuit_state(self, destination: str, state: str) -> None:
         """The circuit of ``destination`` is ``closed``, ``half-open`` or ``open`` now."""
         _CIRCUIT_STATE.labels(self._service, destination).set(_STATES[state])
@@ -212,6 +216,8 @@ def _renew_locks() -> None:
             for holder in (child, *values):
                 if hasattr(holder, "_lock"):
                     holder._lock = threading.RLock()
+    for child in getattr(_CIRCUIT_STATE, "_metrics", {}).values():
+        child.set(0)  # circuits stay with the parent
 
 
 if hasattr(os, "register_at_fork"):

@@ -35,7 +35,12 @@ class Session:
     def __init__(self, config: ClientConfig, retry: RetryPolicy, inherited: Sequence[Subscription] = ()) -> None:
         self.config = config
         metrics = ServiceMetrics(config.service_name)
-        self.breakers = CircuitBreakers(config.circuit_breaker, config.service_name, on_change=metrics.circuit_state)
+        self.breakers = CircuitBreakers(
+            config.circuit_breaker,
+            config.service_name,
+            on_change=metrics.circuit_state,
+            on_new=metrics.circuit_made,
+        )
         self.transport = _transport(config)
         self._connected = False
         self.transport.on_connected(self._note_connection)
@@ -109,6 +114,7 @@ class Session:
             # Each step is taken, whatever the one before it raised; the last one named here is the first.
             with contextlib.ExitStack() as steps:
                 steps.callback(self.closed.set)
+                steps.callback(self.breakers.close)
                 steps.callback(self.transport.close, deadline)
                 steps.callback(self.requests.close, deadline)
                 steps.callback(self.publisher.await_confirms, deadline)

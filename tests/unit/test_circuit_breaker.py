@@ -472,3 +472,34 @@ def test_a_logging_handler_that_raises_takes_no_callers_outcome_away(breakers: C
         ours.removeHandler(mailing)
 
     assert breakers.states() == {KEY: "open"}
+
+
+def test_a_listener_is_told_of_new_circuits_and_at_the_end_that_none_is_open_any_more(clock: Clock) -> None:
+    told: list[tuple[str, str]] = []
+    made: list[str] = []
+    breakers = CircuitBreakers(
+        CONFIG, SERVICE, on_change=lambda *change: told.append(change), on_new=made.append, clock=clock
+    )
+    trip(breakers)
+    for _ in range(2):
+        breakers.admit("well").succeeded()
+    late = breakers.admit("late")
+
+    breakers.close()
+
+    assert made == [KEY, "well", "late"]
+    assert told == [(KEY, "open"), (KEY, "closed")]
+    late.failed()
+    for _ in range(CONFIG.failure_threshold - 1):
+        breakers.admit("late").failed()
+    breakers.close()
+    assert told == [(KEY, "open"), (KEY, "closed")], "nobody is told of what ends with its client"
+    assert breakers.states()[KEY] == "open"
+
+
+def test_new_circuits_are_told_of_only_while_none_had_to_be_dropped(clock: Clock) -> None:
+    made: list[str] = []
+    breakers = CircuitBreakers(CONFIG, SERVICE, on_new=made.append, clock=clock)
+    for number in range(MAX_CIRCUITS + 10):
+        breakers.admit(f"service-{number}").succeeded()
+    assert len(made) == MAX_CIRCUITS

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
+from message_hub_sync import CircuitBreakerConfig, MessageHubClient, MessageHubDeliveryError
 from message_hub_sync.metrics import MESSAGE_COUNTER, MESSAGE_LATENCY, ServiceMetrics
 
 #: What a library with the same metrics does at its import: the default registry, names, labels, buckets.
@@ -96,6 +97,34 @@ def test_a_latency_is_observed_as_prometheus_client_does() -> None:
         theirs.observe(seconds)
     assert [bucket.get() for bucket in ours._buckets] == [bucket.get() for bucket in theirs._buckets]
     assert ours._sum.get() == theirs._sum.get()
+
+
+def test_a_circuit_shows_from_its_first_call_on_and_is_open_no_longer_than_its_client() -> None:
+    labels = {"service": "gauge-service", "destination": "nobody-at-all"}
+    name = "message_hub_circuit_breaker_state"
+    with MessageHubClient("gauge-service", "memory://gauges", circuit_breaker_config=CircuitBreakerConfig(1)) as client:
+        with pytest.raises(MessageHubDeliveryError):
+            client.send_message("nobody-at-all", {})
+        assert value(name, **labels) == 0
+        breakers = client._lifecycle.session().breakers
+        breakers.admit("nobody-at-all").failed()
+        assert value(name, **labels) == 2
+    assert value(name, **labels) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_child_has_none_of_its_parents_open_circuits() -> None:
+    run(
+        OURS,
+        """
+        ServiceMetrics("s").circuit_state("d", "open")
+        child = os.fork()
+        if not child:
+            os._exit(int(value("message_hub_circuit_breaker_state", service="s", destination="d")))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert value("message_hub_circuit_breaker_state", service="s", destination="d") == 2
+        """,
+    )
 
 
 def test_the_state_of_a_circuit_is_a_number_that_grows_with_the_harm() -> None:
