@@ -7,7 +7,6 @@ it is never asked about time.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -27,13 +26,14 @@ from pybreaker import (
 
 from message_hub_sync.config import CircuitBreakerConfig
 from message_hub_sync.errors import MessageHubCircuitBreakerError
+from message_hub_sync.log import Log
 
 __all__ = ["MAX_CIRCUITS", "Admission", "CircuitBreakers"]
 
 #: Above so many, circuits that are closed and without a failure are dropped, the longest idle first.
 MAX_CIRCUITS = 1_000
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 
 class CircuitBreakers:
@@ -175,8 +175,7 @@ class CircuitBreakers:
             while self._changes:
                 key, state = self._changes.popleft()
                 level = logging.WARNING if state == STATE_OPEN else logging.INFO
-                with contextlib.suppress(Exception):  # a logging handler may raise; the call has its own outcome
-                    logger.log(level, "%s: the circuit of %s is %s", self._service, key, state)
+                logger.log(level, "%s: the circuit of %s is %s", self._service, key, state)
                 if self._on_change is not None:
                     self._heard(self._on_change, key, state)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
 import time
@@ -12,13 +11,14 @@ from weakref import WeakSet
 
 from message_hub_sync import ids
 from message_hub_sync.config import ClientConfig
+from message_hub_sync.log import Log
 from message_hub_sync.retry import RetryPolicy
 from message_hub_sync.session import Session, prepare
 from message_hub_sync.subscription import Subscription, Subscriptions
 
 __all__ = ["Lifecycle"]
 
-logger = logging.getLogger("message_hub_sync.client")
+logger = Log("message_hub_sync.client")
 
 
 class Lifecycle:

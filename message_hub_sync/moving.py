@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -12,13 +11,14 @@ from dataclasses import dataclass
 from message_hub_sync.deadlines import remaining
 from message_hub_sync.envelope import Properties
 from message_hub_sync.errors import MessageHubError, MessageValidationError
+from message_hub_sync.log import Log
 from message_hub_sync.text import printable
 from message_hub_sync.topology import DEFAULT_EXCHANGE, QueueSpec
 from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, Receipt, Result, Transport
 
 __all__ = ["Moves"]
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 #: Seconds a worker gives to one move before it turns to its next message. A confirm takes milliseconds.
 PATIENCE = 0.25
@@ -202,16 +202,15 @@ class Moves:
         move.stuck = why if due or move.complained else ""
         move.due = due or time.monotonic() + move.pause
         move.pause = move.pause if due else min(2 * move.pause, LONGEST_PAUSE)
-        with contextlib.suppress(Exception):  # a logging handler may raise; the move is tried again all the same
-            logger.log(
-                # Once per message: a broker that is down must not be told of once per attempt.
-                logging.DEBUG if move.complained else logging.WARNING,
-                "message %s of %s could not be moved to %s yet and stays where it is: %s",
-                printable(move.outgoing.properties.message_id or "without an id"),
-                move.delivery.queue,
-                move.queue.name,
-                why,
-            )
+        logger.log(
+            # Once per message: a broker that is down must not be told of once per attempt.
+            logging.DEBUG if move.complained else logging.WARNING,
+            "message %s of %s could not be moved to %s yet and stays where it is: %s",
+            printable(move.outgoing.properties.message_id or "without an id"),
+            move.delivery.queue,
+            move.queue.name,
+            why,
+        )
         move.complained = True
         return False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -13,6 +12,7 @@ from message_hub_sync.deduplication import DeduplicationStore
 from message_hub_sync.envelope import InvalidMessage, Properties
 from message_hub_sync.errors import MessageHubRejectError, MessageHubRetryError, MessageValidationError
 from message_hub_sync.handlers import Handler, Kind, Received
+from message_hub_sync.log import Log
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.moving import Moves
 from message_hub_sync.request_reply import Replies, Requests
@@ -35,7 +35,7 @@ from message_hub_sync.transport.base import Consumer, Delivery
 
 __all__ = ["Processing"]
 
-logger = logging.getLogger("message_hub_sync.subscription")
+logger = Log("message_hub_sync.subscription")
 
 
 class Processing:
@@ -138,8 +138,7 @@ class Processing:
         attempt = attempts_made(work.delivery.properties.headers) + 1
         if isinstance(error, InvalidMessage):
             # Its bytes come from anywhere: one line, without its control characters, and no traceback.
-            _log(
-                logging.ERROR,
+            logger.error(
                 "message %s in %s is not handled but %s: %s",
                 printable(received.message_id or "without an id"),
                 work.delivery.queue,
@@ -174,7 +173,7 @@ class Processing:
         self, work: _Work, error: BaseException, handler: Handler | None, level: int, outcome: str
     ) -> None:
         hint = None if handler is None else handler.hint(error)
-        _log(
+        logger.log(
             level,
             "handler %s failed on message %s of %s: %s%s",
             "" if handler is None else handler.name,
@@ -183,14 +182,8 @@ class Processing:
             printable(outcome),
             f" ({hint})" if hint else "",
             # What a handler decides is no fault to be looked for.
-            error=None if isinstance(error, (MessageHubRejectError, MessageHubRetryError)) else error,
+            exc_info=None if isinstance(error, (MessageHubRejectError, MessageHubRetryError)) else error,
         )
-
-
-def _log(level: int, text: str, *args: object, error: BaseException | None = None) -> None:
-    # A logging handler of the application's may raise; that must not keep a message from being settled.
-    with contextlib.suppress(Exception):
-        logger.log(level, text, *args, exc_info=error)
 
 
 def _key(received: Received) -> str:
@@ -262,8 +255,7 @@ class _Work:
             self.settle()
             return
         if error is None:
-            _log(
-                logging.ERROR,
+            logger.error(
                 "message %s of %s is moved to %s.dead: %s",
                 printable(self.received.message_id),
                 queue,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import Literal
@@ -12,13 +11,14 @@ from message_hub_sync.attempts import Attempts, Verdict, bulk_error, resolve
 from message_hub_sync.circuit_breaker import Admission, CircuitBreakers
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.errors import MessageHubCircuitBreakerError, MessageHubError, MessageValidationError
+from message_hub_sync.log import Log
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.topology import EVENT_EXCHANGE, EVENTS
 from message_hub_sync.transport.base import Outgoing, Receipt, Transport
 
 __all__ = ["BULK_SLICE", "Publisher"]
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 #: Messages of a bulk call handed to the transport at a time; the next ones go out while these are confirmed.
 BULK_SLICE = 1_000

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import threading
 import time
 from collections import Counter
@@ -18,6 +16,7 @@ from message_hub_sync.deadlines import remaining, take
 from message_hub_sync.deduplication import DeduplicationStore
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.handlers import Handler, Kind
+from message_hub_sync.log import Log
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.moving import Moves
 from message_hub_sync.processing import Processing
@@ -30,7 +29,7 @@ from message_hub_sync.transport.base import Consumer, Delivery, Transport
 
 __all__ = ["Options", "QueueConsumer", "Source", "Surroundings"]
 
-logger = logging.getLogger("message_hub_sync.subscription")
+logger = Log("message_hub_sync.subscription")
 
 #: Seconds for the last acknowledgements of a handler that outlived the deadline of whoever stopped it.
 CLOSE_TIMEOUT = 1.0
@@ -302,8 +301,7 @@ class QueueConsumer:
             if moves.next_due() == 0:
                 moves.advance()
         except BaseException:
-            with contextlib.suppress(Exception):  # a logging handler may raise; the worker goes on all the same
-                logger.exception("a delivery of %s could not be processed and stays unsettled", consumer.queue)
+            logger.exception("a delivery of %s could not be processed and stays unsettled", consumer.queue)
 
     def _leave(self, consumer: Consumer) -> None:
         """The last worker to end gives back what nobody handled, so that running handlers settle before."""

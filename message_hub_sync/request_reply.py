@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from concurrent.futures import CancelledError, Future
@@ -22,6 +21,7 @@ from message_hub_sync.errors import (
     MessageValidationError,
 )
 from message_hub_sync.handlers import Received
+from message_hub_sync.log import Log
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.publisher import Publisher
 from message_hub_sync.runtime import threads_note
@@ -32,7 +32,7 @@ from message_hub_sync.wire import decode_payload, encode_payload, message_from_w
 
 __all__ = ["Replies", "Requests"]
 
-logger = logging.getLogger("message_hub_sync.request_reply")
+logger = Log("message_hub_sync.request_reply")
 
 IN_REPLY_TO = "x-in-reply-to"
 ERROR_TYPE = "x-error-type"
@@ -158,7 +158,7 @@ class Requests:
             with self._lock:
                 self._refuse_when_closed()
                 consumer, thread, opening = self._consumer, self._thread, self._opening
-                if consumer is not None and consumer.active:
+                if consumer is not None and consumer.active and thread is not None and thread.is_alive():
                     return consumer
                 if opening is None:
                     mine = self._opening = Future()

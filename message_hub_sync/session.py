@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from message_hub_sync.circuit_breaker import CircuitBreakers
 from message_hub_sync.config import ClientConfig, MemoryAddress
 from message_hub_sync.deadlines import remaining
 from message_hub_sync.errors import MessageHubConnectionError
+from message_hub_sync.log import Log
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.publisher import Publisher
 from message_hub_sync.queue_consumer import Surroundings
@@ -22,7 +22,7 @@ from message_hub_sync.transport.base import Transport
 
 __all__ = ["Session", "prepare"]
 
-logger = logging.getLogger("message_hub_sync.client")
+logger = Log("message_hub_sync.client")
 
 
 class Session:

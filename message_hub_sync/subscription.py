@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from message_hub_sync.errors import (
     MessageValidationError,
 )
 from message_hub_sync.handlers import Handler
+from message_hub_sync.log import Log
 from message_hub_sync.naming import event_name, validate_event_pattern, validate_queue_parts
 from message_hub_sync.queue_consumer import Options, QueueConsumer, Source, Surroundings
 from message_hub_sync.retry import LADDER_MS, RetryPolicy
@@ -26,7 +26,7 @@ from message_hub_sync.topology import Topology, event_subscription, inbox_subscr
 
 __all__ = ["Subscription", "Subscriptions", "consume_options", "event_sources", "inbox_sources"]
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 #: Unacknowledged messages at most (AMQP's short), and threads that one queue may sensibly have.
 MAX_PREFETCH = 65_535

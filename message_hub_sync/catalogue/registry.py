@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar, cast, overload
@@ -12,12 +11,13 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from message_hub_sync.catalogue.event_type import EventType
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
+from message_hub_sync.log import Log
 from message_hub_sync.naming import event_name, validate_event_pattern, validate_event_type
 from message_hub_sync.wire import validation_reason
 
 __all__ = ["Catalogue"]
 
-logger = logging.getLogger("message_hub_sync.catalogue")
+logger = Log("message_hub_sync.catalogue")
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from mailing import mailing
 
 from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConnectionError, MessageHubError
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
@@ -347,3 +348,17 @@ def test_a_logging_handler_may_publish(bench: Any) -> None:
     answers = [results.get_nowait() for _ in range(results.qsize())]
     assert answers
     assert all(free for _, free in answers), answers
+
+
+def test_a_logging_handler_that_raises_costs_no_consumer_its_connection(
+    bench: Any, eventually: Callable[..., bool]
+) -> None:
+    transport = bench.transport()
+    consumer = bench.consume(transport)
+    with mailing():
+        for _ in range(2):
+            before = consumer._intake
+            bench.node.ctl("close_all_connections", "test")
+            assert eventually(lambda before=before: consumer._intake is not before and bool(consumer.active))
+        bench.confirmed(transport)
+        consumer.settle(bench.take(consumer))

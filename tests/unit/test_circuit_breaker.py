@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, tzinfo
 
 import pybreaker
 import pytest
+from mailing import mailing
 
 from message_hub_sync.circuit_breaker import MAX_CIRCUITS, Admission, CircuitBreakers
 from message_hub_sync.config import CircuitBreakerConfig
@@ -459,17 +460,8 @@ def test_calls_under_way_while_their_circuit_is_dropped_are_counted_still(
 
 
 def test_a_logging_handler_that_raises_takes_no_callers_outcome_away(breakers: CircuitBreakers) -> None:
-    class Mailing(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            raise ConnectionError("no mail today")
-
-    mailing = Mailing()
-    ours = logging.getLogger("message_hub_sync")
-    ours.addHandler(mailing)
-    try:
+    with mailing():
         trip(breakers)
-    finally:
-        ours.removeHandler(mailing)
 
     assert breakers.states() == {KEY: "open"}
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 from collector import Collector
+from mailing import mailing
 from prometheus_client import REGISTRY
 from scripted_transport import ScriptedConsumer, ScriptedTransport
 
@@ -287,6 +288,37 @@ def test_a_reply_queue_that_is_lost_is_made_anew_for_the_next_request(bench: Ben
     bench.ask(timeout=0.05).join(5)
     lost = bench.transport.consumer
     lost.closed = True
+    bench.transport.consumer = ScriptedConsumer("asker.replies.2.an0ther")
+
+    bench.ask()
+
+    request = bench.transport.requests.wait(2)[1]
+    assert request.properties.reply_to == "asker.replies.2.an0ther"
+    bench.transport.consumer.deliveries.put(reply(request))
+    assert not isinstance(bench.results.wait(2)[1][1], BaseException)
+
+
+def test_a_logging_handler_that_raises_ends_no_thread_of_replies(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def settle(delivery: Delivery) -> None:
+        raise RuntimeError("a bug")
+
+    bench.ask(timeout=0.05).join(5)
+    monkeypatch.setattr(bench.transport.consumer, "settle", settle)
+    with mailing():
+        bench.transport.consumer.deliveries.put(reply(message_id="late"))
+        bench.ask()
+        request = bench.transport.requests.wait(2)[1]
+        bench.transport.consumer.deliveries.put(reply(request))
+        assert not isinstance(bench.results.wait(2)[1][1], BaseException)
+    assert bench.transport.consumed == 1
+
+
+def test_a_reply_queue_whose_thread_has_ended_is_made_anew_for_the_next_request(bench: Bench) -> None:
+    bench.ask(timeout=0.05).join(5)
+    bench.transport.consumer.deliveries.put(None)  # its thread ends, for whatever reason
+    thread = bench.requests._thread
+    assert thread is not None
+    thread.join(5)
     bench.transport.consumer = ScriptedConsumer("asker.replies.2.an0ther")
 
     bench.ask()

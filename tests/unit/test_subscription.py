@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 from collector import Collector
+from mailing import mailing
 from scripted_transport import ScriptedConsumer, ScriptedTransport, Step
 
 from message_hub_sync import runtime
@@ -566,26 +567,23 @@ def test_a_fault_of_the_transport_does_not_end_a_worker_either(caplog: pytest.Lo
     assert "stays unsettled" in caplog.text
 
 
-class _Mailing(logging.Handler):
-    """One of an application, whose server is down."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        raise ConnectionError("no mail today")
-
-
 def test_a_logging_handler_that_raises_keeps_no_message_unsettled() -> None:
     bench = Bench(Result.NACKED)
     bench.subscribe(fail)
-    mailing = _Mailing()
-    ours = logging.getLogger("message_hub_sync")
-    ours.addHandler(mailing)
-    try:
+    with mailing():
         tags = [bench.deliver(), bench.deliver(message_id="no UUID"), bench.deliver(redelivered=True)]
         last = bench.deliver(headers={"x-crashes": 9}, redelivered=True)
 
         assert sorted(bench.transport.settled.wait(4)) == [*tags, last]
-    finally:
-        ours.removeHandler(mailing)
+
+
+def test_a_logging_handler_that_raises_ends_no_worker_whose_move_fails() -> None:
+    bench = Bench(RuntimeError("a bug"), RuntimeError("a bug"))
+    bench.subscribe(fail)
+    with mailing():
+        first = bench.deliver()
+
+        assert bench.transport.settled.wait() == [first]  # the worker's third try, with no delivery to wake it
 
 
 @pytest.mark.parametrize(

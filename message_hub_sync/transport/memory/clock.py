@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.log import Log
 from message_hub_sync.transport.waiting import Waiter
 
 __all__ = ["Clock", "SystemClock", "VirtualClock"]
 
-logger = logging.getLogger("message_hub_sync.memory")
+logger = Log("message_hub_sync.memory")
 
 
 class Clock(Protocol):

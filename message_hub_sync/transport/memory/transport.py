@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
@@ -15,6 +14,7 @@ from message_hub_sync.errors import (
     MessageHubError,
     MessageValidationError,
 )
+from message_hub_sync.log import Log
 from message_hub_sync.topology import ExchangeSpec, QueueSpec, Topology
 from message_hub_sync.transport.base import (
     ConnectionState,
@@ -32,7 +32,7 @@ from message_hub_sync.transport.memory.queues import Subscriber
 
 __all__ = ["MemoryConsumer", "MemoryTransport"]
 
-logger = logging.getLogger("message_hub_sync.memory")
+logger = Log("message_hub_sync.memory")
 
 
 class MemoryTransport:

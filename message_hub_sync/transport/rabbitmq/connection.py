@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import socket
 import ssl
 import threading
@@ -31,6 +30,7 @@ import pika
 from pika import exceptions as amqp
 from pika.connection import Connection
 
+from message_hub_sync.log import Log
 from message_hub_sync.transport.rabbitmq.decoding import decode, frame_start
 from message_hub_sync.transport.rabbitmq.poller import Poller
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
@@ -40,7 +40,7 @@ from message_hub_sync.transport.waiting import Waiter, Waiters
 
 __all__ = ["ThreadedConnection"]
 
-logger = logging.getLogger("message_hub_sync.rabbitmq")
+logger = Log("message_hub_sync.rabbitmq")
 
 #: Bytes waiting to be sent above which publishers wait for room.
 OUT_BUFFER_BYTES = 8 * 1024 * 1024

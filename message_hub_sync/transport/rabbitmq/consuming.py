@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.errors import MessageHubError
+from message_hub_sync.log import Log
 from message_hub_sync.topology import Topology
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
@@ -28,7 +29,7 @@ from message_hub_sync.transport.rabbitmq.translation import (
 
 __all__ = ["ConsumeLink", "RabbitMQConsumer"]
 
-logger = logging.getLogger("message_hub_sync.rabbitmq")
+logger = Log("message_hub_sync.rabbitmq")
 
 #: Seconds an acknowledgement may wait for others, and how many may wait at most.
 _FLUSH_SECONDS, _FLUSH_COUNT = 0.05, 64

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from uuid import uuid4
 
+from message_hub_sync.log import Log
 from message_hub_sync.text import printable
 from message_hub_sync.topology import ExchangeSpec, QueueSpec, Topology
 from message_hub_sync.transport.base import QueueStats
@@ -14,7 +14,7 @@ from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, entit
 
 __all__ = ["Declarations", "present_name"]
 
-logger = logging.getLogger("message_hub_sync.rabbitmq")
+logger = Log("message_hub_sync.rabbitmq")
 
 _ACCESS_REFUSED, _NOT_FOUND, _RESOURCE_LOCKED, _PRECONDITION_FAILED = 403, 404, 405, 406
 

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 
 from message_hub_sync.errors import MessageHubConnectionError
+from message_hub_sync.log import Log
 from message_hub_sync.transport.base import ConnectionState
 from message_hub_sync.transport.rabbitmq.translation import Refusal
 from message_hub_sync.transport.waiting import Waiter, Waiters
 
 __all__ = ["Gate"]
 
-logger = logging.getLogger("message_hub_sync.rabbitmq")
+logger = Log("message_hub_sync.rabbitmq")
 
 
 class Gate:

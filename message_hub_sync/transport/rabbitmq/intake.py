@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import struct
 from queue import SimpleQueue
 from typing import Any, Protocol
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 from pika import exceptions as amqp
 
 from message_hub_sync.envelope import Properties
+from message_hub_sync.log import Log
 from message_hub_sync.text import printable
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.rabbitmq.decoding import FRAME_END, FRAME_START, decode_header
@@ -20,7 +20,7 @@ from message_hub_sync.transport.rabbitmq.settlements import Settlements
 
 __all__ = ["Intake"]
 
-logger = logging.getLogger("message_hub_sync.rabbitmq")
+logger = Log("message_hub_sync.rabbitmq")
 
 
 #: Kinds of frames (AMQP 0-9-1, section 4.2.3), class and method of ``basic.deliver`` (1.8.3.13), class and weight of

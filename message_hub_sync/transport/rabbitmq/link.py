@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 
 from message_hub_sync.config import BrokerAddress, ClientConfig
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
+from message_hub_sync.log import Log
 from message_hub_sync.transport.base import ConnectionState, ConnectionStatus
 from message_hub_sync.transport.rabbitmq.backoff import Backoff
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
@@ -27,7 +28,7 @@ from message_hub_sync.transport.rabbitmq.waker import Waker
 
 __all__ = ["Link", "on_io_thread"]
 
-logger = logging.getLogger("message_hub_sync.rabbitmq")
+logger = Log("message_hub_sync.rabbitmq")
 
 T = TypeVar("T")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError, MessageValidationError
+from message_hub_sync.log import Log
 from message_hub_sync.transport.base import ConnectionState, Outgoing, Receipt, Result
 from message_hub_sync.transport.rabbitmq.confirm_channel import ConfirmChannel
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
@@ -16,7 +16,7 @@ from message_hub_sync.transport.rabbitmq.link import Link
 
 __all__ = ["PublishLink"]
 
-logger = logging.getLogger("message_hub_sync.rabbitmq")
+logger = Log("message_hub_sync.rabbitmq")
 
 _NO_ROOM = "the broker reads too slowly"
 _BLOCKED = "the broker accepts no messages (memory or disk alarm); nothing was sent"

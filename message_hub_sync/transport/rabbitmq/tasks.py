@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import _thread
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
+from message_hub_sync.log import Log
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.translation import (
     ChannelClosed,
@@ -21,7 +21,7 @@ from message_hub_sync.transport.rabbitmq.translation import (
 
 __all__ = ["Task", "Tasks"]
 
-logger = logging.getLogger("message_hub_sync.rabbitmq")
+logger = Log("message_hub_sync.rabbitmq")
 
 
 class Task:

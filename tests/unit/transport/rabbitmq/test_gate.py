@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from mailing import mailing
 
 from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConnectionError
 from message_hub_sync.transport.base import ConnectionState
@@ -47,6 +48,15 @@ def test_callers_pass_when_it_opens() -> None:
     gate.enter(ConnectionState.OPEN, "now")
     assert [caller.get(timeout=2) for caller in callers] == [ConnectionState.OPEN] * 3
     assert wait(gate, 0) is ConnectionState.OPEN
+
+
+def test_a_logging_handler_that_raises_changes_no_state() -> None:
+    gate = Gate("test")
+    with mailing():
+        gate.enter(ConnectionState.OPEN, "now")
+        gate.enter(ConnectionState.RECOVERING, "lost")
+        gate.refuse(REFUSED, hopeless=True)
+    assert (gate.state, gate.refusal) == (ConnectionState.RECOVERING, REFUSED)
 
 
 def test_nobody_waits_past_its_deadline_and_the_reason_is_told() -> None:

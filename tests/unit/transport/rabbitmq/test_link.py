@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from mailing import mailing
 
 from message_hub_sync.config import ClientConfig, parse_addresses
 from message_hub_sync.errors import MessageHubConnectionError
@@ -272,3 +273,27 @@ def test_a_fault_of_ours_on_the_io_thread_fails_the_waiters_and_is_survived(
     assert "failed in an unexpected way" in caplog.text
     text, _ = refused(client, 1)
     assert "refuses connections" in text
+
+
+def test_a_logging_handler_that_raises_ends_no_io_thread(transport: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = threading.Event()
+
+    def fault(*_: Any) -> Any:
+        broken.set()
+        raise ZeroDivisionError
+
+    client = transport("amqp://127.0.0.1:1")
+    link = client._consuming.link
+    monkeypatch.setattr(link, "_wanted", lambda: True)  # as with consumers, which nobody would start it anew for
+    with mailing():
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "connect_failure", fault)
+            with pytest.raises(MessageHubConnectionError):
+                link.wait_open(time.monotonic() + 0.2)
+            assert broken.wait(5)
+        thread = link._thread
+        assert thread is not None
+        with pytest.raises(MessageHubConnectionError, match="refuses connections"):
+            link.wait_open(time.monotonic() + 1)
+        assert link._thread is thread
+        assert thread.is_alive()
