@@ -33,6 +33,9 @@ __all__ = ["MAX_CIRCUITS", "Admission", "CircuitBreakers"]
 #: Above so many, circuits that are closed and without a failure are dropped, the longest idle first.
 MAX_CIRCUITS = 1_000
 
+#: Instead of a state: the circuit ends with its client; without a key, all have.
+_ENDED = "ended"
+
 logger = Log(__name__)
 
 
@@ -67,8 +70,9 @@ class CircuitBreakers:
         self._circuits: dict[str, _Circuit] = {}
         self._restorations = 0
         self._changes: deque[tuple[str, str]] = deque()
-        # Held while changes are told, so that they are told in order; reentrant, as on_change may admit.
-        self._telling = threading.RLock()
+        # Who tells changes now: one call at a time, so that they are told in order; and the thread it is in.
+        self._teller: object = None
+        self._teller_thread = 0
 
     def admit(self, key: str) -> Admission:
         """Let one call to ``key`` through, or refuse it at once.
@@ -100,12 +104,12 @@ class CircuitBreakers:
 
     def close(self) -> None:
         """The client ends, and its circuits with it: ``on_change`` hears that they are closed, and then no more."""
-        with self._telling:
-            listener, self._on_change = self._on_change, None
-            if listener is not None:
-                for key, state in self.states().items():
-                    if state != STATE_CLOSED:
-                        self._heard(listener, key, STATE_CLOSED)
+        with self._lock:
+            self._changes.extend(
+                (key, _ENDED) for key, circuit in self._circuits.items() if circuit.state != STATE_CLOSED
+            )
+            self._changes.append(("", _ENDED))
+        self._tell()
 
     def states(self) -> dict[str, str]:
         """Each circuit's state: ``closed``, ``open`` (until a trial is admitted) or ``half-open``."""
@@ -131,6 +135,9 @@ class CircuitBreakers:
             if wait > 0:
                 raise _refusal(f"the circuit of {key!r} is open after repeated failures", wait)
             circuit.breaker.half_open()
+        elif self._teller is not None and self._teller_thread == threading.get_ident():
+            # A logging handler that publishes what it hears, on the thread that is to carry the trial, may be.
+            raise _refusal(f"the circuit of {key!r} is half-open, which is being told: this call is not its trial", 0.0)
         # A trial that was never settled (a signal raised in its thread) bars others only for its own time.
         elif circuit.trial is not None and now < circuit.trial_ends:
             wait = circuit.trial_ends - now
@@ -169,15 +176,41 @@ class CircuitBreakers:
         self._settle(admission, circuit, outcome)
 
     def _tell(self) -> None:
+        """Log the changes and call the listener, with no lock held; nobody waits for another's logging handlers.
+
+        Whoever comes while somebody is at it, in another thread or further up in this one, leaves his changes to that
+        one, who looks for more until he gives up being it under the lock that changes are made under.
+        """
         if not self._changes:
             return
-        with self._telling:
-            while self._changes:
-                key, state = self._changes.popleft()
-                level = logging.WARNING if state == STATE_OPEN else logging.INFO
-                logger.log(level, "%s: the circuit of %s is %s", self._service, key, state)
-                if self._on_change is not None:
-                    self._heard(self._on_change, key, state)
+        mine = object()
+        try:
+            while (change := self._next_change(mine)) is not None:
+                key, state = change
+                if state != _ENDED:
+                    level = logging.WARNING if state == STATE_OPEN else logging.INFO
+                    logger.log(level, "%s: the circuit of %s is %s", self._service, key, state)
+                if not key:
+                    self._on_change = None
+                elif self._on_change is not None:
+                    self._heard(self._on_change, key, STATE_CLOSED if state == _ENDED else state)
+        except BaseException:
+            # A signal's. In the orderly course it is given up inside the block above, where no signal can come between.
+            with self._lock:
+                if self._teller is mine:
+                    self._teller = None
+            raise
+
+    def _next_change(self, mine: object) -> tuple[str, str] | None:
+        """The next one for this teller, ``None`` when there is none, or another one tells."""
+        with self._lock:
+            if self._teller is not None and self._teller is not mine:
+                return None
+            if not self._changes:
+                self._teller = None
+                return None
+            self._teller, self._teller_thread = mine, threading.get_ident()
+            return self._changes.popleft()
 
     @staticmethod
     def _heard(listener: Callable[..., None], *news: str) -> None:

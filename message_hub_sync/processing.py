@@ -220,8 +220,7 @@ class _Work:
         def otherwise(error: MessageValidationError) -> tuple[QueueSpec, Properties, Callable[[], None]]:
             processing = self.processing
             name = processing._queue
-            _log(
-                logging.ERROR,
+            logger.error(
                 "message %s of %s is moved to %s.dead with the least that it can bear: %s",
                 printable(self.received.message_id),
                 name,

@@ -321,21 +321,58 @@ def test_half_open_admits_one_of_32(
     assert "its one trial under way" in str(turned_away[0])
 
 
-def test_a_change_is_told_after_the_one_before_it_has_been_told(clock: Clock) -> None:
+def test_nobody_waits_for_the_one_who_tells_and_changes_are_told_in_order(clock: Clock) -> None:
+    told: list[tuple[str, str]] = []
+    telling, go_on = threading.Event(), threading.Event()
+
+    def listener(key: str, state: str) -> None:
+        telling.set()
+        assert go_on.wait(10)
+        told.append((state, threading.current_thread().name))
+
+    circuits = CircuitBreakers(CONFIG, SERVICE, on_change=listener, clock=clock)
+    teller = threading.Thread(target=trip, args=(circuits,), kwargs={"connection": True}, name="test-teller")
+    teller.start()
+    assert telling.wait(10)
+    # As the I/O thread does, which carries everything, what the listener may be waiting for included.
+    restorer = threading.Thread(target=circuits.connection_restored, name="test-restorer", daemon=True)
+    restorer.start()
+    restorer.join(timeout=2)
+    waited = restorer.is_alive()
+    go_on.set()
+    teller.join(timeout=10)
+    assert not waited
+    assert told == [("open", "test-teller"), ("half-open", "test-teller")]
+
+
+def test_a_change_made_while_one_is_told_is_told_after_it_by_the_same_thread_too(clock: Clock) -> None:
     told: list[str] = []
-    another: list[threading.Thread] = []
 
     def listener(key: str, state: str) -> None:
         if state == "open":
-            another.append(threading.Thread(target=circuits.connection_restored, name="test-restorer"))
-            another[0].start()
-            another[0].join(timeout=0.2)  # it waits for this listener to end, so this runs its full time
+            circuits.connection_restored()
         told.append(state)
 
     circuits = CircuitBreakers(CONFIG, SERVICE, on_change=listener, clock=clock)
     trip(circuits, connection=True)
-    another[0].join(timeout=10)
     assert told == ["open", "half-open"]
+
+
+def test_a_signal_that_interrupts_the_telling_leaves_it_to_the_next(clock: Clock) -> None:
+    told: list[str] = []
+    interrupts = iter((True,))
+
+    def listener(key: str, state: str) -> None:
+        if next(interrupts, False):
+            raise KeyboardInterrupt
+        told.append(state)
+
+    circuits = CircuitBreakers(CONFIG, SERVICE, on_change=listener, clock=clock)
+    with pytest.raises(KeyboardInterrupt):
+        trip(circuits)
+    clock.now += 60
+    circuits.admit(KEY).succeeded()
+    assert told == ["half-open", "closed"]
 
 
 # --- changes ---------------------------------------------------------------------------------------
@@ -381,6 +418,21 @@ def test_a_listener_may_ask_and_admit_and_its_error_harms_nobody(
     trip(circuits)
     assert seen == [{KEY: "open"}]
     assert "the listener to circuit changes failed" in caplog.text
+
+
+def test_whoever_hears_that_a_trial_is_admitted_does_not_become_it(clock: Clock) -> None:
+    refusals: list[MessageHubCircuitBreakerError] = []
+
+    def listener(key: str, state: str) -> None:
+        if state == "half-open":
+            refusals.append(refused(circuits))
+
+    circuits = CircuitBreakers(CONFIG, SERVICE, on_change=listener, clock=clock)
+    trip(circuits, connection=True)
+    circuits.connection_restored()
+    assert len(refusals) == 1
+    circuits.admit(KEY).succeeded()
+    assert circuits.states() == {KEY: "closed"}
 
 
 # --- the wall clock --------------------------------------------------------------------------------
