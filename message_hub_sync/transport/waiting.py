@@ -1,10 +1,34 @@
-"""Threads that wait until something has changed, each on a lock of its own."""
+"""Threads that wait until something has changed, each on a lock of its own; and those that must not."""
 
 from __future__ import annotations
 
 import _thread
+import threading
 
-__all__ = ["Waiter", "Waiters"]
+from message_hub_sync.errors import MessageHubConnectionError
+
+__all__ = ["IOThread", "Waiter", "Waiters", "on_io_thread", "refuse_on_io_thread"]
+
+
+class IOThread(threading.Thread):
+    """Tells our threads from a user's."""
+
+
+def on_io_thread() -> bool:
+    """Whether the calling thread carries a connection: what waits here waits for itself."""
+    return isinstance(threading.current_thread(), IOThread)
+
+
+def refuse_on_io_thread() -> None:
+    """For where somebody is about to wait for a connection. No user's code runs there but logging handlers.
+
+    :raises MessageHubConnectionError: this thread carries one.
+    """
+    if on_io_thread():
+        raise MessageHubConnectionError(
+            "a logging handler called this on an I/O thread of the client, which would wait for itself: nothing was "
+            "sent; a logging.handlers.QueueHandler takes such a handler to a thread of its own"
+        )
 
 
 class Waiter:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from mailing import mailing
 
+from message_hub_sync import CircuitBreakerConfig, MessageHubClient
 from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConnectionError, MessageHubError
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
 from message_hub_sync.topology import inbox_subscription
@@ -348,6 +349,55 @@ def test_a_logging_handler_may_publish(bench: Any) -> None:
     answers = [results.get_nowait() for _ in range(results.qsize())]
     assert answers
     assert all(free for _, free in answers), answers
+
+
+def test_a_logging_handler_that_publishes_with_the_same_client_holds_nothing_up(
+    bench: Any, eventually: Callable[..., bool]
+) -> None:
+    calls: SimpleQueue[tuple[str, float, str]] = SimpleQueue()
+    busy = threading.local()
+
+    class Publishing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if getattr(busy, "here", False):
+                return  # what its own publishing says
+            busy.here = True
+            began, error = time.monotonic(), "none"
+            try:
+                client.send_message(bench.service, {"text": record.getMessage()})
+            except MessageHubError as caught:
+                error = f"{type(caught).__name__}: {caught}"
+            finally:
+                busy.here = False
+                thread = threading.current_thread().name
+                calls.put((f"{thread}: {record.getMessage()}: {error}", time.monotonic() - began, thread))
+
+    breaker = CircuitBreakerConfig(failure_threshold=1, reset_timeout=600)
+    ours, handler = logging.getLogger("message_hub_sync"), Publishing(logging.INFO)
+    with MessageHubClient(bench.service, bench.node.url, circuit_breaker_config=breaker) as client:
+        client.subscribe_messages(lambda message: None)
+        client.send_message(bench.service, {"text": "x"})
+        level = ours.level
+        ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
+        try:
+            for _ in range(2):
+                lost = client._lifecycle.session().transport._publishing.link._connection
+                bench.node.ctl("close_all_connections", "test")
+                assert eventually(
+                    lambda lost=lost: (
+                        (link := client._lifecycle.session().transport._publishing.link).state is ConnectionState.OPEN
+                        and link._connection is not lost
+                    )
+                )
+                client.send_message(bench.service, {"text": "x"})  # its circuit admits it as the trial
+                assert client.get_health_status()["circuit_breaker_state"] == "closed"
+        finally:
+            ours.removeHandler(handler)
+            ours.setLevel(level)
+    answers = [calls.get_nowait() for _ in range(calls.qsize())]
+    assert [text for text, _, thread in answers if thread.endswith("publish-io")]
+    assert [text for text, took, _ in answers if took > 1] == []
 
 
 def test_a_logging_handler_that_raises_costs_no_consumer_its_connection(

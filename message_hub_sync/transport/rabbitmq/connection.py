@@ -36,7 +36,7 @@ from message_hub_sync.transport.rabbitmq.poller import Poller
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
 from message_hub_sync.transport.rabbitmq.turn import Turn
 from message_hub_sync.transport.rabbitmq.waker import Waker
-from message_hub_sync.transport.waiting import Waiter, Waiters
+from message_hub_sync.transport.waiting import Waiter, Waiters, refuse_on_io_thread
 
 __all__ = ["ThreadedConnection"]
 
@@ -164,6 +164,7 @@ class ThreadedConnection(Connection):
         """Wait until the out-buffer has room again; false when the deadline passes first."""
         if len(self._out) < OUT_BUFFER_BYTES:
             return True
+        refuse_on_io_thread()
         waiter = Waiter()
         try:
             while True:

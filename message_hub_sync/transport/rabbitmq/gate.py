@@ -11,7 +11,7 @@ from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.log import Log
 from message_hub_sync.transport.base import ConnectionState
 from message_hub_sync.transport.rabbitmq.translation import Refusal
-from message_hub_sync.transport.waiting import Waiter, Waiters
+from message_hub_sync.transport.waiting import Waiter, Waiters, refuse_on_io_thread
 
 __all__ = ["Gate"]
 
@@ -50,7 +50,7 @@ class Gate:
 
         :param attend: called with the lock held before each wait: sees to it that somebody connects.
         :returns: ``OPEN`` or ``BLOCKED`` (also when it is still blocked at the deadline).
-        :raises MessageHubConnectionError: not open by the deadline, or closed.
+        :raises MessageHubConnectionError: not open by the deadline, or closed; at once on an I/O thread.
         :raises MessageHubAuthorizationError: refused.
         """
         waiter = Waiter()
@@ -64,6 +64,7 @@ class Gate:
                         return self.state
                     if self.state is ConnectionState.BLOCKED and blocked_will_do:
                         return self.state
+                    refuse_on_io_thread()
                     attend()
                     if self._hopeless and self.refusal is not None:
                         raise self.refusal.error()
@@ -93,22 +94,45 @@ class Gate:
         self._waiters.wake_all()
         return state is not before
 
-    def enter(self, state: ConnectionState, why: str) -> None:
-        """Change the state and say so. No lock held."""
+    def enter(self, state: ConnectionState, why: str, first: Callable[[], None] = lambda: None) -> None:
+        """Change the state and say so. No lock held.
+
+        That it is open is said before it is so: a logging handler that publishes what it hears is on the I/O thread,
+        where it must not pass, write, and wait for an answer that this thread would have to read.
+
+        :param first: called then, too.
+        """
+        if state is ConnectionState.OPEN:
+            before = self.state
+            if before is not state and not self.closing:
+                self._say(before, state, why)
+            first()
+            with self.lock:
+                self.change(state)
+            return
         with self.lock:
             before = self.state
             changed = self.change(state)
         if changed:
-            troubled = state in (ConnectionState.BLOCKED, ConnectionState.RECOVERING)
-            level = logging.WARNING if troubled else logging.INFO if self.ever_open else logging.DEBUG
-            logger.log(level, "%s: %s -> %s: %s", self._name, before.value, state.value, why)
+            self._say(before, state, why)
 
-    def announce_blocked(self, blocked: bool) -> None:
-        """The broker stopped or resumed accepting messages. No lock held."""
+    def _say(self, before: ConnectionState, state: ConnectionState, why: str) -> None:
+        troubled = state in (ConnectionState.BLOCKED, ConnectionState.RECOVERING)
+        known = self.ever_open or state is ConnectionState.OPEN
+        level = logging.WARNING if troubled else logging.INFO if known else logging.DEBUG
+        logger.log(level, "%s: %s -> %s: %s", self._name, before.value, state.value, why)
+
+    def announce_blocked(self, blocked: bool, first: Callable[[], None] = lambda: None) -> None:
+        """The broker stopped or resumed accepting messages. No lock held.
+
+        :param first: called when it resumes; see :meth:`enter`.
+        """
         if blocked and self.state is ConnectionState.OPEN:
             self.enter(ConnectionState.BLOCKED, "the broker accepts no messages (memory or disk alarm)")
         elif not blocked and self.state is ConnectionState.BLOCKED:
-            self.enter(ConnectionState.OPEN, "the broker accepts messages again")
+            self.enter(ConnectionState.OPEN, "the broker accepts messages again", first)
+        elif not blocked:
+            first()
 
     def refuse(self, refusal: Refusal, hopeless: bool) -> None:
         """An attempt to connect failed. ``hopeless``: nobody needs to wait for another one. No lock held."""

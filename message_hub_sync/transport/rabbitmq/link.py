@@ -25,8 +25,9 @@ from message_hub_sync.transport.rabbitmq.translation import (
     describe,
 )
 from message_hub_sync.transport.rabbitmq.waker import Waker
+from message_hub_sync.transport.waiting import IOThread, on_io_thread, refuse_on_io_thread
 
-__all__ = ["Link", "on_io_thread"]
+__all__ = ["Link"]
 
 logger = Log("message_hub_sync.rabbitmq")
 
@@ -35,15 +36,6 @@ T = TypeVar("T")
 #: Seconds the broker has to answer while a connection is set up or restored.
 _RESTORE_SECONDS = 10.0
 _LONG = 60.0
-
-
-class _IOThread(threading.Thread):
-    """Tells our threads from a user's."""
-
-
-def on_io_thread() -> bool:
-    """Whether the calling thread carries a connection: it must not wait for one, and runs no user's code."""
-    return isinstance(threading.current_thread(), _IOThread)
 
 
 class Link:
@@ -57,7 +49,7 @@ class Link:
     :param restore: makes everything exist that should live on the connection; called on the I/O thread,
         idempotent, returns the monotonic moment at which it wants to be called again, or ``None``.
     :param wanted: whether the link is to be kept up though nobody waits for it.
-    :param on_open: called on the I/O thread, no lock held, each time the connection is open.
+    :param on_open: called on the I/O thread, no lock held, each time just before the connection is open to callers.
     """
 
     def __init__(
@@ -121,10 +113,11 @@ class Link:
     def call(self, work: Callable[[ThreadedConnection], T], deadline: float) -> T:
         """Have the I/O thread do ``work``; again on the next connection if this one ends meanwhile.
 
-        ``work`` must be repeatable. It must not be called from the I/O thread.
+        ``work`` must be repeatable.
 
-        :raises MessageHubError: of the work, or no connection or answer in time.
+        :raises MessageHubError: of the work, or no connection or answer in time; at once on an I/O thread.
         """
+        refuse_on_io_thread()
         while True:
             self.wait_open(deadline)
             task = Task(work)
@@ -143,10 +136,11 @@ class Link:
     def on_connection(self, connection: ThreadedConnection, work: Callable[[], None], deadline: float) -> None:
         """Have the I/O thread do ``work`` if ``connection`` is still the present one; its end will do too.
 
-        It is done even when ``deadline``, up to which the caller waits for it, passes first.
+        It is done even when ``deadline``, up to which the caller waits for it, passes first. On an I/O thread nobody
+        waits.
         """
         task = Task(lambda present: work() if present is connection else None)
-        if connection.usable and self._add(task):
+        if connection.usable and self._add(task) and not on_io_thread():
             task.wait(deadline)
 
     def disturb(self) -> None:
@@ -211,7 +205,7 @@ class Link:
         waker = thread = None
         try:
             waker = Waker()
-            thread = _IOThread(target=self._run, args=(waker,), name=name, daemon=True)
+            thread = IOThread(target=self._run, args=(waker,), name=name, daemon=True)
             self._thread, self._waker = thread, waker
             thread.start()
         except BaseException as error:
@@ -306,8 +300,7 @@ class Link:
             again = self._restored(connection)
             if connection.usable:
                 self._last_refusal = None
-                self._gate.enter(ConnectionState.OPEN, str(self._address))
-                self._on_open()
+                self._gate.enter(ConnectionState.OPEN, str(self._address), self._on_open)
             while connection.alive and not self._gate.closing:
                 if connection.usable:
                     self._tasks.run(connection)
@@ -334,9 +327,8 @@ class Link:
 
     def _blocked(self, blocked: bool) -> None:
         """The broker stopped or resumed accepting messages. On the I/O thread, no lock held."""
-        self._gate.announce_blocked(blocked)
-        if not blocked:
-            self._on_open()  # to a circuit, being accepted again is as good as being connected again
+        # To a circuit, being accepted again is as good as being connected again.
+        self._gate.announce_blocked(blocked, self._on_open)
 
     def _restored(self, connection: ThreadedConnection) -> float | None:
         self._disturbed = False

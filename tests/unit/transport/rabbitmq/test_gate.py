@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -57,6 +58,31 @@ def test_a_logging_handler_that_raises_changes_no_state() -> None:
         gate.enter(ConnectionState.RECOVERING, "lost")
         gate.refuse(REFUSED, hopeless=True)
     assert (gate.state, gate.refusal) == (ConnectionState.RECOVERING, REFUSED)
+
+
+def test_that_it_is_open_is_said_before_it_is_so_as_whoever_hears_it_on_the_io_thread_may_not_pass(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = Gate("test")
+    seen: list[Any] = []
+
+    class Looking(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append((record.getMessage(), gate.state))
+
+    ours, handler = logging.getLogger("message_hub_sync.rabbitmq"), Looking()
+    ours.addHandler(handler)
+    try:
+        with caplog.at_level(logging.DEBUG, "message_hub_sync.rabbitmq"):
+            gate.enter(ConnectionState.OPEN, "now", lambda: seen.append(("the listeners", gate.state)))
+            gate.enter(ConnectionState.RECOVERING, "lost")
+    finally:
+        ours.removeHandler(handler)
+    assert seen == [
+        ("test: closed -> open: now", ConnectionState.CLOSED),
+        ("the listeners", ConnectionState.CLOSED),
+        ("test: open -> recovering: lost", ConnectionState.RECOVERING),
+    ]
 
 
 def test_nobody_waits_past_its_deadline_and_the_reason_is_told() -> None:

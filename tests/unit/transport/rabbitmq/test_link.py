@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -273,6 +275,35 @@ def test_a_fault_of_ours_on_the_io_thread_fails_the_waiters_and_is_survived(
     assert "failed in an unexpected way" in caplog.text
     text, _ = refused(client, 1)
     assert "refuses connections" in text
+
+
+def test_who_would_wait_for_a_connection_on_an_io_thread_is_told_so_at_once(transport: Any, host: Any) -> None:
+    client = transport(host("speaks HTTP").url)
+    told: SimpleQueue[tuple[BaseException | None, float]] = SimpleQueue()
+
+    class Publishing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            for work in (
+                lambda: client.connect(time.monotonic() + 2),
+                lambda: client._publishing.link.call(lambda connection: None, time.monotonic() + 2),
+            ):
+                began, error = time.monotonic(), None
+                try:
+                    work()
+                except MessageHubConnectionError as caught:
+                    error = caught
+                told.put((error, time.monotonic() - began))
+
+    ours, handler = logging.getLogger("message_hub_sync.rabbitmq"), Publishing()
+    ours.addHandler(handler)
+    try:
+        refused(client, 0.5)
+        answers = [told.get(timeout=10) for _ in range(2)]
+    finally:
+        ours.removeHandler(handler)
+    for error, took in answers:
+        assert "I/O thread" in str(error)
+        assert took < 0.2
 
 
 def test_a_logging_handler_that_raises_ends_no_io_thread(transport: Any, monkeypatch: pytest.MonkeyPatch) -> None:
