@@ -44,16 +44,19 @@ class Lifecycle:
             self.forked()
         session = self._session
         if session is None:
+            inactive = 0
             with self._lock:
                 if self._session is None:
-                    if self._inherited:
-                        logger.info(
-                            "%d subscriptions of %s are inactive in this forked process until their start()",
-                            len(self._inherited),
-                            self._config.service_name,
-                        )
+                    inactive = len(self._inherited)
                     self._session = Session(self._config, self._retry, self._inherited)
                 session = self._session
+            if inactive:
+                # Without the lock: a logging handler may publish through this client.
+                logger.info(
+                    "%d subscriptions of %s are inactive in this forked process until their start()",
+                    inactive,
+                    self._config.service_name,
+                )
         return session
 
     def subscriptions(self) -> Subscriptions:

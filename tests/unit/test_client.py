@@ -261,6 +261,31 @@ def test_a_forked_child_begins_anew_and_its_subscriptions_are_inactive_until_sta
     assert subscription.active
 
 
+def test_a_logging_handler_that_publishes_through_the_client_holds_no_forked_child_up(
+    client: MessageHubClient, collected: Collector
+) -> None:
+    client.subscribe(["quest.started"], collected)
+
+    def child() -> list[str]:
+        heard: list[str] = []
+
+        class Publishing(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                client.publish_event("quest.started", {"text": record.getMessage()})
+                heard.append(record.getMessage())
+
+        ours = logging.getLogger("message_hub_sync.client")
+        ours.addHandler(Publishing())
+        ours.setLevel(logging.INFO)
+        client.publish_event("quest.started", {"n": 1})
+        client.publish_event("quest.started", {"n": 2})
+        return heard
+
+    assert in_a_child(child) == [
+        "1 subscriptions of image-service are inactive in this forked process until their start()"
+    ]
+
+
 @pytest.mark.parametrize("url", ["memory://", "amqp://127.0.0.1:1"])
 def test_everything_is_imported_where_the_client_is_made(url: str) -> None:
     process = start(
