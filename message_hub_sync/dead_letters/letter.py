@@ -159,7 +159,7 @@ class DeadLetter:
             queue=self.queue,
             redelivered=False,
             delivery_tag=0,
-            connection_number=0,
+            intake_number=0,
             origin=None,
         )
 

@@ -104,8 +104,8 @@ class Faults:
     def redeliver(self, times: int = 1, where: Where[Any] = None) -> None:
         """The acknowledgement of what the client has handled is lost, and the hub delivers it again.
 
-        A client whose first connection this is takes it for what a crashed process left behind, and handles it a
-        second later (with a virtual clock: after ``advance(1)``).
+        A client that has not lost its connection since it subscribed takes it for what a crashed process left behind,
+        and handles it a second later (with a virtual clock: after ``advance(1)``).
         """
         self._plan("redeliver", times, where)
 

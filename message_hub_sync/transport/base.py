@@ -139,14 +139,15 @@ class Receipt:
 class Delivery:
     """One message handed to a consumer. Settle it through the consumer it came from.
 
-    ``connection_number`` counts the consume connections of this process, from 1.
+    ``intake_number`` counts the channels on which its consumer has received, from 1: what is redelivered on a later
+    one was handed to this very process before.
     """
 
     __slots__ = (
         "body",
-        "connection_number",
         "delivery_tag",
         "exchange",
+        "intake_number",
         "origin",
         "properties",
         "queue",
@@ -163,7 +164,7 @@ class Delivery:
         queue: str,
         redelivered: bool,
         delivery_tag: int,
-        connection_number: int,
+        intake_number: int,
         origin: object,
     ) -> None:
         self.body = body
@@ -173,7 +174,7 @@ class Delivery:
         self.queue = queue
         self.redelivered = redelivered
         self.delivery_tag = delivery_tag
-        self.connection_number = connection_number
+        self.intake_number = intake_number
         #: The transport's own: the channel this came on, so that a stale delivery settles nothing.
         self.origin = origin
 

@@ -206,7 +206,7 @@ def test_a_message_given_back_unhandled_is_redelivered_to_another_process_later(
     closing.join(5)
     handled = Collector()
 
-    # Flagged redelivered on a first connection: it may be what its last consumer died of, so it waits a rung.
+    # Redelivered to a process that has just begun: it may be what its last consumer died of, so it waits a rung.
     hub.client("image").subscribe_messages(handled)
 
     (message,) = handled.stays(1)

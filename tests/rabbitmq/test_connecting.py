@@ -287,7 +287,7 @@ def test_a_forked_child_drops_its_copy_and_the_parent_does_not_notice(bench: Any
     bench.confirmed(transport)
     for _ in range(2):
         delivery = bench.take(consumer)
-        assert delivery.connection_number == 1
+        assert delivery.intake_number == 1
         consumer.settle(delivery)
     assert "UNEXPECTED_FRAME" not in bench.node.log()
 

@@ -15,6 +15,7 @@ from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.topology import event_subscription, inbox_subscription
 from message_hub_sync.transport.base import ConnectionState
 from message_hub_sync.transport.rabbitmq import consuming
+from message_hub_sync.transport.rabbitmq.encoding import encode_ack
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -110,7 +111,7 @@ def test_a_killed_broker_that_comes_back_is_consumed_from_again(bench: Any, even
     bodies = []
     for _ in range(20):
         delivery = bench.take(consumer)
-        assert delivery.connection_number == 2
+        assert delivery.intake_number == 2
         bodies.append(delivery.body)
         consumer.settle(delivery)
     assert bodies == [b'{"text":"%d"}' % number for number in range(20)]
@@ -134,7 +135,7 @@ def test_what_lay_waiting_when_the_connection_died_is_not_handed_out_twice(
     assert taken.count(None) == 1
     deliveries = [delivery for delivery in taken if delivery is not None]
     assert [delivery.body for delivery in deliveries] == [b'{"text":"%d"}' % number for number in range(10)]
-    assert {delivery.connection_number for delivery in deliveries} == {2}
+    assert {delivery.intake_number for delivery in deliveries} == {2}
     consumer.settle(first)
     assert consumer.deliveries.empty()
 
@@ -226,6 +227,38 @@ def test_closing_a_consumer_too_late_still_frees_its_messages(bench: Any, eventu
     bench.take(consumer)
     consumer.close(bench.within(-1))
     assert eventually(lambda: unacknowledged(bench) == (1, 0))
+
+
+def test_what_a_closed_channel_gave_back_comes_on_the_second_intake(
+    bench: Any, eventually: Callable[..., bool]
+) -> None:
+    transport = bench.transport()
+    consumer = bench.consume(transport)
+    for number in range(3):
+        bench.confirmed(transport, bench.message(str(number)))
+    first = bench.take(consumer)
+    intake, connection = first.origin, first.origin.connection
+    with connection.lock:
+        connection.write(encode_ack(intake.number, 999, False))  # 406: the channel is closed, the connection lives
+    assert eventually(lambda: consumer._intake is not intake and bool(consumer.active))
+    assert consumer._intake.connection is connection
+    again = [bench.take(consumer) for _ in range(3)]
+    assert [delivery.body for delivery in again] == [b'{"text":"%d"}' % number for number in range(3)]
+    assert [(delivery.redelivered, delivery.intake_number) for delivery in again] == [(True, 2)] * 3
+
+
+def test_a_consumer_made_after_the_connection_was_lost_still_is_on_its_first_intake(
+    bench: Any, eventually: Callable[..., bool]
+) -> None:
+    transport = bench.transport()
+    other = transport.consume(
+        event_subscription(bench.service, "character.created"), prefetch=1, deadline=bench.within()
+    )
+    bench.node.ctl("close_all_connections", "test")
+    assert eventually(lambda: other._intake.intake_number == 2 and bool(other.active))
+    consumer = bench.consume(transport)
+    bench.confirmed(transport)
+    assert bench.take(consumer).intake_number == 1
 
 
 def test_a_passing_queue_gets_a_new_name_at_each_connection_and_one_per_connection(

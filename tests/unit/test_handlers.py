@@ -53,7 +53,7 @@ def received(kind: Kind, body: bytes = BODY, max_bytes: int = 1_000_000, **chang
         queue=queue,
         redelivered=False,
         delivery_tag=1,
-        connection_number=1,
+        intake_number=1,
         origin=None,
     )
     return Received(delivery, kind=kind, service="me", max_bytes=max_bytes)

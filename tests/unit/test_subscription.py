@@ -93,7 +93,7 @@ class Bench:
         return subscription
 
     def deliver(
-        self, *, redelivered: bool = False, connection_number: int = 1, origin: object = None, **properties: Any
+        self, *, redelivered: bool = False, intake_number: int = 1, origin: object = None, **properties: Any
     ) -> int:
         self.tag += 1
         fields = {"message_id": ID.format(self.tag), "headers": {}, **properties}
@@ -107,7 +107,7 @@ class Bench:
                 queue=consumer.queue,
                 redelivered=redelivered,
                 delivery_tag=self.tag,
-                connection_number=connection_number,
+                intake_number=intake_number,
                 origin=origin,
             )
         )
@@ -326,7 +326,7 @@ def test_others_are_handled_while_moves_are_stuck_and_the_log_names_each_once(
     assert [record.levelno for record in moves if record.levelno >= logging.WARNING] == [logging.WARNING] * 2
 
 
-def test_a_redelivered_message_on_a_first_connection_waits_a_rung_unhandled() -> None:
+def test_a_redelivered_message_on_a_first_intake_waits_a_rung_unhandled() -> None:
     bench = Bench(retry=RetryPolicy(attempts=2))
     handled = Collector()
     bench.subscribe(handled)
@@ -402,7 +402,7 @@ def test_a_move_whose_message_went_back_to_its_queue_is_given_up() -> None:
     bench.deliver(origin="the first channel")
     handled.wait()
 
-    last = bench.deliver(redelivered=True, connection_number=2, origin="the second channel")
+    last = bench.deliver(redelivered=True, intake_number=2, origin="the second channel")
 
     assert bench.transport.settled.wait() == [last]
     bench.transport.settled.stays(1, 2 * FIRST_PAUSE)
@@ -495,12 +495,12 @@ def test_a_start_that_is_interrupted_leaves_the_queue_to_the_others(monkeypatch:
     assert [consumer.active for consumer in bench.subscriptions.consumers()] == [True]
 
 
-def test_a_redelivered_message_on_a_later_connection_is_handled_in_place() -> None:
+def test_a_redelivered_message_on_a_later_intake_is_handled_in_place() -> None:
     bench = Bench()
     handled = Collector()
     bench.subscribe(handled)
 
-    bench.deliver(redelivered=True, connection_number=2)
+    bench.deliver(redelivered=True, intake_number=2)
 
     handled.wait()
     assert bench.transport.published == []

@@ -129,14 +129,14 @@ class Subscriber:
     ``lost`` is called, without the hub's lock, when the queue is deleted under it.
     """
 
-    __slots__ = ("_connection_number", "_deliveries", "_tag", "lost", "prefetch", "queue", "unsettled")
+    __slots__ = ("_deliveries", "_intake_number", "_tag", "lost", "prefetch", "queue", "unsettled")
 
     def __init__(
         self,
         queue: HubQueue,
         deliveries: SimpleQueue[Delivery | None],
         prefetch: int,
-        connection_number: int,
+        intake_number: int,
         lost: Callable[[], None],
     ) -> None:
         self.queue = queue
@@ -144,7 +144,7 @@ class Subscriber:
         self.lost = lost
         self.unsettled: dict[int, Entry] = {}
         self._deliveries = deliveries
-        self._connection_number = connection_number
+        self._intake_number = intake_number
         self._tag = 0
 
     def deliver(self, entry: Entry) -> None:
@@ -159,7 +159,7 @@ class Subscriber:
             queue=self.queue.name,
             redelivered=entry.redelivered,
             delivery_tag=self._tag,
-            connection_number=self._connection_number,
+            intake_number=self._intake_number,
             origin=self,
         )
         # In this order a signal handler that raises in between costs a second delivery, never the message.

@@ -49,7 +49,6 @@ class MemoryTransport:
         if not isinstance(config.address, MemoryAddress):
             raise MessageHubConfigurationError("the embedded hub needs an address like memory://name")
         self._address = config.address
-        self._connection_number = 1
         self._reset()
 
     def _reset(self) -> None:
@@ -127,8 +126,6 @@ class MemoryTransport:
         with self._lock:
             consumers = list(self._consumers)
             listeners = list(self._listeners) if self._publishing is not None else []
-            if consumers:
-                self._connection_number += 1
         logger.debug("%s: open -> recovering -> open: interrupted", self._address)
         # All end before one begins anew: what one gives back is not for another that is about to end.
         for consumer in consumers:
@@ -213,7 +210,12 @@ class MemoryTransport:
         return consumer
 
     def _subscribe(
-        self, topology: Topology, prefetch: int, deliveries: SimpleQueue[Delivery | None], lost: Callable[[], None]
+        self,
+        topology: Topology,
+        prefetch: int,
+        deliveries: SimpleQueue[Delivery | None],
+        intake_number: int,
+        lost: Callable[[], None],
     ) -> tuple[Hub, Subscriber]:
         hub = self._open("consume")
         subscriber, adopted = hub.subscribe(
@@ -222,7 +224,7 @@ class MemoryTransport:
             self._client,
             deliveries,
             prefetch=prefetch,
-            connection_number=self._connection_number,
+            intake_number=intake_number,
             lost=lost,
         )
         self._warn(adopted)
@@ -238,7 +240,8 @@ class MemoryConsumer:
     """One queue being consumed. See :class:`Consumer`. A queue deleted under it is declared and consumed again.
 
     Mutable, changed under ``_lock``: ``_subscription`` (the hub and its side of this consumer, ``None`` before the
-    start and after the end), ``_intake`` (nobody cancelled it), ``_queue``. ``_lock`` is taken before the hub's.
+    start and after the end), ``_intake`` (nobody cancelled it), ``_intakes`` (how often it began),
+    ``_queue``. ``_lock`` is taken before the hub's.
     """
 
     def __init__(self, transport: MemoryTransport, topology: Topology, prefetch: int) -> None:
@@ -249,6 +252,7 @@ class MemoryConsumer:
         self._lock = threading.Lock()
         self._subscription: tuple[Hub, Subscriber] | None = None
         self._intake = True
+        self._intakes = 0
         self._queue = topology.queue.name
 
     @property
@@ -310,8 +314,9 @@ class MemoryConsumer:
         with self._lock:
             if not self._intake:
                 return False
+            self._intakes += 1
             self._subscription = self._transport._subscribe(
-                self._topology, self._prefetch, self._deliveries, self._restart
+                self._topology, self._prefetch, self._deliveries, self._intakes, self._restart
             )
             self._queue = self._subscription[1].queue.name
             return True

@@ -40,8 +40,9 @@ _FIRST_RETRY, _LONGEST_RETRY = 0.5, 10.0
 class RabbitMQConsumer:
     """One queue being consumed (see :class:`~message_hub_sync.transport.base.Consumer`).
 
-    Mutable: ``cancelled`` and ``_closed``, set once by the owner; ``_intake``, ``_queue``, ``_retry_at``,
-    ``_failures`` and ``_tried_on``, the I/O thread's own. Each is one reference or flag, read without a lock.
+    Mutable: ``cancelled`` and ``_closed``, set once by the owner; ``_intake``, ``_intakes`` (how many there
+    were), ``_queue``, ``_retry_at``, ``_failures`` and ``_tried_on``, the I/O thread's own. Each is one reference or
+    flag, read without a lock.
     """
 
     def __init__(self, owner: ConsumeLink, topology: Topology, prefetch: int) -> None:
@@ -54,6 +55,7 @@ class RabbitMQConsumer:
         self.cancelled = False
         self._closed = False
         self._intake: Intake | None = None
+        self._intakes = 0
         self._queue = topology.queue.name
         self._tried_on: ThreadedConnection | None = None
         self._failures = 0
@@ -180,12 +182,13 @@ class RabbitMQConsumer:
         name = self._queue
         self._owner.declarations.topology(connection, self._topology, name, deadline)
         channel = opened(connection, deadline)
-        intake = Intake(self, channel, name, self._owner.link.connection_number)
+        intake = Intake(self, channel, name, self._intakes + 1)
         try:
             with connection.lock:
                 channel.pika.add_on_cancel_callback(intake.cancelled_by_broker)
             channel.ask(lambda pika, done: pika.basic_qos(prefetch_count=self._prefetch, callback=done), deadline)
             self._intake = intake
+            self._intakes += 1  # from here on it may receive
             channel.ask(
                 lambda pika, done: pika.basic_consume(
                     name, intake.deliver, consumer_tag=intake.consumer_tag, callback=done

@@ -61,13 +61,13 @@ class Intake:
     the message that is arriving: ``_method``, ``_properties``, ``_body``, ``_missing``.
     """
 
-    def __init__(self, consumer: Owner, channel: BrokerChannel, queue: str, connection_number: int) -> None:
+    def __init__(self, consumer: Owner, channel: BrokerChannel, queue: str, intake_number: int) -> None:
         self.consumer = consumer
         self.channel = channel
         self.connection = channel.connection
         self.number = channel.number
         self.queue = queue
-        self.connection_number = connection_number
+        self.intake_number = intake_number
         self.consumer_tag = f"{consumer.tag_prefix}.{channel.number}"
         self.settlements = Settlements()
         self.consuming = False
@@ -158,9 +158,7 @@ class Intake:
             return
         tag, redelivered, exchange, routing_key = deliver
         self.consumer.deliveries.put(
-            Delivery(
-                body, properties, exchange, routing_key, self.queue, redelivered, tag, self.connection_number, self
-            )
+            Delivery(body, properties, exchange, routing_key, self.queue, redelivered, tag, self.intake_number, self)
         )
 
     def close(self) -> None:

@@ -43,8 +43,7 @@ class Link:
 
     Mutable, guarded by the gate's lock: ``_thread``, ``_waker``, ``_close_deadline``, and that tasks are added
     only while there is a thread. Written by the I/O thread alone: ``_connection``, ``_opening``, ``_backoff``,
-    ``_address``, ``_next_address``, ``_last_end``, ``_last_refusal``, ``connection_number``. ``_disturbed`` is set by
-    anyone.
+    ``_address``, ``_next_address``, ``_last_end``, ``_last_refusal``. ``_disturbed`` is set by anyone.
 
     :param restore: makes everything exist that should live on the connection; called on the I/O thread,
         idempotent, returns the monotonic moment at which it wants to be called again, or ``None``.
@@ -83,7 +82,6 @@ class Link:
         self._last_refusal: tuple[str, float] | None = None
         self._tasks = Tasks()
         self._disturbed = False
-        self.connection_number = 0
 
     # --- for any thread ------------------------------------------------------------------------
 
@@ -293,7 +291,6 @@ class Link:
             waker.wait(until)
 
     def _serve(self, connection: ThreadedConnection) -> None:
-        self.connection_number += 1
         opened_at = time.monotonic()
         try:
             connection.on_blocked(self._blocked)
