@@ -384,3 +384,72 @@ def test_consumers_acknowledge_although_publishing_is_blocked(
         bench.node.ctl("set_vm_memory_high_watermark", "0.4")
     assert late.wait(bench.within(10)).value == "confirmed"
     assert waiting.get(timeout=20).value == "confirmed"
+
+
+def silence(bench: Any, queue: str, *, silent: bool = True) -> None:
+    """Have the broker's process of one queue answer nobody, as a quorum queue without its majority does."""
+    call = "suspend" if silent else "resume"
+    resource = f'rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)'
+    bench.node.ctl("eval", f"{{ok, Q}} = rabbit_amqqueue:lookup({resource}), sys:{call}(amqqueue:get_pid(Q)).")
+
+
+@pytest.fixture
+def silent(bench: Any) -> Any:
+    """Two consumers whose queues answer nobody, one whose queue does, and the transport, whose connection is lost."""
+    transport = bench.transport()
+    events = ("character.created", "campaign.started", "image.requested")
+    consumers = [
+        transport.consume(event_subscription(bench.service, event), prefetch=5, deadline=bench.within())
+        for event in events
+    ]
+    queues = [f"{bench.service}.{event}" for event in events[:2]]
+    for queue in queues:
+        silence(bench, queue)
+    transport._consuming.link.interrupt()
+    yield transport, consumers
+    for queue in queues:
+        silence(bench, queue, silent=False)
+
+
+def test_queues_that_do_not_answer_hold_up_neither_the_others_nor_whoever_asks(
+    bench: Any, silent: Any, eventually: Callable[..., bool]
+) -> None:
+    transport, (first, second, healthy) = silent
+    began = time.monotonic()
+    assert eventually(lambda: bool(healthy.active), timeout=8)
+    # Two seconds for each of the silent ones, which come first as nothing is known of them yet.
+    assert time.monotonic() - began < 6
+    assert not first.active
+    assert not second.active
+    for _ in range(3):
+        began = time.monotonic()
+        assert transport.queue_stats([healthy.queue], bench.within(4))[healthy.queue]
+        assert time.monotonic() - began < 3.5
+    # The next time, they are the last.
+    intake = healthy._intake
+    transport._consuming.link.interrupt()
+    began = time.monotonic()
+    assert eventually(lambda: healthy._intake is not intake and bool(healthy.active), timeout=5)
+    assert time.monotonic() - began < 2
+
+
+def test_queues_that_do_not_answer_do_not_keep_the_others_from_being_closed_in_order(
+    bench: Any, silent: Any, eventually: Callable[..., bool]
+) -> None:
+    transport, (first, second, healthy) = silent
+    others = [bench.consume(transport), healthy]
+    assert eventually(lambda: all(consumer.active for consumer in others))
+    bench.confirmed(transport)
+    delivery = bench.take(others[0])
+    began = time.monotonic()
+    for consumer in (first, second, *others):
+        consumer.cancel(began + 5)
+    others[0].settle(delivery)
+    for consumer in (first, second, *others):
+        consumer.close(began + 5)
+    assert time.monotonic() - began < 4
+    transport.close(began + 5)  # the broker's goodbye cannot come: its channels wait for those queues
+    assert time.monotonic() - began < 6
+    for queue in (first.queue, second.queue):
+        silence(bench, queue, silent=False)  # rabbitmqctl waits for them, too
+    assert bench.depth() == 0

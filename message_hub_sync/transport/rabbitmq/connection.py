@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import socket
 import ssl
 import threading
@@ -96,6 +97,9 @@ class ThreadedConnection(Connection):
         #: Who reads. When something was parsed last, in monotonic seconds.
         self.turn = Turn(self)
         self.read_at = 0.0
+        #: The I/O thread's own: from when on it gives up what it asks the broker as soon as somebody waits for it.
+        self.hurry_at = math.inf
+        self.hurry_for: Callable[[], bool] = lambda: False
         super().__init__(  # type: ignore[no-untyped-call, unused-ignore]
             parameters,
             on_open_error_callback=lambda *_: None,  # without one pika raises

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +34,12 @@ logger = Log("message_hub_sync.rabbitmq")
 
 #: Seconds an acknowledgement may wait for others, and how many may wait at most.
 _FLUSH_SECONDS, _FLUSH_COUNT = 0.05, 64
+#: Seconds in which a consumer is to be restored, and after which it is given up for now because somebody else waits.
+_RESTORE_SECONDS, _HURRIED_SECONDS = 10.0, 2.0
+#: Seconds of restoring after which those who wait for the I/O thread have their turn.
+_TURN_SECONDS = 0.5
+#: Seconds after the end of a consumer in which those that failed are left alone: more ends may follow, as at a close.
+_CALM_SECONDS = 0.5
 #: Seconds until a consumer that cannot be restored is tried again: soon at first, then rarely.
 _FIRST_RETRY, _LONGEST_RETRY = 0.5, 10.0
 
@@ -119,6 +126,7 @@ class RabbitMQConsumer:
         """Stop the intake."""
         if not self.cancelled:
             self.cancelled = True
+            self._owner.calm_down()
             self._on_intake(self._send_cancel, deadline)
 
     def close(self, deadline: float) -> None:
@@ -158,6 +166,11 @@ class RabbitMQConsumer:
         intake.channel.close(deadline)
 
     # --- on the I/O thread ---------------------------------------------------------------------
+
+    @property
+    def failures(self) -> int:
+        """How often in a row it could not be restored."""
+        return self._failures
 
     def due(self, connection: ThreadedConnection) -> float | None:
         """When to establish it on this connection; ``None``: it is, or is not to be."""
@@ -244,7 +257,7 @@ class RabbitMQConsumer:
 class ConsumeLink:
     """All consumers of one client, over one connection.
 
-    Mutable, guarded by ``_lock``: ``_consumers``.
+    Mutable, guarded by ``_lock``: ``_consumers``. ``_calm_until``, a moment, is written by anyone.
     """
 
     def __init__(self, config: ClientConfig, declarations: Declarations, tag_prefix: str) -> None:
@@ -253,6 +266,7 @@ class ConsumeLink:
         self.declarations = declarations
         self._lock = threading.Lock()
         self._consumers: list[RabbitMQConsumer] = []
+        self._calm_until = 0.0
         self.link = Link("consume", config, restore=self._restore, wanted=lambda: bool(self._consumers))
 
     def consume(self, topology: Topology, prefetch: int, deadline: float) -> RabbitMQConsumer:
@@ -286,19 +300,41 @@ class ConsumeLink:
             consumer.flush()
         self.link.close(deadline)
 
+    def calm_down(self) -> None:
+        """A consumer ends, whose end the I/O thread has to see to: it is not to be busy with what fails."""
+        self._calm_until = time.monotonic() + _CALM_SECONDS
+
     def _restore(self, connection: ThreadedConnection) -> float | None:
-        """Entity by entity: what fails is reported and tried again, the others go on."""
+        """Entity by entity: what fails is reported and tried again, the others go on.
+
+        A queue may be silent (a quorum queue without its majority), and there may be many: those that failed last come
+        last, none is waited for long while somebody else waits, and after each of them callers have their turn.
+        """
         with self._lock:
             consumers = list(self._consumers)
-        for consumer in consumers:
-            due = consumer.due(connection)
-            if due is not None and due <= time.monotonic():
-                try:
-                    consumer.establish(connection, Link.restore_deadline())
-                except ConnectionEnded:
-                    raise
-                except (MessageHubError, ChannelClosed, RpcTimedOut) as error:
-                    # No answer is the entity's fault too: a quorum queue without its majority is silent.
-                    consumer.not_established(error)
-        moments = [due for consumer in consumers if (due := consumer.due(connection)) is not None]
+        began = time.monotonic()
+        due = [one for one in consumers if (moment := self._due(one, connection)) is not None and moment <= began]
+        due.sort(key=lambda consumer: consumer.failures)
+        for number, consumer in enumerate(due, 1):
+            self._restore_one(consumer, connection, others=number < len(due))
+            if time.monotonic() - began > _TURN_SECONDS:
+                break
+        moments = [moment for one in consumers if (moment := self._due(one, connection)) is not None]
         return min(moments, default=None)
+
+    def _restore_one(self, consumer: RabbitMQConsumer, connection: ThreadedConnection, others: bool) -> None:
+        now = time.monotonic()
+        connection.hurry_at, connection.hurry_for = now + _HURRIED_SECONDS, lambda: others or self.link.awaited
+        try:
+            consumer.establish(connection, now + _RESTORE_SECONDS)
+        except ConnectionEnded:
+            raise
+        except (MessageHubError, ChannelClosed, RpcTimedOut) as error:
+            # No answer is the entity's fault too.
+            consumer.not_established(error)
+        finally:
+            connection.hurry_at = math.inf
+
+    def _due(self, consumer: RabbitMQConsumer, connection: ThreadedConnection) -> float | None:
+        moment = consumer.due(connection)
+        return moment if moment is None or not consumer.failures else max(moment, self._calm_until)

@@ -45,8 +45,9 @@ class Link:
     only while there is a thread. Written by the I/O thread alone: ``_connection``, ``_opening``, ``_backoff``,
     ``_address``, ``_next_address``, ``_last_end``, ``_last_refusal``. ``_disturbed`` is set by anyone.
 
-    :param restore: makes everything exist that should live on the connection; called on the I/O thread,
-        idempotent, returns the monotonic moment at which it wants to be called again, or ``None``.
+    :param restore: makes everything exist that should live on the connection, or part of it; called on the I/O thread,
+        and tasks between two calls; idempotent, returns the monotonic moment at which it wants to be called again, or
+        ``None``.
     :param wanted: whether the link is to be kept up though nobody waits for it.
     :param on_open: called on the I/O thread, no lock held, each time just before the connection is open to callers.
     """
@@ -95,6 +96,11 @@ class Link:
         """Whether it was ever used."""
         gate = self._gate
         return gate.ever_open or gate.state is not ConnectionState.CLOSED or gate.refusal is not None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits for the I/O thread to have time: a caller, or something else that is to be restored."""
+        return bool(self._tasks) or self._disturbed or self._gate.awaited
 
     def status(self) -> ConnectionStatus:
         """For health."""

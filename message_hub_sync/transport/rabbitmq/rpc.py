@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pika import exceptions as amqp
@@ -43,7 +43,7 @@ class BrokerChannel:
         :param start: called with the channel and the callback to register.
         :raises ChannelClosed: the broker closed the channel instead.
         :raises ConnectionEnded: the connection ended.
-        :raises RpcTimedOut: no answer before the deadline (monotonic seconds).
+        :raises RpcTimedOut: no answer before the deadline (monotonic seconds), or before it when somebody else waits.
         """
         answers: list[Any] = []
         connection = self.connection
@@ -57,9 +57,7 @@ class BrokerChannel:
             connection._flush()
         while not answers:
             self._check()
-            if time.monotonic() >= deadline:
-                raise RpcTimedOut
-            connection.step(deadline)
+            _wait(connection, deadline)
         return answers[0]
 
     def close(self, deadline: float) -> None:
@@ -69,8 +67,9 @@ class BrokerChannel:
                 if self.pika.is_open or self.pika.is_opening:
                     self.pika.close()
                     self.connection._flush()
-            while self.closed_by is None and self.connection.usable and time.monotonic() < deadline:
-                self.connection.step(deadline)
+            with suppress(RpcTimedOut):
+                while self.closed_by is None and self.connection.usable:
+                    _wait(self.connection, deadline)
 
     def _check(self) -> None:
         if self.closed_by is not None:
@@ -84,6 +83,18 @@ class BrokerChannel:
         self.closed_by = reason
         if self.on_closed is not None:
             self.on_closed(reason)
+
+
+def _wait(connection: ThreadedConnection, deadline: float) -> None:
+    """Serve the connection for one round.
+
+    :raises RpcTimedOut: there is no time left for it.
+    """
+    now = time.monotonic()
+    hurried = now >= connection.hurry_at
+    if now >= deadline or (hurried and connection.hurry_for()):
+        raise RpcTimedOut
+    connection.step(deadline if hurried else min(deadline, connection.hurry_at))
 
 
 def opened(connection: ThreadedConnection, deadline: float) -> BrokerChannel:
@@ -102,10 +113,11 @@ def opened(connection: ThreadedConnection, deadline: float) -> BrokerChannel:
         connection._flush()
     while not answers:
         channel._check()
-        if time.monotonic() >= deadline:
+        try:
+            _wait(connection, deadline)
+        except RpcTimedOut:
             channel.close(deadline)  # else it would be open for good once the broker answers
-            raise RpcTimedOut
-        connection.step(deadline)
+            raise
     return channel
 
 
