@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from message_hub_sync.errors import MessageValidationError
 
-__all__ = ["deadline_after", "remaining", "take", "timeout_seconds"]
+__all__ = ["certainly_past", "deadline_after", "remaining", "take", "timeout_seconds"]
 
 T = TypeVar("T")
 
@@ -18,6 +18,18 @@ SHORTEST_WAIT = 0.05
 
 #: Above this a wait would overflow ``threading.TIMEOUT_MAX`` on some platforms: about 49 days.
 MAX_TIMEOUT = 4_294_967
+
+
+#: What the wall clock showed when the monotonic one was at zero, as both were when this process began.
+_EPOCH = time.time() - time.monotonic()
+
+
+def certainly_past() -> float:
+    """A moment that is over though somebody sets the wall clock, in seconds since the epoch.
+
+    The earlier of what the wall clock says and of what it would say had nobody touched it in this process's time.
+    """
+    return min(time.time(), _EPOCH + time.monotonic())
 
 
 def timeout_seconds(value: Any, default: float) -> float:

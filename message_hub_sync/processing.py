@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.correlation import Handling, enter, leave
+from message_hub_sync.deadlines import certainly_past
 from message_hub_sync.deduplication import DeduplicationStore
 from message_hub_sync.envelope import InvalidMessage, Properties
 from message_hub_sync.errors import MessageHubRejectError, MessageHubRetryError, MessageValidationError
@@ -97,8 +98,11 @@ class Processing:
             if count >= self._retry.attempts:
                 work.dead_letter(None, f"its consumer ended {count} times while handling it")
             else:
-                work.move(retry_queue(self._queue, LADDER_MS[0]), crash_properties(delivery, crashes=count + 1))
-        elif expired(delivery.properties, time.time()):
+                work.move(
+                    retry_queue(self._queue, LADDER_MS[0]),
+                    crash_properties(delivery, crashes=count + 1, past=certainly_past(), delay_ms=LADDER_MS[0]),
+                )
+        elif expired(delivery.properties, certainly_past()):
             work.dead_letter(None, "expired: its ttl passed while it waited for a retry")
         elif self._kind == "message" and self._requests.claim(delivery):
             work.settle()
@@ -242,7 +246,13 @@ class _Work:
         processing = self.processing
         queue = processing._queue
         properties = retry_properties(
-            self.delivery, attempts=attempts, error=error, service=processing._config.service_name, now=time.time()
+            self.delivery,
+            attempts=attempts,
+            error=error,
+            service=processing._config.service_name,
+            now=time.time(),
+            delay_ms=delay_ms,
+            past=certainly_past(),
         )
         self.move(retry_queue(queue, delay_ms), properties, lambda: processing._metrics.retried(queue))
 

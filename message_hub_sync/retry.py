@@ -5,7 +5,8 @@ Moving a message is publishing it anew, so that here is also decided what a move
 Ours, in headers: ``x-attempts`` (handler runs that failed), ``x-crashes`` (times its process may have died
 of it), ``x-service`` (who moved it), ``x-error-type``, ``x-error-message``; on a dead letter also
 ``x-error-traceback`` and ``x-reason``; and from the first move on ``x-first-failed-at`` (ISO 8601, UTC),
-``x-original-exchange``, ``x-original-routing-key``, ``x-original-expiration`` (ms), ``x-original-user-id``.
+``x-original-exchange``, ``x-original-routing-key``, ``x-original-expiration`` (ms), ``x-ttl-left`` (ms, when it comes
+back from the retry queue), ``x-original-user-id``.
 ``x-left-out``: why the message bears less than it did.
 
 Left out of a move are ``expiration`` (a dead letter that kept it would vanish), ``user_id`` (the broker refuses
@@ -65,6 +66,7 @@ ORIGINAL_ROUTING_KEY = "x-original-routing-key"
 ORIGINAL_USER_ID = "x-original-user-id"
 REASON = "x-reason"
 SERVICE = "x-service"
+TTL_LEFT = "x-ttl-left"
 
 MAX_TRACEBACK_BYTES = 4 * 1024
 #: Bytes of each text, of where it was published, and of all headers in what fits into the smallest frame there is.
@@ -180,24 +182,34 @@ def _count(headers: Mapping[str, Any], name: str) -> int:
 
 
 def retry_properties(
-    delivery: Moved, *, attempts: int, error: BaseException | None, service: str, now: float
+    delivery: Moved,
+    *,
+    attempts: int,
+    error: BaseException | None,
+    service: str,
+    now: float,
+    delay_ms: int,
+    past: float | None = None,
 ) -> Properties:
     """What a message bears on its way to a retry queue.
 
     :param attempts: handler runs that failed, this one included.
     :param now: wall clock, seconds since the epoch.
+    :param delay_ms: how long it will wait there.
+    :param past: as :func:`expired` has it; the wall clock where it is left out.
     """
     ours = {ATTEMPTS: attempts, SERVICE: service, **_first_failed(delivery, now), **_error(error)}
-    return _moved(delivery, ours)
+    return _moved(delivery, {**ours, **_ttl_after(delivery, now if past is None else past, delay_ms)})
 
 
-def crash_properties(delivery: Moved, *, crashes: int) -> Properties:
+def crash_properties(delivery: Moved, *, crashes: int, past: float, delay_ms: int) -> Properties:
     """What a message bears that is set aside unhandled, because its last consumer may have died of it.
 
     :param crashes: this one included; at least one more than the message bears already is written.
         Its ``x-attempts`` stays as it is.
     """
-    return _moved(delivery, {CRASHES: max(crashes, _count(delivery.properties.headers, CRASHES) + 1)})
+    ours = {CRASHES: max(crashes, _count(delivery.properties.headers, CRASHES) + 1)}
+    return _moved(delivery, {**ours, **_ttl_after(delivery, past, delay_ms)})
 
 
 def dead_letter_properties(
@@ -243,28 +255,56 @@ def reduced_properties(properties: Properties, why: str) -> Properties:
 
 _OURS = (
     *(ATTEMPTS, CRASHES, SERVICE, FIRST_FAILED_AT, REASON, LEFT_OUT),
-    *(ERROR_TYPE, ERROR_MESSAGE, ORIGINAL_EXPIRATION, ORIGINAL_USER_ID),
+    *(ERROR_TYPE, ERROR_MESSAGE, ORIGINAL_EXPIRATION, TTL_LEFT, ORIGINAL_USER_ID),
 )
 _SHORT_TEXTS = ("message_id", "correlation_id", "type", "app_id", "content_type", "content_encoding", "reply_to")
 
 
-def expired(properties: Properties, now: float) -> bool:
+def expired(properties: Properties, past: float) -> bool:
     """Whether a message back from a retry queue is past its ttl, which the broker no longer watches.
 
-    The ttl counts from the message's own timestamp, but never from after its first failure: a sender's clock
-    that is ahead prolongs it by less than one ttl. Without either moment it has not expired.
+    What is left of the ttl is carried along and shortened by each delay, for which the broker answers. Clocks are asked
+    only for how long the message waited before it failed first and since it came back: whoever sets one must not
+    have messages given up.
 
-    :param now: wall clock, seconds since the epoch.
+    :param past: seconds since the epoch, or fewer: the reading of a clock that nobody has set forward
+        (:func:`~message_hub_sync.deadlines.certainly_past`).
     """
+    left = _ttl_left(properties, past) if TTL_LEFT in properties.headers else None
+    return left is not None and left <= 0
+
+
+def _ttl_left(properties: Properties, past: float) -> int | None:
+    """Milliseconds, ``None``: it has none."""
     headers = properties.headers
-    milliseconds = headers.get(ORIGINAL_EXPIRATION)
-    if not isinstance(milliseconds, str) or not (milliseconds.isascii() and milliseconds.isdigit()):
-        return False
-    sent = _epoch(headers.get("timestamp"))
-    moments = (properties.timestamp if sent is None else sent, _epoch(headers.get(FIRST_FAILED_AT)))
-    known = [moment for moment in moments if moment is not None]
+    total = properties.expiration if properties.expiration is not None else headers.get(ORIGINAL_EXPIRATION)
+    if not isinstance(total, str) or not (total.isascii() and total.isdigit()):
+        return None
     # Ten digits are more than the broker takes; more than 4,300 would make int() raise.
-    return bool(known) and now > min(known) + int(milliseconds[:10]) / 1000
+    ttl = int(total[:10])
+    left = headers.get(TTL_LEFT)
+    if properties.expiration is None and isinstance(left, int) and not isinstance(left, bool):
+        back = _came_back(headers)
+        # The broker writes whole seconds.
+        waited = 0.0 if back is None else max(0.0, past - back - 1)
+        return min(max(left, -ttl), ttl) - int(waited * 1000)
+    sent = _epoch(headers.get("timestamp"))
+    sent = properties.timestamp if sent is None else sent
+    waited = 0.0 if sent is None else past - sent
+    # The broker would not have handed out one that is past its ttl: where the clocks say so, somebody has set one.
+    return ttl - int(waited * 1000) if 0 <= waited * 1000 < ttl else ttl
+
+
+def _ttl_after(delivery: Moved, past: float, delay_ms: int) -> dict[str, Any]:
+    left = _ttl_left(delivery.properties, past)
+    return {} if left is None else {TTL_LEFT: left - delay_ms}
+
+
+def _came_back(headers: Mapping[str, Any]) -> float | None:
+    """When the broker moved it from its retry queue to where it was delivered from."""
+    deaths = headers.get("x-death")
+    latest = deaths[0] if isinstance(deaths, list) and deaths else None
+    return _epoch(latest.get("time")) if isinstance(latest, Mapping) else None
 
 
 def _epoch(iso: Any) -> float | None:

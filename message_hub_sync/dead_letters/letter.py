@@ -47,6 +47,7 @@ from message_hub_sync.retry import (
     ORIGINAL_USER_ID,
     REASON,
     SERVICE,
+    TTL_LEFT,
 )
 from message_hub_sync.topology import DEAD_LETTER_SUFFIX, EVENTS
 from message_hub_sync.transport.base import Delivery
@@ -67,7 +68,7 @@ _FAILURE = {
     "first_failed_at": FIRST_FAILED_AT,
     "service": SERVICE,
 }
-_MOVED = {*_FAILURE.values(), ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, ORIGINAL_EXPIRATION, ORIGINAL_USER_ID}
+_MOVED = {*_FAILURE.values(), ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, ORIGINAL_EXPIRATION, ORIGINAL_USER_ID, TTL_LEFT}
 _PROPERTIES = [one.name for one in dataclasses.fields(Properties) if one.name != "headers"]
 
 

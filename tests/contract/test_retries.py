@@ -144,6 +144,25 @@ def test_a_retried_event_is_still_what_was_published(hub: Hub, collected: Collec
     assert (second.id, second.payload, second.timestamp) == (first.id, first.payload, first.timestamp)
 
 
+@pytest.mark.parametrize("jump", [-3600, 3600])
+def test_a_message_whose_ttl_has_not_passed_is_retried_though_the_clock_is_set(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    attempts = Collector()
+    now = time.time
+
+    def fail_once(message: Message) -> None:
+        attempts(message)
+        if len(attempts.items) == 1:
+            monkeypatch.setattr("time.time", lambda: now() + jump)
+            raise RuntimeError("the first time")
+
+    hub.client("image").subscribe_messages(fail_once)
+    hub.client("character").send_message(hub.name("image"), {"n": 1}, ttl=60)
+    first, second = attempts.wait(2)
+    assert first.id == second.id
+
+
 def test_a_message_whose_ttl_passes_while_it_waits_is_dead_lettered_as_expired(hub: Hub) -> None:
     attempts = Collector()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from faults.judging import CIRCUIT, CONNECTION, DELIVERY, judge, only
-from faults.names import Names
+from faults.names import Names, NewClient
 from faults.oracle import Oracle
 from faults.processes import Workers
-from faults.timing import TOLERANCE
+from faults.timing import TOLERANCE, eventually
 
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
 
@@ -71,6 +71,24 @@ def test_a_wall_clock_that_jumps_moves_no_deadline_no_circuit_and_no_retry(
     assert publisher.stop() == 0
     judge(oracle, workers, slowest=2)
     only(oracle, CONNECTION, CIRCUIT, DELIVERY)
+
+
+@pytest.mark.faults
+@pytest.mark.row(32)
+def test_a_wall_clock_that_jumps_while_a_message_waits_for_its_retry_does_not_end_its_ttl(
+    node: RabbitMQNode, oracle: Oracle, workers: Workers, new_client: NewClient, names: Names, tmp_path: Path
+) -> None:
+    if not _FAKETIME:
+        pytest.skip("libfaketime is missing (Debian: apt-get install libfaketime)")
+    clock = WallClock(tmp_path / "clock")
+    consumer = workers.consumer("--service", names.service, "--inbox", "--fail-first", "3", within=clock.command)
+    client = new_client(f"{names.service}-sender")
+    for number, seconds in enumerate((3600, -3600, 0), 1):
+        assert oracle.ledger.call(lambda id: client.send_message(names.service, {}, ttl=60, message_id=id)) is None
+        eventually(lambda number=number: consumer.log.count("again in 1 s") == number, 5)
+        clock.jump(seconds)
+        oracle.wait(lambda counts, number=number: counts.handled == number, 1 + 2 + TOLERANCE)
+    assert judge(oracle, workers).counts.duplicates == 0
 
 
 @pytest.mark.faults

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -52,7 +52,7 @@ def failed(**properties: Any) -> Failed:
 
 
 def moved(delivery: Failed, error: BaseException | None = None, attempts: int = 1) -> Properties:
-    return retry_properties(delivery, attempts=attempts, error=error, service="me", now=NOW)
+    return retry_properties(delivery, attempts=attempts, error=error, service="me", now=NOW, delay_ms=1_000)
 
 
 def dead(delivery: Failed, error: BaseException | None = None, reason: str = "why") -> Properties:
@@ -221,7 +221,7 @@ def test_expiration_and_user_id_ride_in_headers_and_stay_there_at_the_next_move(
 def test_the_first_move_says_when_and_whence() -> None:
     once = moved(Failed())
     again = Failed(once, exchange="", routing_key="me.character.created")
-    twice = retry_properties(again, attempts=2, error=None, service="other", now=NOW + 60)
+    twice = retry_properties(again, attempts=2, error=None, service="other", now=NOW + 60, delay_ms=1_000)
     assert twice.headers["x-first-failed-at"] == NOW_ISO
     assert twice.headers["x-original-exchange"] == "events"
     assert twice.headers["x-original-routing-key"] == "character.created"
@@ -239,12 +239,12 @@ def test_forged_headers_of_ours_are_replaced(forged: Any) -> None:
 def test_a_crash_is_counted_and_attempts_are_not() -> None:
     delivery = failed(headers={"x-attempts": 2, "x-crashes": 1}, expiration="60000")
     for said in (1, 2):
-        found = crash_properties(delivery, crashes=said)
+        found = crash_properties(delivery, crashes=said, past=NOW, delay_ms=1_000)
         assert found.headers["x-crashes"] == 2
         assert found.headers["x-attempts"] == 2
         assert found.headers["x-original-routing-key"] == "character.created"
         assert found.expiration is None
-    assert crash_properties(Failed(), crashes=1).headers["x-crashes"] == 1
+    assert crash_properties(Failed(), crashes=1, past=NOW, delay_ms=1_000).headers["x-crashes"] == 1
 
 
 def test_a_dead_letter_says_why_where_when_and_how_often() -> None:
@@ -379,44 +379,82 @@ def test_many_small_headers_stay_under_the_limit_as_they_are_written() -> None:
 # --- past its ttl --------------------------------------------------------------------------------
 
 
-def sent(at: float, ttl_ms: Any = "60000", **headers: Any) -> Properties:
+def back(properties: Properties, at: float) -> Properties:
+    """As the broker hands it back from the retry queue, by its clock, which writes whole seconds."""
+    death = {"queue": "q.retry.1000", "reason": "expired", "time": datetime.fromtimestamp(int(at), timezone.utc)}
+    return replace(properties, headers={**properties.headers, "x-death": [death]})
+
+
+def sent(at: float, ttl_ms: Any = "60000", **headers: Any) -> Failed:
     iso = datetime.fromtimestamp(at, timezone.utc).isoformat()
-    return Properties(timestamp=int(at), headers={"timestamp": iso, "x-original-expiration": ttl_ms, **headers})
+    return failed(timestamp=int(at), expiration=ttl_ms, headers={"timestamp": iso, **headers})
 
 
-def test_a_message_expires_when_its_ttl_after_its_timestamp_is_over() -> None:
-    assert not expired(sent(NOW), NOW + 59.9)
-    assert expired(sent(NOW), NOW + 60.1)
+def test_each_delay_and_what_it_waited_before_shorten_what_is_left_of_a_ttl() -> None:
+    first = moved(sent(NOW - 10))
+    assert first.headers["x-ttl-left"] == 60_000 - 10_000 - 1_000
+    second = retry_properties(
+        Failed(back(first, NOW + 1)), attempts=2, error=None, service="me", now=NOW + 4, delay_ms=30_000
+    )
+    # 3 s it waited to be handled, of which those count that are certain, as the broker writes whole seconds.
+    assert 49_000 - 3_000 - 30_000 <= second.headers["x-ttl-left"] <= 49_000 - 2_000 - 30_000
+    assert not expired(back(second, NOW + 34), NOW + 34)
+    third = crash_properties(Failed(back(second, NOW + 34)), crashes=1, past=NOW + 34, delay_ms=30_000)
+    assert expired(back(third, NOW + 64), NOW + 64)
 
 
-def test_a_message_moved_by_us_expires_as_its_sender_wished() -> None:
-    delivery = failed(timestamp=int(NOW), expiration="60000")
-    assert expired(moved(delivery), NOW + 61)
-    assert not expired(moved(delivery), NOW + 59)
-    assert not expired(delivery.properties, NOW + 61), "the broker itself expires one that was never moved"
+def test_a_message_that_waits_for_its_consumer_after_a_retry_expires_then() -> None:
+    returned = back(moved(sent(NOW)), NOW + 1)
+    assert not expired(returned, NOW + 58)
+    assert expired(returned, NOW + 63)
+
+
+def test_a_message_that_was_never_moved_is_the_brokers_to_expire() -> None:
+    assert not expired(sent(NOW).properties, NOW + 61)
+
+
+@pytest.mark.parametrize("jump", [-3600, 3600])
+def test_a_clock_that_is_set_while_it_waits_gives_no_message_up(jump: float) -> None:
+    # Each of the three clocks that are asked may be the one: the sender's, the broker's, the consumer's.
+    for sender, broker, consumer in ((jump, 0, 0), (0, jump, 0), (0, 0, jump), (jump, jump, jump)):
+        first = retry_properties(
+            sent(NOW + sender),
+            attempts=1,
+            error=None,
+            service="me",
+            now=NOW,
+            past=NOW + min(consumer, 0),
+            delay_ms=1_000,
+        )
+        assert first.headers["x-ttl-left"] == 59_000
+        returned = back(first, NOW + 1 + max(broker, 0))
+        assert not expired(returned, NOW + 1 + min(consumer, 0))
 
 
 def test_the_timestamp_property_serves_where_the_header_does_not() -> None:
     for stamp in ("yesterday", None, 7):
-        properties = Properties(timestamp=int(NOW), headers={"timestamp": stamp, "x-original-expiration": "60000"})
-        assert expired(properties, NOW + 61)
-        assert not expired(properties, NOW + 58)
-
-
-def test_a_sender_whose_clock_is_ahead_prolongs_its_message_by_less_than_the_ttl() -> None:
-    ahead = sent(NOW + 3600, **{"x-first-failed-at": NOW_ISO})
-    assert not expired(ahead, NOW + 59)
-    assert expired(ahead, NOW + 61)
+        delivery = failed(timestamp=int(NOW) - 20, expiration="60000", headers={"timestamp": stamp})
+        assert 38_000 <= moved(delivery).headers["x-ttl-left"] <= 39_000
 
 
 @pytest.mark.parametrize("ttl", [None, "", "-1", "soon", 60000, "٣", ["1"]])
 def test_a_message_without_a_usable_ttl_never_expires(ttl: Any) -> None:
-    assert not expired(sent(NOW, ttl), NOW + 1e9)
+    found = moved(sent(NOW, ttl))
+    assert "x-ttl-left" not in found.headers
+    forged = replace(found, headers={**found.headers, "x-ttl-left": -1})
+    assert not expired(forged, NOW + 1e9)
 
 
 def test_a_ttl_of_thousands_of_digits_is_only_a_long_one() -> None:
-    assert not expired(sent(NOW, "9" * 5000), NOW + 1)
+    assert moved(sent(NOW, "9" * 5000)).headers["x-ttl-left"] == 9_999_999_999 - 1_000
 
 
-def test_a_message_that_does_not_say_when_it_was_sent_has_not_expired() -> None:
-    assert not expired(Properties(headers={"x-original-expiration": "1"}), NOW)
+@pytest.mark.parametrize("forged", ["1", None, 1.5, True, 2**62])
+def test_a_forged_rest_of_a_ttl_is_no_more_than_the_ttl(forged: Any) -> None:
+    properties = Properties(headers={"x-original-expiration": "60000", "x-ttl-left": forged, "x-death": "none"})
+    assert not expired(properties, NOW)
+    assert moved(Failed(properties)).headers["x-ttl-left"] == 59_000
+
+
+def test_a_message_that_does_not_say_when_it_was_sent_has_all_of_its_ttl_left() -> None:
+    assert moved(failed(expiration="2000")).headers["x-ttl-left"] == 1_000
