@@ -123,7 +123,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Nothing lost, nothing from nowhere, nothing handled that was called rejected, no foreign error."""
+        """Nothing lost, nothing from nowhere, nothing handled or dead that was called rejected, no foreign error."""
         return not (self.lost or self.invented or self.false_rejections or self.foreign)
 
     def __str__(self) -> str:
@@ -231,7 +231,10 @@ class Oracle:
                 counts=self._counts(),
                 lost=frozenset(self._missing),
                 invented=frozenset(key for key, one in handled.items() if not one.invoked),
-                false_rejections=frozenset(key for key, one in handled.items() if one.final == "rejected"),
+                # A dead letter was delivered: the broker has had it.
+                false_rejections=frozenset(
+                    key for key, one in self._messages.items() if one.final == "rejected" and (one.handled or one.dead)
+                ),
                 foreign=tuple(self._foreign),
             )
 

@@ -66,6 +66,14 @@ def test_what_was_called_rejected_and_handled_all_the_same_is_found(oracle: Orac
     assert not oracle.verdict().holds
 
 
+def test_what_was_called_rejected_and_lies_among_the_dead_letters_is_found(oracle: Oracle) -> None:
+    message_id = uuid4()
+    oracle.ledger.call(refuse, message_id)
+    oracle.ledger.dead(message_id)
+    assert oracle.verdict().false_rejections == {str(message_id)}
+    assert not oracle.verdict().holds
+
+
 def test_what_nobody_sent_is_found(oracle: Oracle) -> None:
     oracle.ledger.handled("from-nowhere")
     assert oracle.verdict().invented == {"from-nowhere"}
