@@ -139,6 +139,8 @@ def test_a_circuit_that_an_alarm_opened_tries_again_when_it_ends(
     eventually(lambda: client.get_health_status()["status"] != "blocked", 5)
     eventually(lambda: client.get_health_status()["circuit_breaker_state"] == "half-open", 5)
     assert publish(oracle, client, names) is None
+    judge(oracle, slowest=1)
+    only(oracle, DELIVERY, CIRCUIT)
 
 
 @pytest.mark.rabbitmq
