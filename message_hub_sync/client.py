@@ -94,7 +94,8 @@ class MessageHubClient:
     :param queue_type: ``"classic"`` or ``"quorum"``, for queues that do not exist yet.
     :param max_message_bytes: the largest body sent or handled.
     :param strict_catalogue: refuse events that the catalogue does not know, or gives to another service.
-    :param settle_each: acknowledge each message by itself: slower, and a killed process repeats at most one.
+    :param settle_each: acknowledge each message by itself: slower, and a killed process that consumes with
+        ``prefetch=1`` repeats at most one.
     :param retry: what becomes of messages whose handler fails; by default four attempts, after 1, 5 and 30 s.
     :param ssl_context: for ``amqps://``, instead of the system's trust store.
     :raises MessageHubConfigurationError: which value is not usable, and what is.

@@ -58,10 +58,12 @@ def test_a_consumer_killed_in_the_middle_repeats_what_it_had_not_settled_and_los
 
 @pytest.mark.faults
 @pytest.mark.row(24)
-def test_with_settle_each_a_killed_consumer_repeats_one_message_at_most(
+def test_with_settle_each_and_a_prefetch_of_one_a_killed_consumer_repeats_one_message_at_most(
     oracle: Oracle, workers: Workers, names: Names
 ) -> None:
-    arguments = ("--service", names.service, "--event", names.event, "--settle-each")
+    # The next one comes when the broker has read the last one's acknowledgement; with more handed out ahead, several
+    # acknowledgements may be under way when the process is killed.
+    arguments = ("--service", names.service, "--event", names.event, "--settle-each", "--prefetch", "1")
     consumer = workers.consumer(*arguments)
     publisher = workers.publisher("--event", names.event, "--threads", "4", "--rate", "40")
     for _ in range(3):
@@ -71,7 +73,7 @@ def test_with_settle_each_a_killed_consumer_repeats_one_message_at_most(
         consumer = workers.consumer(*arguments)
     assert publisher.stop() == 0
     # One for each killed process: the message that was handled, and whose acknowledgement was on its way.
-    assert judge(oracle, workers).counts.duplicates <= 3 * 2
+    assert judge(oracle, workers).counts.duplicates <= 3
 
 
 @pytest.mark.rabbitmq
