@@ -217,7 +217,8 @@ def test_closing_with_publishers_under_way_ends_every_wait(
     def publish_until_closed() -> Any:
         while True:
             receipt = transport.publish(bench.message(), bench.within(20))
-            assert receipt.wait(bench.within(20)) in (Result.CONFIRMED, Result.LOST)
+            # Not written: it was left to another caller, who found the connection ended.
+            assert receipt.wait(bench.within(20)) in (Result.CONFIRMED, Result.LOST, Result.NOT_WRITTEN)
 
     ends = [in_thread(publish_until_closed) for _ in range(8)]
     bench.confirmed(transport)
