@@ -18,19 +18,24 @@ _COLUMNS = [one.name for one in fields(Counts)]
 
 @dataclass
 class Row:
-    """What became of the tests of one fault. Mutable while the suite runs, by its one thread."""
+    """What became of the tests of one fault. Mutable while the suite runs, by its one thread.
+
+    ``played``: what is said of those that passed instead of their number.
+    """
 
     passed: int = 0
     failed: int = 0
     not_run: list[str] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
+    played: str = ""
 
     def line(self, number: int) -> str:
         """As the table shows it."""
         if self.failed:
             result = "**fails**"
         else:
-            result = f"holds ({self.passed} test{'s' if self.passed != 1 else ''})" if self.passed else "not run"
+            played = self.played or f"{self.passed} test{'s' if self.passed != 1 else ''}"
+            result = f"holds ({played})" if self.passed else "not run"
         if self.not_run:
             result += "; not run: " + "; ".join(self.not_run)
         counted = [f"{getattr(self.counts, name):,}" if self.counts.invoked else "" for name in _COLUMNS]

@@ -3,8 +3,9 @@
     python -m faults.soak --minutes 10 --seed 42
 
 A line of progress a second; a report at the end, and with ``--write-report`` a row in docs/reliability.md. Exit code
-0 when nothing was lost, 1 when the oracle says otherwise. The seed decides which faults come when, and how long they
-last; it is printed, and the same seed draws the same faults again.
+0 when nothing was lost, no call outlived its deadline, no process ended badly and none complained; 1 otherwise. The
+seed decides which faults come when, and how long they last; it is printed, and the same seed draws the same faults
+again.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from faults.oracle import Counts, Oracle, Verdict
+from faults.oracle import Call, Counts, Oracle, Verdict
 from faults.processes import Program, Workers
 from faults.proxy import Proxy
 from faults.raw import raw_channel
@@ -31,18 +33,41 @@ from message_hub_sync.testing.rabbitmq_node import RabbitMQNode, RabbitMQNodeErr
 SERVICE, EVENT = "fault-soak", "fault.soaked"
 #: Seconds for everything to be consumed once the last fault is healed.
 DRAIN = 120.0
+#: Seconds that a call may take: the workers' delivery_timeout, and what a machine at its limit adds.
+DEADLINE, MARGIN = 5.0, 2.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is judged: the messages, each call's duration, how the processes ended, and what their logs complain of."""
+
+    verdict: Verdict
+    calls: tuple[Call, ...] = ()
+    bad_ends: tuple[str, ...] = ()
+    complaints: tuple[str, ...] = ()
+
+    @property
+    def late(self) -> list[Call]:
+        """The calls that outlived their deadline."""
+        return [call for call in self.calls if call.seconds > DEADLINE + MARGIN]
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is nothing to find fault with."""
+        return self.verdict.holds and not (self.late or self.bad_ends or self.complaints)
 
 
 class Soak:
     """One run: a node, a proxy, two publishers, two consumers, and the faults.
 
-    Mutable: ``_publishers`` and ``_consumers``, by the main thread alone; ``_now``, what is happening, which the
-    thread that prints reads.
+    Mutable: ``_publishers``, ``_consumers`` and ``_bad_ends``, by the main thread alone; ``_now``, what is
+    happening, which the thread that prints reads.
     """
 
     def __init__(self, seed: int, directory: Path) -> None:
         self.dice = random.Random(seed)
         self.faults: Counter[str] = Counter()
+        self._bad_ends: list[str] = []
         self._now = "starting"
         self._stop = threading.Event()
         self._started = time.monotonic()
@@ -89,18 +114,32 @@ class Soak:
             self._now = "calm"
             self._stop.wait(self.dice.uniform(0.5, 5))
 
-    def finish(self) -> Verdict:
+    def finish(self) -> Outcome:
         """Stop sending, wait until all is consumed, count the dead letters, judge."""
         self._now = "draining"
         for publisher in self._publishers:
-            if publisher.stop(30) != 0:
-                print(publisher.log[-3000:], file=sys.stderr)
+            self._end("publisher", publisher, 30)
         if not self.oracle.drained(DRAIN):
             print("not everything was consumed in time", file=sys.stderr)
+        for consumer in self._consumers:
+            self._end("consumer", consumer, 30)
         self._count_dead_letters()
-        self.oracle.settle()
         self._now = "judged"
-        return self.oracle.verdict()
+        return Outcome(
+            self.oracle.verdict(),
+            tuple(self.oracle.calls()),
+            tuple(self._bad_ends),
+            tuple(self.workers.complaints()),
+        )
+
+    def _end(self, name: str, program: Program, timeout: float) -> None:
+        try:
+            code: object = program.stop(timeout)
+        except AssertionError:
+            code = f"nothing within {timeout:g} s"
+        if code != 0:
+            self._bad_ends.append(f"a {name} ended with {code}")
+            print(program.log[-3000:], file=sys.stderr)
 
     # --- the players ------------------------------------------------------------------------------
 
@@ -168,9 +207,7 @@ class Soak:
 
     def _fork(self) -> None:
         program = self.workers.script("forking", SERVICE, EVENT, "3", "20")
-        code = program.stop(60)
-        if code != 0:
-            raise AssertionError(f"a forked process ended with {code}:\n{program.log[-3000:]}")
+        self._end("process that forks", program, 60)
 
     def _ctl(self, *arguments: str) -> None:
         self.node.ctl(*arguments, timeout=60)
@@ -198,17 +235,22 @@ class Soak:
                     self.oracle.ledger.dead(properties.message_id)
 
 
-def report(seed: int, minutes: float, faults: Counter[str], verdict: Verdict, complaints: list[str]) -> str:
+def report(seed: int, minutes: float, faults: Counter[str], outcome: Outcome) -> str:
     """What is printed at the end."""
+    verdict, late = outcome.verdict, outcome.late
     counts: Counts = verdict.counts
+    longest = max((call.seconds for call in outcome.calls), default=0.0)
     lines = [
-        f"soak of {minutes:g} minutes, seed {seed}: {'HOLDS' if verdict.holds else 'VIOLATED'}",
+        f"soak of {minutes:g} minutes, seed {seed}: {'HOLDS' if outcome.holds else 'VIOLATED'}",
         "faults: " + ", ".join(f"{name} x {count}" for name, count in sorted(faults.items())),
         str(counts),
+        f"longest call: {longest:.2f} s of {DEADLINE:g} s; past it by more than {MARGIN:g} s: {len(late)}",
     ]
     if not verdict.holds:
         lines.append(str(verdict))
-    lines += [f"log: {line}" for line in complaints[:20]]
+    lines += [f"late: {call.outcome} {call.error} after {call.seconds:.2f} s" for call in late[:20]]
+    lines += [f"end: {end}" for end in outcome.bad_ends]
+    lines += [f"log: {line}" for line in outcome.complaints[:20]]
     return "\n".join(lines)
 
 
@@ -226,11 +268,13 @@ def main() -> int:
         Soak(options.seed, options.keep or Path(temporary)) as soak,
     ):
         soak.run(options.minutes * 60)
-        verdict = soak.finish()
-        print(report(options.seed, options.minutes, soak.faults, verdict, soak.workers.complaints()), flush=True)
+        outcome = soak.finish()
+        print(report(options.seed, options.minutes, soak.faults, outcome), flush=True)
     if options.write_report:
-        write_table({34: Row(passed=int(verdict.holds), failed=int(not verdict.holds), counts=verdict.counts)})
-    return 0 if verdict.holds else 1
+        minutes = f"{options.minutes:g} minute{'s' if options.minutes != 1 else ''}, seed {options.seed}"
+        holds, counts = outcome.holds, outcome.verdict.counts
+        write_table({34: Row(passed=int(holds), failed=int(not holds), counts=counts, played=minutes)})
+    return 0 if outcome.holds else 1
 
 
 if __name__ == "__main__":
