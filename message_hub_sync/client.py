@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 import time
 import weakref
@@ -34,6 +33,7 @@ from message_hub_sync.errors import (
 from message_hub_sync.handlers import Kind, handler_for
 from message_hub_sync.health import health_status, queue_stats
 from message_hub_sync.lifecycle import Lifecycle
+from message_hub_sync.log import Log
 from message_hub_sync.metrics import MESSAGE_COUNTER, MESSAGE_LATENCY
 from message_hub_sync.outgoing import (
     DEFAULT_TTL,
@@ -73,7 +73,7 @@ __all__ = [
     "MessageValidationError",
 ]
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 C = TypeVar("C", bound=Callable[..., Any])
 

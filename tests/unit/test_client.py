@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 from collector import Collector
+from mailing import mailing
 from scripted_transport import ScriptedTransport
 
 from message_hub_sync import (
@@ -115,6 +116,16 @@ def test_a_priority_without_effect_is_warned_about_once(
         client.send_message("image-service", {"n": 1}, priority=5)
 
     assert caplog.text.count("message_priorities=True") == 1
+
+
+def test_a_logging_handler_that_raises_keeps_nothing_from_being_sent(client: MessageHubClient) -> None:
+    received = Collector()
+    client.subscribe_messages(received)
+
+    with mailing():
+        client.send_message("image-service", {"n": 1}, priority=5)
+
+    received.wait()
 
 
 def test_under_uwsgi_without_threads_a_timeout_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
