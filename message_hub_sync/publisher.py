@@ -146,6 +146,8 @@ class Publisher:
             result = receipt.wait(deadline)
         finally:
             self._awaited.discard(receipt)
+        if result is None:
+            receipt.abandoned = True
         attempts.note(result, receipt.reason, receipt.code)
 
     def _declare_exchange(self, attempts: Attempts, deadline: float) -> None:

@@ -104,14 +104,16 @@ class Receipt:
     Mutable: ``result``, ``reason``, ``code``, written before the lock is released and read after it was
     acquired, so the lock orders them. A raw lock costs a tenth of an Event. ``reader``: what a waiter may do
     instead of sleeping, until the result is there or the deadline has passed; the first waiter takes it.
+    ``abandoned``: who waited has given up, so that an answer is news of a connection that was silent.
     """
 
-    __slots__ = ("_settled", "code", "reader", "reason", "result")
+    __slots__ = ("_settled", "abandoned", "code", "reader", "reason", "result")
 
     def __init__(self) -> None:
         self.result: Result | None = None
         self.reason = ""
         self.code = 0
+        self.abandoned = False
         self.reader: Callable[[Receipt, float], None] | None = None
         self._settled = _thread.allocate_lock()
         self._settled.acquire()
@@ -261,7 +263,10 @@ class Transport(Protocol):
         """Each connection that was needed so far."""
 
     def on_connected(self, listener: Callable[[], None]) -> None:
-        """Have ``listener`` called each time the publish connection comes back. It must be quick and not raise."""
+        """Have ``listener`` called each time the publish connection comes back, or answers again after a silence.
+
+        It must be quick and not raise.
+        """
 
     def interrupt(self) -> None:
         """Drop the connections as a failing network does; they come back as after any loss. For fault injection."""

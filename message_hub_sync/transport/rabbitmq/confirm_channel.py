@@ -53,8 +53,9 @@ class ConfirmChannel:
     update lost between threads costs one caller one short wait.
     """
 
-    def __init__(self, channel: BrokerChannel) -> None:
+    def __init__(self, channel: BrokerChannel, on_late: Callable[[], None] = lambda: None) -> None:
         self.connection = channel.connection
+        self._on_late = on_late
         self.number = channel.number
         self.max_fragment = channel.connection.max_fragment
         self._channel = channel
@@ -65,13 +66,20 @@ class ConfirmChannel:
         self._returning = 0
 
     @classmethod
-    def open(cls, connection: ThreadedConnection, deadline: float, on_lost: Callable[[], None]) -> ConfirmChannel:
+    def open(
+        cls,
+        connection: ThreadedConnection,
+        deadline: float,
+        on_lost: Callable[[], None],
+        on_late: Callable[[], None],
+    ) -> ConfirmChannel:
         """Open a channel and turn confirms on. On the I/O thread; errors as :meth:`BrokerChannel.ask`.
 
         :param on_lost: called on the I/O thread, no lock held, when the broker closed the channel.
+        :param on_late: likewise, when it has answered somebody who had given up: it was silent, and is not any more.
         """
         raw = opened(connection, deadline)
-        channel = cls(raw)
+        channel = cls(raw, on_late)
 
         def closed(reason: BaseException) -> None:
             connection.receivers.pop(channel.number, None)
@@ -189,6 +197,10 @@ class ConfirmChannel:
         return position
 
     def _answered(self, count: int) -> None:
+        if self._ledger.late:
+            self._ledger.late = False
+            if self._on_late not in self.connection.after:
+                self.connection.after.append(self._on_late)
         self._returning += count
         self.connection.turn.answered(count, len(self._ledger.in_flight))
 

@@ -24,6 +24,8 @@ class ConfirmLedger:
         #: By delivery tag, in their order: what was written and is not answered.
         self.in_flight: dict[int, tuple[Receipt, Outgoing]] = {}
         self._returned: dict[tuple[str | None, str, str], list[tuple[int, str]]] = {}
+        #: Whether somebody was answered who had given up waiting; whoever asks sets it back.
+        self.late = False
 
     def written(self, receipt: Receipt, outgoing: Outgoing) -> None:
         """The next publish on the wire is this one."""
@@ -40,10 +42,14 @@ class ConfirmLedger:
             entry = self.in_flight.pop(tag, None)
             if entry is None:
                 return 0
-            entry[0].settle(Result.CONFIRMED)
+            receipt = entry[0]
+            receipt.settle(Result.CONFIRMED)
+            if receipt.abandoned:
+                self.late = True
             return 1
         taken = self._taken(tag, multiple)
         for receipt, outgoing in taken:
+            self.late = self.late or receipt.abandoned
             back = self._take_return(outgoing) if self._returned and outgoing.mandatory else None
             if back is None:
                 receipt.settle(Result.CONFIRMED)

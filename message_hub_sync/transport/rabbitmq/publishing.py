@@ -147,13 +147,13 @@ class PublishLink:
     def _open_shared(self, connection: ThreadedConnection) -> ConfirmChannel:
         channel = self._shared
         if channel is None or not channel.usable:
-            channel = ConfirmChannel.open(connection, Link.restore_deadline(), self.link.disturb)
+            channel = ConfirmChannel.open(connection, Link.restore_deadline(), self.link.disturb, self._announce)
             self._shared = channel
         return channel
 
     def _open_single(self, connection: ThreadedConnection) -> None:
         # Into the deque, not to the caller: one who gave up leaves it to the next.
-        self._single.append(ConfirmChannel.open(connection, Link.restore_deadline(), lambda: None))
+        self._single.append(ConfirmChannel.open(connection, Link.restore_deadline(), lambda: None, self._announce))
 
     def _announce(self) -> None:
         for listener in list(self._listeners):

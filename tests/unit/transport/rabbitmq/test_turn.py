@@ -39,7 +39,9 @@ class Line:
         self.connection = ThreadedConnection(pika.ConnectionParameters(), ours, self.waker)
         self.connection._body_max_length = 100_000  # as negotiated
         channel: Any = SimpleNamespace(connection=self.connection, number=NUMBER)
-        self.channel = ConfirmChannel(channel)
+        #: Where each answer to somebody who had given up is told.
+        self.late: list[threading.Thread] = []
+        self.channel = ConfirmChannel(channel, lambda: self.late.append(threading.current_thread()))
         #: Which thread took each batch of answers.
         self.readers: list[threading.Thread] = []
         self.connection.receivers[NUMBER] = self
@@ -276,6 +278,20 @@ def test_an_exception_while_the_caller_sleeps_hands_the_socket_back(
     line.ack(line.channel._ledger._next_tag - 1)
     assert eventually(lambda: receipt.result is Result.CONFIRMED)
     line.confirmed()
+
+
+def test_an_answer_to_somebody_who_gave_up_is_told_once_on_the_io_thread(line: Line) -> None:
+    abandoned = [line.submit() for _ in range(3)]
+    line.got(3)
+    for receipt in abandoned[:2]:
+        assert receipt.wait(time.monotonic()) is None
+        receipt.abandoned = True
+    line.ack(2, multiple=True)
+    assert eventually(lambda: line.late == [line.io])
+    line.ack(3)
+    assert abandoned[2].wait(soon()) is Result.CONFIRMED
+    line.confirmed()
+    assert line.late == [line.io]
 
 
 # --- who writes ----------------------------------------------------------------------------------
