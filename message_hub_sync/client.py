@@ -143,8 +143,10 @@ class MessageHubClient:
             settle_each=settle_each,
         )
         self._lifecycle = Lifecycle(self._config, RetryPolicy() if retry is None else retry)
+        # It keeps the lifecycle, and with that handlers that may refer to this client: taken away by close().
+        self._finalizer = weakref.finalize(self, self._lifecycle.dropped)
         # At the interpreter's end the lifecycle closes what is open, and nothing was dropped.
-        weakref.finalize(self, self._lifecycle.dropped).atexit = False
+        self._finalizer.atexit = False
         # Mutable: what was warned about once; setdefault, which is atomic, decides who does.
         self._told: dict[str, object] = {}
 
@@ -193,6 +195,7 @@ class MessageHubClient:
         Called by a handler it does not wait for that handler; the connections end when it has returned.
         """
         deadline = deadline_after(timeout, self._config.close_timeout)
+        self._finalizer.detach()
         self._lifecycle.session().close(deadline)
 
     def run_forever(self) -> None:

@@ -17,6 +17,7 @@ import time
 import tracemalloc
 import types
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -651,3 +652,15 @@ def test_a_policy_of_the_client_holds_for_its_subscriptions(collected: Collector
 
         assert delivery is not None
         assert delivery.properties.headers["x-attempts"] == 1
+
+
+def test_a_closed_client_is_collected_though_a_handler_of_its_inbox_refers_to_it() -> None:
+    def made_and_closed() -> weakref.ref[MessageHubClient]:
+        client = MessageHubClient("character-service", "memory://collected")
+        client.subscribe_messages(lambda message: client.service_name)
+        client.close()
+        return weakref.ref(client)
+
+    gone = made_and_closed()
+    gc.collect()
+    assert gone() is None

@@ -112,12 +112,11 @@ class ConfirmChannel:
         """Write one message through. If it cannot be written, its receipt is settled ``NOT_WRITTEN``."""
         pending = self._pending
         try:
-            first = not pending
             pending.append((receipt, outgoing, data))
             if self._draining:
                 return
             if self._returning > 1 and len(pending) < _TOGETHER and (others := self._expected()):
-                if not first:
+                if not self._is_first(receipt):
                     return  # the first one sends it
                 receipt.wait(time.monotonic() + min(others * _BACK_EACH, _BACK_WITHIN))
             self._returning = 0
@@ -128,8 +127,20 @@ class ConfirmChannel:
 
     def submit_many(self, entries: list[tuple[Receipt, Outgoing, bytes]]) -> None:
         """The same for several at once."""
-        self._pending.extend(entries)
-        self._drain()
+        self._returning = 0
+        try:
+            self._pending.extend(entries)
+            self._drain()
+        except BaseException:
+            self._drain()  # likewise
+            raise
+
+    def _is_first(self, receipt: Receipt) -> bool:
+        """Whether nothing waits before it. (Nothing at all: it was written already.)"""
+        try:
+            return self._pending[0][0] is receipt
+        except IndexError:
+            return False
 
     def _expected(self) -> int:
         """How many of those that were answered a moment ago are likely to publish now, too."""
@@ -148,7 +159,10 @@ class ConfirmChannel:
                 finally:
                     self._draining = False
         with self.connection.lock:  # nobody is to be kept writing for others
-            self.connection.call_later(0, self._write_pending)
+            if self._closed:
+                self._write_pending()  # there may be no I/O thread any more
+            else:
+                self.connection.call_later(0, self._write_pending)
 
     def _write_pending(self, receipt: Receipt | None = None) -> None:
         """Tags for all that waits, and one write. The connection's lock is held."""

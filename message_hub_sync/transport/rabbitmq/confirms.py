@@ -74,7 +74,8 @@ class ConfirmLedger:
         first_ones = self._next_tag - 1 == len(self.in_flight)
         if len(self.in_flight) > 1 and first_ones and code == _ACCESS_REFUSED:
             for tag, (receipt, outgoing) in list(self.in_flight.items()):
-                if f"exchange '{outgoing.exchange or _DEFAULT_EXCHANGE}'" in reason:
+                # Not "access to topic … in exchange …": topics are looked up one by one.
+                if f"access to exchange '{outgoing.exchange or _DEFAULT_EXCHANGE}'" in reason:
                     del self.in_flight[tag]
                     receipt.settle(Result.REFUSED, reason, code)
             self.fail(Result.CHANNEL_CLOSED, reason, code)

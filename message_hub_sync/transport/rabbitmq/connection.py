@@ -2,7 +2,8 @@
 
 pika brings its own adapters for event loops; this one implements the same six ``_adapter_*`` methods
 without one. Whoever has something to say encodes it, takes the lock and writes; the I/O thread polls,
-parses, runs timers and flushes what the socket did not take at once.
+parses, runs timers and flushes what the socket did not take at once. A caller that is alone reads for
+itself (``turn``).
 
 Rules, each learned the hard way:
 
@@ -39,7 +40,7 @@ from message_hub_sync.transport.rabbitmq.turn import Turn
 from message_hub_sync.transport.rabbitmq.waker import Waker
 from message_hub_sync.transport.waiting import Waiter, Waiters, refuse_on_io_thread
 
-__all__ = ["ThreadedConnection"]
+__all__ = ["ThreadedConnection", "in_pika"]
 
 logger = Log("message_hub_sync.rabbitmq")
 
@@ -50,6 +51,18 @@ _RECEIVE_BYTES = 64 * 1024
 _TLS_TURN_RECORDS = 64
 #: Seconds the reader has to find the end of a connection on which a send failed.
 _END_AFTER_FAILED_SEND = 2.0
+
+
+class _Here(threading.local):
+    in_pika = False
+
+
+_here = _Here()
+
+
+def in_pika() -> bool:
+    """Whether this thread has pika deal with a frame just now, a connection's lock held."""
+    return _here.in_pika
 
 
 class Receiver(Protocol):
@@ -67,7 +80,7 @@ class ThreadedConnection(Connection):
 
     Mutable, guarded by ``lock``: ``_out``, ``_room``, ``_timers``, ``_ending``, ``_send_failed``, ``after``,
     ``receivers``, ``ended``, ``end_reason`` and all that pika keeps. ``usable`` turns false once, by whoever sees why.
-    ``_next_wake`` and ``_more`` are the I/O thread's own; others only compare with the former.
+    ``_next_wake`` is the I/O thread's own, others only compare with it; ``_more`` that of whoever reads.
     """
 
     def __init__(self, parameters: pika.ConnectionParameters, connected: socket.socket, waker: Waker) -> None:
@@ -369,7 +382,11 @@ class ThreadedConnection(Connection):
                 if position + size > len(data):
                     break
                 start, position = position, position + size
-                self._process_frame(decode(kind, data[start:position]))
+                _here.in_pika = True
+                try:
+                    self._process_frame(decode(kind, data[start:position]))
+                finally:
+                    _here.in_pika = False
         finally:
             self.bytes_received += position
             self._frame_buffer = data[position:]

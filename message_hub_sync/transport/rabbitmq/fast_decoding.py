@@ -117,6 +117,11 @@ def _of_a_kind(data: bytes) -> Properties:
     correlation_start, correlation_end = layout.correlation_id
     message_start, message_end = layout.message_id
     timestamp = layout.timestamp
+    # Of two layouts of one size the ids may differ in size the other way round: what stands before them says theirs.
+    if data[correlation_start - 1] != correlation_end - correlation_start or data[message_start - 1] != (
+        message_end - message_start
+    ):
+        return _learned(data)
     known = _kinds.get(
         (
             data[12:start],
@@ -251,7 +256,10 @@ def _table(data: bytes, at: int, found: dict[str, Any], layout: _Layout) -> int:
         at = end
     if at > limit or limit > len(data):
         raise _NotCommon
-    found.update(_entries(data[at:limit]))
+    rest = _entries(data[at:limit])
+    if "timestamp" in rest and moment >= 0:
+        raise _NotCommon  # twice: the last one counts, and is not where the moment is
+    found.update(rest)
     return limit
 
 

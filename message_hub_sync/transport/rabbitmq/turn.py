@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sized
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ __all__ = ["Turn"]
 
 #: After so many answers in a row with nothing else in flight, callers read for themselves.
 _ALONE = 3
-#: Seconds after which the I/O thread takes the socket back when nobody has read: what comes unasked waits so long.
+#: Seconds after which the I/O thread takes the socket back when nobody has read: what comes unasked waits one or two.
 _TICK = 0.01
 #: Seconds that a caller polls at a time, before it looks whether the I/O thread wants its socket back.
 _SLICE = 0.05
@@ -30,9 +31,9 @@ class Turn:
     sees to its timers; it takes it back when it is wanted for anything, when callers become several, when
     something came that is not theirs, and when nobody has read for a moment.
 
-    Whoever reads does so under the connection's lock and only while it may (``offered`` for a caller, not ``offered``
-    for the I/O thread, which alone changes it from false to true), so that nothing is parsed out of order. A caller
-    that vanished (a signal's exception) is missed after its slice.
+    A caller reads and parses under the connection's lock, and only while ``offered``; the I/O thread only while not. It
+    alone changes that from false to true, between two rounds of its own, so that nothing is parsed out of order. A
+    caller that vanished (a signal's exception) is missed after its slice.
 
     Mutable, guarded by the connection's lock: all of it; ``offered`` is also read without.
     """
@@ -66,7 +67,8 @@ class Turn:
         now = time.monotonic()
         if self._reader_until > now:
             return  # whoever reads now leaves the rest to the I/O thread
-        if receipt is not None and len(in_flight) == 1 and receipt.result is None and not self._wanted:
+        alone = receipt is not None and receipt.result is None and len(in_flight) == 1
+        if receipt is not None and alone and not (self._wanted or self._connection.needs_its_thread):
             self._reader_until = now + _SLICE
             self._in_flight = in_flight
             receipt.reader = self._read
@@ -81,7 +83,8 @@ class Turn:
         lock, descriptor = connection.lock, connection.descriptor
         try:
             while descriptor >= 0:
-                wait_readable(descriptor, min(deadline, self._reader_until) - time.monotonic())
+                with contextlib.suppress(OSError):  # closed meanwhile, where there is no poll: seen below
+                    wait_readable(descriptor, min(deadline, self._reader_until) - time.monotonic())
                 with lock:
                     if not self.offered:
                         return

@@ -162,6 +162,9 @@ def test_who_may_not_write_to_an_exchange_has_never_written_to_it_on_a_channel_w
     assert closed_over("events", "events", answered=True) == [doubt, doubt]
     default = NO_WRITING.replace("events", "amq.default")
     assert closed_over("events", "", answered=False, text=default) == [doubt, refused]
+    # A topic is looked up for each message: the one before may have been allowed.
+    topic = NO_WRITING.replace("exchange", "topic 'character.created' in exchange")
+    assert closed_over("events", "events", answered=False, text=topic) == [doubt, doubt]
 
 
 def test_an_exchange_may_have_been_there_for_the_first_and_gone_for_the_second() -> None:
