@@ -16,6 +16,7 @@ from message_hub_sync.dead_letters import (
     DeadLetter,
     dead_letter_json,
     dead_letter_queues,
+    existing,
     fetch_dead_letter,
     gathered,
     requeue_dead_letters,
@@ -90,17 +91,28 @@ def show_all(url: str, services: tuple[str, ...], queues: tuple[str, ...], timeo
     """Show which queues have dead letters: how many, since when, and why the oldest was given up.
 
     Of a service it looks at the inbox, the events of the catalogue and their patterns. AMQP has no list of queues: name
-    those of events that only the service itself knows with --queue.
+    those of events that only the service itself knows with --queue. Where none of them exists it ends with 1.
     """
     if not services and not queues:
         raise click.UsageError("name a service with --service, or a queue with --queue")
     with _hub(url) as transport:
-        names = list(queues)
-        for service in services:
-            names += dead_letter_queues(validate_service_name(service))
-        found = gathered(transport, names, time.monotonic() + timeout)
+        deadline = time.monotonic() + timeout
+        looked_at = {service: dead_letter_queues(validate_service_name(service)) for service in services}
+        names = [*queues, *(name for of_service in looked_at.values() for name in of_service)]
+        found = gathered(transport, names, deadline)
+        # A service's name that is mistyped looks like one without dead letters, but for this.
+        there = {service: len(existing(transport, of_service, deadline)) for service, of_service in looked_at.items()}
+        named = existing(transport, queues, deadline)
+    for service, count in there.items():
+        click.echo(f"of the {len(looked_at[service])} queues looked at for {service}, {count} exist", err=True)
+    if services:
+        click.echo(
+            f"AMQP cannot list queues: add those of events of your own, as --queue {services[0]}.EVENT_TYPE", err=True
+        )
+    if not named and not any(there.values()):
+        raise click.ClickException("none of the queues looked at exists: are the names right, and the virtual host?")
     if not found:
-        click.echo(f"no dead letters in the {len(names)} queues looked at", err=True)
+        click.echo("no dead letters in those that exist", err=True)
         return
     rows = [("Queue", "Depth", "Oldest since", "Its id", "Its reason")]
     for one in found:

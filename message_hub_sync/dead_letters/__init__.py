@@ -6,6 +6,7 @@ from message_hub_sync.dead_letters.letter import DeadLetter, dead_letter_json, l
 from message_hub_sync.dead_letters.queues import (
     Gathered,
     dead_letter_queues,
+    existing,
     fetch_dead_letter,
     gathered,
     requeue_dead_letters,
@@ -17,6 +18,7 @@ __all__ = [
     "Gathered",
     "dead_letter_json",
     "dead_letter_queues",
+    "existing",
     "fetch_dead_letter",
     "gathered",
     "load_dead_letter",

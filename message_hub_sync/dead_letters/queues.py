@@ -27,6 +27,7 @@ from message_hub_sync.transport.base import Delivery, Outgoing, Result, Transpor
 __all__ = [
     "Gathered",
     "dead_letter_queues",
+    "existing",
     "fetch_dead_letter",
     "gathered",
     "requeue_dead_letters",
@@ -160,6 +161,17 @@ def gathered(transport: Transport, queues: Iterable[str], deadline: float) -> li
         for name, stats in found.items()
         if stats is not None and stats.depth
     ]
+
+
+def existing(transport: Transport, queues: Iterable[str], deadline: float) -> list[str]:
+    """Those of these queues that are there, or whose dead-letter queue is.
+
+    :param queues: with ``.dead`` or without it.
+    :raises MessageHubConnectionError: the hub did not answer in time.
+    """
+    names = list(dict.fromkeys(queue.removesuffix(DEAD_LETTER_SUFFIX) for queue in queues))
+    found = transport.queue_stats([*names, *map(_dead, names)], deadline)
+    return [name for name in names if (found[name] or found[_dead(name)]) is not None]
 
 
 def _oldest(transport: Transport, name: str, deadline: float) -> DeadLetter | None:

@@ -14,6 +14,7 @@ from programs import run
 
 from message_hub_sync import Message, MessageHubClient, RetryPolicy
 from message_hub_sync.cli.app import main
+from message_hub_sync.dead_letters import dead_letter_queues
 from message_hub_sync.testing import MessageHubTestFramework
 from message_hub_sync.topology import inbox_subscription
 
@@ -69,10 +70,47 @@ def test_list_shows_how_many_since_when_and_why(framework: MessageHubTestFramewo
         # Looking takes nothing out, and asking twice is the same.
 
 
-def test_list_says_when_there_are_none(framework: MessageHubTestFramework) -> None:
-    done = command("list", framework.url, "--service", "nobody-service")
-    assert (done.exit_code, done.stdout) == (0, "")
-    assert "no dead letters in the" in done.stderr
+def test_list_says_when_there_are_none_and_how_many_queues_exist(framework: MessageHubTestFramework) -> None:
+    with framework.client("campaign-service") as client:
+        client.subscribe_messages(lambda message: None)
+        client.subscribe(["character.created"], lambda event: None)
+    looked_at = len(dead_letter_queues("campaign-service"))
+    done = command("list", framework.url, "--service", "campaign-service")
+    assert (done.exit_code, done.stdout) == (0, ""), done.output
+    assert done.stderr.splitlines() == [
+        f"of the {looked_at} queues looked at for campaign-service, 2 exist",
+        "AMQP cannot list queues: add those of events of your own, as --queue campaign-service.EVENT_TYPE",
+        "no dead letters in those that exist",
+    ]
+    done = command("list", framework.url, "--queue", QUEUE)
+    assert (done.exit_code, done.stderr) == (0, "no dead letters in those that exist\n")
+
+
+@pytest.mark.parametrize(
+    "where", [["--service", "campain-service"], ["--queue", "campain-service.messages"], ["--queue", QUEUE + "s.dead"]]
+)
+def test_list_fails_when_no_queue_that_it_looked_at_exists(
+    framework: MessageHubTestFramework, where: list[str]
+) -> None:
+    with framework.client("campaign-service") as client:
+        client.subscribe_messages(lambda message: None)
+    done = command("list", framework.url, *where)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "none of the queues looked at exists" in done.stderr
+    assert ("as --queue campain-service.EVENT_TYPE" in done.stderr) == ("--service" in where)
+
+
+def test_list_finds_what_an_event_of_a_services_own_left(framework: MessageHubTestFramework) -> None:
+    def handle(event: str) -> None:
+        raise KeyError("quest")
+
+    with framework.client("quest-service", retry=RetryPolicy.none()) as client:
+        client.subscribe(["quest.started"], handle)
+        event_id = client.publish_event("quest.started", {"quest_id": "7"})
+        framework.export_dead_letter("quest-service.quest.started")
+    assert command("list", framework.url, "--service", "quest-service").exit_code == 1
+    done = command("list", framework.url, "--service", "quest-service", "--queue", "quest-service.quest.started")
+    assert (done.exit_code, str(event_id) in done.stdout) == (0, True), done.output
 
 
 def test_list_wants_to_know_where_to_look() -> None:
