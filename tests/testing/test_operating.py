@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import threading
 from pathlib import Path
@@ -11,7 +12,13 @@ import pytest
 from code_blocks import python_blocks
 from collector import Collector
 
-from message_hub_sync import Message, MessageHubClient, MessageHubRejectError, RetryPolicy
+from message_hub_sync import (
+    Message,
+    MessageHubClient,
+    MessageHubConnectionError,
+    MessageHubRejectError,
+    RetryPolicy,
+)
 from message_hub_sync.testing import MessageHubTestFramework, RabbitMQNode
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -42,6 +49,19 @@ def test_the_code_of_handling_does_what_it_says(hub_url: str) -> None:
         said["tries"] = Tries(said["tries"])
         assert said["tries"].count("busy") == 2 or done.wait(10)
         said["client"].close()
+
+
+def test_a_worker_that_has_sent_nothing_yet_is_ready_and_one_that_cannot_connect_is_not() -> None:
+    with MessageHubTestFramework() as framework:
+        said = run("operating.md", framework.url)
+        assert said["ready"]()
+        said["client"].close()
+    with contextlib.closing(MessageHubClient("quest-service", "amqp://127.0.0.1:1", connect_timeout=0.2)) as forked:
+        said["client"] = forked
+        assert (forked.get_health_status()["status"], said["ready"]()) == ("idle", True)
+        with pytest.raises(MessageHubConnectionError):
+            forked.connect()
+        assert (forked.get_health_status()["status"], said["ready"]()) == ("disconnected", False)
 
 
 @pytest.mark.rabbitmq
