@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import time
@@ -13,6 +14,7 @@ from message_hub_sync import ids
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.log import Log
 from message_hub_sync.retry import RetryPolicy
+from message_hub_sync.runtime import fell_off_its_end
 from message_hub_sync.session import Session, prepare
 from message_hub_sync.subscription import Subscription, Subscriptions
 
@@ -86,10 +88,14 @@ class Lifecycle:
             return
         running = len(session.subscriptions.running())
         if running:
-            logger.warning(
-                "%s ends with live subscriptions (%d): run_forever() keeps a service running",
+            # News to whoever wrote a script that was to serve; of a server that was told to end it is the usual end.
+            forgotten = fell_off_its_end()
+            logger.log(
+                logging.WARNING if forgotten else logging.INFO,
+                "%s ends with live subscriptions (%d), and they with it%s",
                 self._config.service_name,
                 running,
+                ": a script goes on serving with run_forever()" if forgotten else "",
             )
         session.close(deadline)
 

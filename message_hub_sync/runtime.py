@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Any
 
-__all__ = ["became_reloader_parent", "has_running_loop", "reloader_parent", "threads_note"]
+__all__ = ["became_reloader_parent", "fell_off_its_end", "has_running_loop", "reloader_parent", "threads_note"]
 
 _RELOADER = "werkzeug._reloader"
 #: Words on the command line of a development server.
 _COMMANDS = frozenset({"run", "runserver", "runserver_plus"})
+#: Modules that a process loads that a server, or a development server, may run: it owns the signals and the end.
+_SERVERS = (
+    *("celery", "cheroot", "django.core.servers.basehttp", "gunicorn", "hypercorn", "uvicorn", "uwsgi", "waitress"),
+    "werkzeug.serving",
+)
 _TRUE = ("1", "true", "t", "yes", "y", "on")
 
 
@@ -67,6 +73,20 @@ def _flask_reloads() -> bool:
     if "--no-debug" in arguments:
         return False
     return "--debug" in arguments or os.environ.get("FLASK_DEBUG", "").lower() in _TRUE
+
+
+def fell_off_its_end() -> bool:
+    """At the interpreter's end: whether it came because a plain script has no more lines, as far as that can be known.
+
+    Not so where a server may have run it, an exception or Ctrl-C was its end, or handlers of its own ask for signals:
+    their ``sys.exit()`` leaves no trace.
+    """
+    return (
+        not any(name in sys.modules for name in _SERVERS)
+        and getattr(sys, "last_type", None) is None
+        and signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.SIG_IGN)
+        and signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN)
+    )
 
 
 def has_running_loop() -> bool:

@@ -523,8 +523,27 @@ def test_a_script_that_ends_with_live_subscriptions_is_told_so_and_ends() -> Non
     _, err = process.communicate(timeout=20)
 
     assert process.returncode == 0
-    assert err.count("run_forever() keeps a service running") == 1
+    assert err.count("image-service ends with live subscriptions (1), and they with it") == 1
+    assert err.count("a script goes on serving with run_forever()") == 1
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); os.kill(os.getpid(), signal.SIGTERM)",
+        "raise KeyboardInterrupt",
+        "import types; sys.modules['gunicorn'] = types.ModuleType('gunicorn')",
+        "sys.modules['werkzeug.serving'] = threading",
+    ],
+)
+def test_what_a_server_or_a_signal_ended_is_not_told_to_run_for_ever(end: str) -> None:
+    process = start(f"import os\nclient.subscribe_messages(lambda message: None)\n{end}")
+
+    _, err = process.communicate(timeout=20)
+
+    assert err.count("image-service ends with live subscriptions (1), and they with it\n") == 1
+    assert "run_forever" not in err
 
 
 @pytest.mark.parametrize(
