@@ -133,7 +133,8 @@ class CircuitBreakers:
         if circuit.state == STATE_OPEN:
             wait = circuit.storage.opened + self._config.reset_timeout - now
             if wait > 0:
-                raise _refusal(f"the circuit of {key!r} is open after repeated failures", wait)
+                why = f"the circuit of {key!r} is open after repeated failures"
+                raise _refusal(why, wait, or_reconnected=circuit.opened_by_connection)
             circuit.breaker.half_open()
         elif self._teller is not None and self._teller_thread == threading.get_ident():
             # A logging handler that publishes what it hears, on the thread that is to carry the trial, may be.
@@ -346,7 +347,8 @@ def _fail() -> None:
     raise _CountedError
 
 
-def _refusal(why: str, wait: float) -> MessageHubCircuitBreakerError:
-    return MessageHubCircuitBreakerError(
-        f"{why}: nothing was sent; try again in {wait:.1f} s (retry_after)", retry_after=wait
-    )
+def _refusal(why: str, wait: float, *, or_reconnected: bool = False) -> MessageHubCircuitBreakerError:
+    when = f"in at most {wait:.1f} s (retry_after), or as soon as the connection is back"
+    if not or_reconnected:
+        when = f"in {wait:.1f} s (retry_after)"
+    return MessageHubCircuitBreakerError(f"{why}: nothing was sent; try again {when}", retry_after=wait)

@@ -59,7 +59,8 @@ class MessageHubConnectionError(MessageHubError):
 class MessageHubCircuitBreakerError(MessageHubError):
     """The destination's circuit is open, so nothing was sent.
 
-    ``retry_after`` is the number of seconds after which a trial call is admitted.
+    ``retry_after`` is the number of seconds after which a trial call is admitted at the latest: a circuit that lost
+    connections opened admits one as soon as the connection is back.
     """
 
     def __init__(self, message: str, *, retry_after: float = 0.0) -> None:

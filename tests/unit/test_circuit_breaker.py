@@ -227,7 +227,9 @@ def test_a_circuit_opened_by_lost_connections_admits_a_trial_once_the_connection
     breakers: CircuitBreakers,
 ) -> None:
     trip(breakers, connection=True)
-    refused(breakers)
+    error = refused(breakers)
+    assert str(error).endswith("try again in at most 60.0 s (retry_after), or as soon as the connection is back")
+    assert error.retry_after == pytest.approx(60)
     breakers.connection_restored()
     assert breakers.states() == {KEY: "half-open"}
     trial = breakers.admit(KEY)
