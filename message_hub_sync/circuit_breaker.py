@@ -189,7 +189,8 @@ class CircuitBreakers:
             while (change := self._next_change(mine)) is not None:
                 key, state = change
                 if state != _ENDED:
-                    level = logging.WARNING if state == STATE_OPEN else logging.INFO
+                    # The end of the trouble as loudly as its beginning: whoever heard one is to hear the other.
+                    level = logging.INFO if state == STATE_HALF_OPEN else logging.WARNING
                     logger.log(level, "%s: the circuit of %s is %s", self._service, key, state)
                 if not key:
                     self._on_change = None

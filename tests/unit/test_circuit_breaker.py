@@ -402,7 +402,7 @@ def test_the_log_says_whose_circuit_changed(clock: Clock, caplog: pytest.LogCapt
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", "campaign-service: the circuit of character-service is open"),
         ("INFO", "campaign-service: the circuit of character-service is half-open"),
-        ("INFO", "campaign-service: the circuit of character-service is closed"),
+        ("WARNING", "campaign-service: the circuit of character-service is closed"),
     ]
 
 

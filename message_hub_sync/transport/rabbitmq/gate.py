@@ -17,6 +17,8 @@ __all__ = ["Gate"]
 
 logger = Log("message_hub_sync.rabbitmq")
 
+_TROUBLED = (ConnectionState.BLOCKED, ConnectionState.RECOVERING)
+
 
 class Gate:
     """The state of one connection, over all its lives.
@@ -117,7 +119,8 @@ class Gate:
             self._say(before, state, why)
 
     def _say(self, before: ConnectionState, state: ConnectionState, why: str) -> None:
-        troubled = state in (ConnectionState.BLOCKED, ConnectionState.RECOVERING)
+        # The end of a trouble as loudly as its beginning: whoever heard one is to hear the other.
+        troubled = state in _TROUBLED or (state is ConnectionState.OPEN and before in _TROUBLED)
         known = self.ever_open or state is ConnectionState.OPEN
         level = logging.WARNING if troubled else logging.INFO if known else logging.DEBUG
         logger.log(level, "%s: %s -> %s: %s", self._name, before.value, state.value, why)

@@ -85,6 +85,22 @@ def test_that_it_is_open_is_said_before_it_is_so_as_whoever_hears_it_on_the_io_t
     ]
 
 
+def test_the_end_of_a_trouble_is_said_as_loudly_as_its_beginning_and_once(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate("test")
+    with caplog.at_level(logging.WARNING, "message_hub_sync.rabbitmq"):
+        gate.enter(ConnectionState.CONNECTING, "somewhere")
+        for state in (ConnectionState.OPEN, ConnectionState.RECOVERING, ConnectionState.OPEN, ConnectionState.OPEN):
+            gate.enter(state, "so")
+        gate.announce_blocked(True)
+        gate.announce_blocked(False)
+    assert [record.getMessage().rpartition(": ")[0] for record in caplog.records] == [
+        "test: open -> recovering",
+        "test: recovering -> open",
+        "test: open -> blocked",
+        "test: blocked -> open",
+    ]
+
+
 def test_nobody_waits_past_its_deadline_and_the_reason_is_told() -> None:
     gate = Gate("test")
     gate.refuse(Refusal(MessageHubConnectionError, "nobody listens", False), hopeless=False)
