@@ -490,9 +490,9 @@ class MessageHubClient:
         their event types. ``circuit_breaker_state``: the worst of all. ``service_name``. ``status``: ``ok``,
         ``idle`` (no connection was needed so far), ``degraded``, ``blocked``, ``disconnected``.
         ``circuit_breakers``, ``connections``, ``queues``: each by itself, a queue with the ``error`` for which failed
-        messages cannot leave it. ``last_error``: what ended a connection
-        last, or, while one is not open, why it cannot be made; what the broker refuses a single call is told to
-        its caller alone. ``last_error_at``: when, ISO 8601 in UTC.
+        messages cannot leave it. ``last_error``: what ended a connection or kept it from being made, whichever came
+        last; it stays when the connection is back. What the broker refuses a single call is told to its caller alone.
+        ``last_error_at``: when, ISO 8601 in UTC.
         """
         session = self._lifecycle.session()
         return health_status(

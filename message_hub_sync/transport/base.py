@@ -43,10 +43,10 @@ class ConnectionState(Enum):
 
 @dataclass(frozen=True)
 class ConnectionStatus:
-    """One connection, for health: its role, where it leads, how it is, what ended it last.
+    """One connection, for health: its role, where it leads, how it is, and its latest error.
 
-    While it is not open, ``last_error`` is why it cannot be made. ``last_error_at``: wall clock, seconds since the
-    epoch.
+    ``last_error``: what ended it, or why it could not be made, whichever came last; it stays when the connection is
+    back. ``last_error_at``: wall clock, seconds since the epoch.
     """
 
     role: str

@@ -43,7 +43,7 @@ class Link:
 
     Mutable, guarded by the gate's lock: ``_thread``, ``_waker``, ``_close_deadline``, and that tasks are added
     only while there is a thread. Written by the I/O thread alone: ``_connection``, ``_opening``, ``_backoff``,
-    ``_address``, ``_next_address``, ``_last_end``, ``_last_refusal``. ``_disturbed`` is set by anyone.
+    ``_address``, ``_next_address``, ``_last_error``. ``_disturbed`` is set by anyone.
 
     :param restore: makes everything exist that should live on the connection, or part of it; called on the I/O thread,
         and tasks between two calls; idempotent, returns the monotonic moment at which it wants to be called again, or
@@ -78,9 +78,8 @@ class Link:
         self._backoff = Backoff(len(addresses))
         self._address = addresses[0]
         self._next_address = 0
-        #: What ended the connection last, and why there is none since: each with the wall clock's time.
-        self._last_end: tuple[str, float] | None = None
-        self._last_refusal: tuple[str, float] | None = None
+        #: What ended the connection, or kept it from being made, whichever came last, with the wall clock's time.
+        self._last_error: tuple[str, float] | None = None
         self._tasks = Tasks()
         self._disturbed = False
 
@@ -104,7 +103,7 @@ class Link:
 
     def status(self) -> ConnectionStatus:
         """For health."""
-        error, at = self._last_refusal or self._last_end or (None, None)
+        error, at = self._last_error or (None, None)
         return ConnectionStatus(self._role, self._gate.state, str(self._address), error, at)
 
     def wait_open(self, deadline: float, *, blocked_will_do: bool = True) -> ConnectionState:
@@ -275,7 +274,7 @@ class Link:
         except Exception as error:
             refusal = connect_failure(error, address)
         self._connection = None
-        self._last_refusal = (refusal.text, time.time())
+        self._last_error = (refusal.text, time.time())
         self._backoff.failed(refusal.final)
         self._gate.refuse(refusal, self._backoff.hopeless)
         return None
@@ -302,7 +301,6 @@ class Link:
             connection.on_blocked(self._blocked)
             again = self._restored(connection)
             if connection.usable:
-                self._last_refusal = None
                 self._gate.enter(ConnectionState.OPEN, str(self._address), self._on_open)
             while connection.alive and not self._gate.closing:
                 if connection.usable:
@@ -322,7 +320,7 @@ class Link:
             self._connection = None
             why = describe(connection.end_reason)
             if not self._gate.closing:
-                self._last_end = (why, time.time())
+                self._last_error = (why, time.time())
             self._backoff.lost(time.monotonic() - opened_at)
             # The state first: whose task fails looks at it, and waits for the next connection.
             self._gate.enter(ConnectionState.RECOVERING, why)

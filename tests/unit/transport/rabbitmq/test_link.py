@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
@@ -152,6 +153,48 @@ def test_health_tells_why_there_is_no_connection_and_since_when(transport: Any) 
     (status,) = closed.status()
     assert "refuses connections" in status.last_error
     assert before <= status.last_error_at <= time.time()
+
+
+class Usable:
+    """A connection that is open until it is served, and lost then."""
+
+    alive, usable = True, True
+    end_reason = ConnectionResetError("reset by peer")
+
+    def on_blocked(self, listener: Callable[[bool], None]) -> None:
+        pass
+
+    def serve(self, until: float) -> None:
+        self.alive = False
+
+    def end(self, why: str) -> None:
+        pass
+
+
+class Refusing:
+    def open(self, *_args: Any) -> None:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+
+def test_the_last_error_never_goes_back_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter((100.0, 101.0, 102.0))
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(time=lambda: next(now), monotonic=time.monotonic))
+    seen: list[float | None] = []
+
+    def look() -> None:
+        seen.append(link.status().last_error_at)
+
+    config = ClientConfig("character-service", parse_addresses("amqp://127.0.0.1:1"))
+    link = module.Link("publish", config, restore=lambda connection: None, wanted=lambda: True, on_open=look)
+    link._serve(Usable())  # type: ignore[arg-type]
+    look()
+    link._connect(Refusing())  # type: ignore[arg-type]
+    look()
+    link._serve(Usable())  # type: ignore[arg-type]
+    look()
+
+    assert seen == [None, 100.0, 101.0, 101.0, 102.0]
+    assert "ConnectionResetError" in (link.status().last_error or "")
 
 
 def test_a_name_that_does_not_resolve_is_said_so(transport: Any, monkeypatch: pytest.MonkeyPatch) -> None:
