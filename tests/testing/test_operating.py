@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import shlex
 import threading
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 from code_blocks import python_blocks
 from collector import Collector
+from prometheus_client import start_http_server
 
 from message_hub_sync import (
     Message,
@@ -18,8 +22,10 @@ from message_hub_sync import (
     MessageHubConnectionError,
     MessageHubRejectError,
     RetryPolicy,
+    metrics,
 )
 from message_hub_sync.testing import MessageHubTestFramework, RabbitMQNode
+from message_hub_sync.testing.free_ports import free_port
 
 DOCS = Path(__file__).parents[2] / "docs"
 URL = "amqp://localhost:5672"
@@ -27,7 +33,8 @@ URL = "amqp://localhost:5672"
 
 def run(name: str, url: str) -> dict[str, Any]:
     namespace: dict[str, Any] = {"__name__": name}
-    [block] = python_blocks(DOCS / name)
+    # The first: what else operating.md has serves metrics, on a port.
+    block = python_blocks(DOCS / name)[0]
     block.run(namespace, lambda text: text.replace(URL, url))
     return namespace
 
@@ -62,6 +69,26 @@ def test_a_worker_that_has_sent_nothing_yet_is_ready_and_one_that_cannot_connect
         with pytest.raises(MessageHubConnectionError):
             forked.connect()
         assert (forked.get_health_status()["status"], said["ready"]()) == ("disconnected", False)
+
+
+def test_the_metrics_are_served_with_the_names_and_labels_of_the_table() -> None:
+    port = str(free_port())
+    namespace: dict[str, Any] = {}
+    _, serving = python_blocks(DOCS / "operating.md")
+    with pytest.MonkeyPatch.context() as patch:
+        # Served on every address by default, which a test must not do.
+        patch.setattr("prometheus_client.start_http_server", functools.partial(start_http_server, addr="127.0.0.1"))
+        serving.run(namespace, lambda text: text.replace("9000", port))
+    served = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    said = re.findall(r"^\| `(message_hub_\w+)` \| (.*?) \|", (DOCS / "operating.md").read_text("utf-8"), re.MULTILINE)
+    known = {
+        family.name + ("_total" if family.type == "counter" else ""): metric._labelnames
+        for metric in metrics._exposition._own.values()
+        for family in metric.collect()
+    }
+    assert {name: tuple(re.findall(r"`(\w+)`", labels)) for name, labels in said} == known
+    for name in known:
+        assert f"# TYPE {name} " in served
 
 
 @pytest.mark.rabbitmq
