@@ -16,6 +16,7 @@ from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
 from message_hub_sync import Event, Message, MessageHubClient, MessageHubError, MessageValidationError
+from message_hub_sync.catalogue import CharacterCreated
 
 URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
 
@@ -27,8 +28,8 @@ journal: list[str] = []
 
 # runserver loads this file twice: only the process that serves subscribes and connects.
 @hub.on_event("character.created")
-def on_created(event: Event) -> None:
-    journal.append(f"created {event.payload['name']}")
+def on_created(event: Event[CharacterCreated]) -> None:
+    journal.append(f"created {event.payload.name or event.payload.character_id}")
 
 
 @hub.on_message

@@ -11,6 +11,7 @@ from typing import Any
 from flask import Flask, request
 
 from message_hub_sync import Event, Message, MessageHubClient, MessageHubError, MessageValidationError
+from message_hub_sync.catalogue import CharacterCreated
 
 URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
 
@@ -22,8 +23,8 @@ def create_app() -> Flask:
 
     # With the reloader on, Flask runs this twice: only the process that serves subscribes and connects.
     @hub.on_event("character.created")
-    def on_created(event: Event) -> None:
-        journal.append(f"created {event.payload['name']}")
+    def on_created(event: Event[CharacterCreated]) -> None:
+        journal.append(f"created {event.payload.name or event.payload.character_id}")
 
     @hub.on_message
     def on_message(message: Message) -> None:
