@@ -26,6 +26,7 @@ from message_hub_sync.retry import (
     crashes,
     dead_letter_properties,
     decide,
+    error_text,
     expired,
     reduced_properties,
     retry_properties,
@@ -165,18 +166,31 @@ class Processing:
             work.settle()
         elif isinstance(decision, RetryLater):
             after = f"attempt {attempt} of {self._retry.attempts}, again in {decision.delay_ms / 1000:g} s"
-            if isinstance(error, MessageHubRetryError) and error.args:
-                after = f"{after}: {error.args[0]}"
-            self._log_failure(work, error, handler, logging.WARNING, after)
+            # One line for those between the first and the last: theirs would be the same traceback once more.
+            between = attempt > 1
+            if isinstance(error, MessageHubRetryError):
+                after = f"{after}: {error.args[0]}" if error.args else after
+            elif between:
+                after = f"{after}: {type(error).__name__}: {error_text(error)}"
+            self._log_failure(work, error, handler, logging.WARNING, after, traceback=not between)
             work.retry(error, attempt, decision.delay_ms)
         else:
             self._log_failure(work, error, handler, logging.ERROR, f"moved to {self._queue}.dead, {decision.reason}")
             work.dead_letter(error, decision.reason, attempts=attempt)
 
     def _log_failure(
-        self, work: _Work, error: BaseException, handler: Handler | None, level: int, outcome: str
+        self,
+        work: _Work,
+        error: BaseException,
+        handler: Handler | None,
+        level: int,
+        outcome: str,
+        *,
+        traceback: bool = True,
     ) -> None:
         hint = None if handler is None else handler.hint(error)
+        # What a handler decides is no fault to be looked for.
+        decided = isinstance(error, (MessageHubRejectError, MessageHubRetryError))
         logger.log(
             level,
             "handler %s failed on message %s of %s: %s%s",
@@ -185,8 +199,7 @@ class Processing:
             work.delivery.queue,
             printable(outcome),
             f" ({hint})" if hint else "",
-            # What a handler decides is no fault to be looked for.
-            exc_info=None if isinstance(error, (MessageHubRejectError, MessageHubRetryError)) else error,
+            exc_info=error if traceback and not decided else None,
         )
 
 

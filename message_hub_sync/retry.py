@@ -44,6 +44,7 @@ __all__ = [
     "crashes",
     "dead_letter_properties",
     "decide",
+    "error_text",
     "expired",
     "reduced_properties",
     "retry_properties",
@@ -153,7 +154,7 @@ def decide(policy: RetryPolicy, attempt: int, error: BaseException) -> RetryLate
     A :class:`MessageHubRetryError` names its own delay; it overrules ``policy.never``, not ``policy.attempts``.
     """
     if isinstance(error, (InvalidMessage, MessageHubRejectError)):
-        return DeadLetter(_error_text(error))
+        return DeadLetter(error_text(error))
     asked = isinstance(error, MessageHubRetryError)
     if isinstance(error, policy.never) and not asked:
         return DeadLetter(f"{type(error).__name__} is never retried here")
@@ -357,11 +358,12 @@ def _error(error: BaseException | None) -> dict[str, Any]:
         return {}
     return {
         ERROR_TYPE: printable(type(error).__name__),
-        ERROR_MESSAGE: printable(_error_text(error), _MAX_TEXT),
+        ERROR_MESSAGE: printable(error_text(error), _MAX_TEXT),
     }
 
 
-def _error_text(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
+    """What an exception says, in whatever state it is."""
     try:
         return str(error) or type(error).__name__
     except Exception:

@@ -625,6 +625,35 @@ def test_a_failure_is_logged_once_with_its_traceback_and_correlation(caplog: pyt
     assert "attempt 1 of 4, again in 1 s" in record.getMessage()
 
 
+def test_only_the_first_and_the_last_failure_of_a_message_bear_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.subscribe(fail)
+    for attempts in range(4):
+        bench.deliver(headers={"x-attempts": attempts})
+    bench.transport.settled.wait(4)
+
+    records = [record for record in caplog.records if record.name == "message_hub_sync.subscription"]
+    assert [record.exc_info is not None for record in records] == [True, False, False, True]
+    assert records[1].getMessage().endswith("attempt 2 of 4, again in 5 s: ValueError: always")
+
+
+class UnreadableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("it has no text")
+
+
+def test_an_error_without_a_text_is_retried_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    def handle(event: str) -> None:
+        raise UnreadableError
+
+    bench = Bench()
+    bench.subscribe(handle)
+    bench.deliver(headers={"x-attempts": 1})
+    bench.transport.settled.wait()
+
+    assert "again in 5 s: UnreadableError" in caplog.text
+
+
 def test_the_parent_of_a_reloader_stays_inactive(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
