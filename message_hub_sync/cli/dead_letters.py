@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +17,10 @@ import click
 from message_hub_sync.config import ClientConfig, MemoryAddress, parse_addresses
 from message_hub_sync.dead_letters import (
     DeadLetter,
+    Gathered,
     dead_letter_json,
     dead_letter_queues,
+    each_dead_letter,
     existing,
     fetch_dead_letter,
     gathered,
@@ -25,6 +30,7 @@ from message_hub_sync.dead_letters import (
 from message_hub_sync.errors import MessageHubError, MessageValidationError
 from message_hub_sync.naming import validate_service_name
 from message_hub_sync.session import _transport
+from message_hub_sync.text import printable
 from message_hub_sync.topology import DEAD_LETTER_SUFFIX
 from message_hub_sync.transport.base import Transport
 
@@ -86,8 +92,12 @@ _timeout = click.option(
 @click.option(
     "--queue", "queues", multiple=True, metavar="QUEUE", callback=_queue_name, help="A queue; may be repeated."
 )
+@click.option("--messages", is_flag=True, help="Each message on a line: when it failed first, how often, and how.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object per line.")
 @_timeout
-def show_all(url: str, services: tuple[str, ...], queues: tuple[str, ...], timeout: float) -> None:
+def show_all(
+    url: str, services: tuple[str, ...], queues: tuple[str, ...], messages: bool, as_json: bool, timeout: float
+) -> None:
     """Show which queues have dead letters: how many, since when, and why the oldest was given up.
 
     Of a service it looks at the inbox, the events of the catalogue and their patterns. AMQP has no list of queues: name
@@ -99,10 +109,13 @@ def show_all(url: str, services: tuple[str, ...], queues: tuple[str, ...], timeo
         deadline = time.monotonic() + timeout
         looked_at = {service: dead_letter_queues(validate_service_name(service)) for service in services}
         names = [*queues, *(name for of_service in looked_at.values() for name in of_service)]
-        found = gathered(transport, names, deadline)
+        found = gathered(transport, names, deadline, with_oldest=not messages)
         # A service's name that is mistyped looks like one without dead letters, but for this.
         there = {service: len(existing(transport, of_service, deadline)) for service, of_service in looked_at.items()}
         named = existing(transport, queues, deadline)
+        letters: list[dict[str, Any]] = []
+        for one in found if messages else ():
+            each_dead_letter(transport, one.queue, lambda letter: letters.append(_summary(letter)), deadline)
     for service, count in there.items():
         click.echo(f"of the {len(looked_at[service])} queues looked at for {service}, {count} exist", err=True)
     if services:
@@ -114,21 +127,10 @@ def show_all(url: str, services: tuple[str, ...], queues: tuple[str, ...], timeo
     if not found:
         click.echo("no dead letters in those that exist", err=True)
         return
-    rows = [("Queue", "Depth", "Oldest since", "Its id", "Its reason")]
-    for one in found:
-        failure = {} if one.oldest is None else one.oldest.failure
-        rows.append(
-            (
-                one.queue.removesuffix(DEAD_LETTER_SUFFIX),
-                str(one.depth),
-                str(failure.get("first_failed_at", "-"))[:19],
-                "-" if one.oldest is None else one.oldest.message_id or "-",
-                _reason(one.oldest),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if messages:
+        _show(letters, as_json, _MESSAGE_COLUMNS)
+    else:
+        _show([_overview(one) for one in found], as_json, _QUEUE_COLUMNS)
 
 
 @dead_letters.command("show")
@@ -230,6 +232,64 @@ def _hub(url: str) -> Iterator[Transport]:
 
 def _tell(what: str) -> Callable[[DeadLetter], None]:
     return lambda letter: click.echo(f"message {letter.message_id} ({_reason(letter)}) is {what} {letter.queue}")
+
+
+#: The columns of a table by their keys in JSON; the last one is cut where the terminal ends.
+_QUEUE_COLUMNS = {
+    "queue": "Queue",
+    "depth": "Depth",
+    "first_failed_at": "Oldest since",
+    "message_id": "Its id",
+    "reason": "Its reason",
+}
+_MESSAGE_COLUMNS = {
+    "queue": "Queue",
+    "message_id": "Message id",
+    "first_failed_at": "Failed first",
+    "attempts": "Attempts",
+    "error": "Error",
+}
+
+
+def _overview(one: Gathered) -> dict[str, Any]:
+    summary = {} if one.oldest is None else _summary(one.oldest)
+    kept = {key: summary.get(key) for key in ("first_failed_at", "message_id", "reason")}
+    return {"queue": one.queue.removesuffix(DEAD_LETTER_SUFFIX), "depth": one.depth, **kept}
+
+
+def _summary(letter: DeadLetter) -> dict[str, Any]:
+    known = ("first_failed_at", "attempts", "error_type", "error_message")
+    failure = {key: letter.failure.get(key) for key in known}
+    return {"queue": letter.queue, "message_id": letter.message_id, **failure, "reason": _reason(letter)}
+
+
+def _show(found: list[dict[str, Any]], as_json: bool, columns: dict[str, str]) -> None:
+    if as_json:
+        for one in found:
+            click.echo(json.dumps(one, ensure_ascii=False, default=str))
+        return
+    rows = [tuple(columns.values()), *(tuple(_cell(one, key) for key in columns) for one in found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    end = _width()
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        click.echo(line if end is None else printable(line, end))
+
+
+def _cell(one: dict[str, Any], key: str) -> str:
+    if key == "error":
+        # Not each was raised by a handler: what expired, say, has a reason alone.
+        raised = one["error_type"] is not None
+        return printable(f"{one['error_type']}: {one['error_message']}" if raised else one["reason"], 500)
+    value = one[key]
+    text = "-" if value is None else str(value)
+    # Whoever may publish can write anything into a header.
+    return printable(text[:19] if key == "first_failed_at" else text, 500)
+
+
+def _width() -> int | None:
+    """How many characters a line may have; ``None`` where it does not go to a terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _reason(letter: DeadLetter | None) -> str:

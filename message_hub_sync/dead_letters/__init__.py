@@ -6,6 +6,7 @@ from message_hub_sync.dead_letters.letter import DeadLetter, dead_letter_json, l
 from message_hub_sync.dead_letters.queues import (
     Gathered,
     dead_letter_queues,
+    each_dead_letter,
     existing,
     fetch_dead_letter,
     gathered,
@@ -18,6 +19,7 @@ __all__ = [
     "Gathered",
     "dead_letter_json",
     "dead_letter_queues",
+    "each_dead_letter",
     "existing",
     "fetch_dead_letter",
     "gathered",

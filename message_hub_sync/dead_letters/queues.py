@@ -27,6 +27,7 @@ from message_hub_sync.transport.base import Delivery, Outgoing, Result, Transpor
 __all__ = [
     "Gathered",
     "dead_letter_queues",
+    "each_dead_letter",
     "existing",
     "fetch_dead_letter",
     "gathered",
@@ -80,6 +81,29 @@ def fetch_dead_letter(
         consumer.cancel(deadline)
         consumer.close(deadline)
     raise _missing(name, message_id, seen)
+
+
+def each_dead_letter(transport: Transport, queue: str, seen: Callable[[DeadLetter], object], deadline: float) -> None:
+    """Look at what is in a dead-letter queue now, the oldest first, 10,000 at most; all of it stays.
+
+    :param queue: the queue, with ``.dead`` or without it.
+    :param seen: called with each.
+    :raises MessageValidationError: there is no such queue, or nothing in it.
+    :raises MessageHubConnectionError: the hub did not hand out all of them in time.
+    """
+    name = _dead(queue)
+    count = min(_depth(transport, name, deadline), MOST)
+    consumer = transport.consume(Topology(QueueSpec(name)), prefetch=count, deadline=deadline)
+    try:
+        for _ in range(count):
+            delivery = take(consumer.deliveries, remaining(deadline))
+            if delivery is not None:
+                seen(DeadLetter.of(delivery))
+    except Empty:
+        raise MessageHubConnectionError(f"the hub did not hand out what is in {name} in time") from None
+    finally:
+        consumer.cancel(deadline)
+        consumer.close(deadline)
 
 
 def requeue_dead_letters(
@@ -141,23 +165,26 @@ def dead_letter_queues(service: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Gathered:
-    """What waits in one dead-letter queue. ``oldest``: ``None`` where somebody else holds it just now."""
+    """What waits in one dead-letter queue. ``oldest``: ``None`` where not asked for, or held by somebody else."""
 
     queue: str
     depth: int
     oldest: DeadLetter | None
 
 
-def gathered(transport: Transport, queues: Iterable[str], deadline: float) -> list[Gathered]:
+def gathered(
+    transport: Transport, queues: Iterable[str], deadline: float, *, with_oldest: bool = True
+) -> list[Gathered]:
     """Those of these dead-letter queues that are not empty; a queue that is not there is.
 
     :param queues: with ``.dead`` or without it.
+    :param with_oldest: whether to look at the oldest of each, which is back in its queue a moment later.
     :raises MessageHubConnectionError: the hub did not answer in time.
     """
     names = list(dict.fromkeys(_dead(queue) for queue in queues))
     found = transport.queue_stats(names, deadline)
     return [
-        Gathered(name, stats.depth, _oldest(transport, name, deadline))
+        Gathered(name, stats.depth, _oldest(transport, name, deadline) if with_oldest else None)
         for name, stats in found.items()
         if stats is not None and stats.depth
     ]

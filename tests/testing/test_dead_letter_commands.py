@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from uuid import uuid4
 
 import pytest
@@ -111,6 +112,59 @@ def test_list_finds_what_an_event_of_a_services_own_left(framework: MessageHubTe
     assert command("list", framework.url, "--service", "quest-service").exit_code == 1
     done = command("list", framework.url, "--service", "quest-service", "--queue", "quest-service.quest.started")
     assert (done.exit_code, str(event_id) in done.stdout) == (0, True), done.output
+
+
+def test_list_shows_each_message_on_a_line(framework: MessageHubTestFramework) -> None:
+    ids = give_up(framework, 1, 2)
+    done = command("list", framework.url, "--queue", QUEUE, "--messages")
+    assert done.exit_code == 0, done.output
+    heading, *rows = done.stdout.splitlines()
+    assert heading.split() == ["Queue", "Message", "id", "Failed", "first", "Attempts", "Error"]
+    for row, message_id, number in zip(rows, ids, (1, 2), strict=True):
+        queue, found, since, attempts, error = row.split(maxsplit=4)
+        assert (queue, found, attempts, error) == (QUEUE, message_id, "1", f"KeyError: {number}")
+        assert datetime.fromisoformat(since)
+    assert [message.payload["number"] for message in put_back_and_handled(framework)] == [1, 2], "they stayed, in order"
+
+
+def put_back_and_handled(framework: MessageHubTestFramework) -> list[Message]:
+    assert command("requeue", framework.url, "--queue", QUEUE, "--all").exit_code == 0
+    return handled_again(framework, 2)
+
+
+def test_list_writes_json_a_line_each(memory: MessageHubTestFramework) -> None:
+    ids = give_up(memory, 1, 2)
+    done = command("list", memory.url, "--service", "campaign-service", "--messages", "--json")
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert [first["message_id"], second["message_id"]] == ids
+    assert {key: second[key] for key in ("queue", "attempts", "error_type", "error_message", "reason")} == {
+        "queue": QUEUE,
+        "attempts": 1,
+        "error_type": "KeyError",
+        "error_message": "2",
+        "reason": "failed once, at last with KeyError",
+    }
+    [overview] = map(json.loads, command("list", memory.url, "--queue", QUEUE, "--json").stdout.splitlines())
+    assert (overview["queue"], overview["depth"], overview["message_id"]) == (QUEUE, 2, ids[0])
+
+
+def test_list_cuts_lines_where_the_terminal_ends_and_lets_no_control_character_through(
+    memory: MessageHubTestFramework, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handle(message: Message) -> None:
+        raise ValueError("\x1b[2Jthe library is closed " * 9)
+
+    with memory.client("campaign-service", retry=RetryPolicy.none()) as client:
+        client.subscribe_messages(handle)
+        client.send_message("campaign-service", {})
+        memory.export_dead_letter(QUEUE)
+    arguments = ["--queue", QUEUE, "--messages"]
+    whole = command("list", memory.url, *arguments).stdout.splitlines()[1]
+    assert len(whole) > 200
+    assert "\x1b" not in whole
+    monkeypatch.setattr("message_hub_sync.cli.dead_letters._width", lambda: 100)
+    cut = command("list", memory.url, *arguments).stdout.splitlines()[1]
+    assert cut == whole[:99] + "…"
 
 
 def test_list_wants_to_know_where_to_look() -> None:
