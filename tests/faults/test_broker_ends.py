@@ -9,6 +9,7 @@ from faults.judging import CIRCUIT, CONNECTION, DELIVERY, judge, only
 from faults.names import Names, NewClient
 from faults.oracle import Oracle
 from faults.processes import Workers
+from faults.raw import kill
 from faults.timing import TOLERANCE, in_thread, within
 
 from message_hub_sync import MessageHubConnectionError
@@ -24,7 +25,7 @@ def test_a_broker_killed_while_publishing_loses_nothing_and_every_caller_learns_
     workers.publisher("--event", names.event, "--to", names.service, "--threads", "12", "--rate", "15")
     oracle.wait(lambda counts: counts.handled >= 200, 20)
 
-    node.kill()
+    kill(node)
     dead_from = len(oracle.calls())
     # Twelve threads wait out their deadline together; then the circuits are open, and everybody fails fast.
     oracle.wait(lambda counts: counts.rejected >= 200, 20)
@@ -49,7 +50,7 @@ def test_a_call_under_way_when_the_broker_is_killed_is_published_again_with_the_
     publisher = workers.publisher("--event", names.event, "--threads", "8", "--rate", "50", "--delivery-timeout", "40")
     oracle.wait(lambda counts: counts.handled >= 200, 20)
 
-    node.kill()
+    kill(node)
     node.start()
     ok = oracle.counts().ok
     oracle.wait(lambda counts: counts.ok >= ok + 200, 20)

@@ -13,7 +13,7 @@ from faults.judging import judge
 from faults.names import Names, NewClient
 from faults.oracle import Oracle
 from faults.processes import Workers
-from faults.raw import raw_channel
+from faults.raw import kill, raw_channel
 from faults.test_connections_closed import unsettled
 from faults.timing import TOLERANCE, eventually, within
 
@@ -210,7 +210,7 @@ def test_a_move_under_way_when_the_broker_is_killed_is_not_lost(
     for _ in range(300):
         publish(oracle, client, names)
     assert len(failed) > 1
-    node.kill()
+    kill(node)
     node.start()
     judge(oracle, drain=40, slowest=30)
 

@@ -12,6 +12,7 @@ from collector import Collector
 from faults.judging import judge
 from faults.names import Names, NewClient
 from faults.oracle import Oracle
+from faults.raw import kill
 from faults.test_handlers import dead_letters
 from faults.timing import TOLERANCE, eventually, in_thread, within
 
@@ -141,7 +142,6 @@ def test_a_consumer_that_may_not_make_its_dead_letter_queue_says_so_and_goes_on_
     assert node.log().count("access_refused") - refused <= 12, "each message has it refused for itself"
 
     node.ctl("set_permissions", user, ".*", ".*", ".*")
-    node.ctl("close_all_connections", "permissions are remembered")
     assert len(dead_letters(node, names.event_queue, 10, timeout=20)) == 10
     eventually(lambda: client.get_health_status()["status"] == "ok", 5)
 
@@ -295,7 +295,7 @@ def test_tls_works_and_a_wrong_authority_or_name_is_a_connection_error_in_time(
             oracle.ledger.call(lambda id: client.publish_event(names.event, {"text": "x" * 5000}, message_id=id))
             is None
         )
-    node.kill()
+    kill(node)
     node.start()
     eventually(
         lambda: oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id)) is None,
