@@ -15,8 +15,8 @@ __all__ = ["kill", "publish_raw", "raw_channel"]
 
 
 def kill(node: RabbitMQNode) -> None:
-    """Kill the broker. It forgets no queue over it: RabbitMQ writes a new one down up to two seconds later, and one that
-    is forgotten takes its confirmed messages along, and lets events pass by until it is there again.
+    """Kill the broker. It forgets no queue over it: RabbitMQ writes a new one down up to two seconds later, and one
+    that is forgotten takes its confirmed messages along, and lets events pass by until it is there again.
     """
     node.ctl("eval", "mnesia:sync_log().")
     node.kill()
