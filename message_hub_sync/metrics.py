@@ -82,8 +82,8 @@ class ServiceMetrics:
     def __init__(self, service: str) -> None:
         self._service = service
         # Made once: looking a child up costs three times its increment. Zeros show from the start.
-        self._succeeded = {kind: _Counted(service, kind, "success").one for kind in _KINDS}
-        self._failed = {kind: _Counted(service, kind, "error").one for kind in _KINDS}
+        self._succeeded = {kind: _Counted(service, kind, "success").each for kind in _KINDS}
+        self._failed = {kind: _Counted(service, kind, "error").each for kind in _KINDS}
 
     def count(self, kind: Kind, ok: bool, seconds: float) -> None:
         """One message that was sent, published or received, and how long that took."""
@@ -92,6 +92,10 @@ class ServiceMetrics:
     def circuit_made(self, destination: str) -> None:
         """There is a circuit of ``destination`` now: it shows, closed where nobody else has said otherwise."""
         _CIRCUIT_STATE.labels(self._service, destination)
+
+    def count_many(self, kind: Kind, ok: bool, seconds: float, number: int) -> None:
+        """So many messages, each of which took so long."""
+        (self._succeeded if ok else self._failed)[kind](seconds, number)
 
     def circuit_state(self, destination: str, state: str) -> None:
         """The circuit of ``destination`` is ``closed``, ``half-open`` or ``open`` now."""
@@ -128,10 +132,10 @@ class _Counted:
         self._sum = latency._sum.inc
         self._buckets = [bucket.inc for bucket in latency._buckets]
 
-    def one(self, seconds: float) -> None:
-        self._count(1)
-        self._sum(seconds)
-        self._buckets[bisect_left(_BOUNDS, seconds)](1)
+    def each(self, seconds: float, number: int = 1) -> None:
+        self._count(number)
+        self._sum(seconds * number)
+        self._buckets[bisect_left(_BOUNDS, seconds)](number)
 
 
 class _Exposition(Collector):

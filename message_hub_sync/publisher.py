@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 from uuid import UUID
@@ -97,8 +98,9 @@ class Publisher:
             resolve(admission, [one for one in all_attempts if _circuit(one.outgoing) == key])
         # Each its share: none of them took as long as all.
         share = (time.monotonic() - started) / max(1, len(all_attempts))
-        for attempts in all_attempts:
-            self._count(attempts, share)
+        counts = Counter((_kind(attempts), attempts.verdict is Verdict.CONFIRMED) for attempts in all_attempts)
+        for (kind, ok), number in counts.items():
+            self._metrics.count_many(kind, ok, share, number)
         if any(attempts.verdict is not Verdict.CONFIRMED for attempts in all_attempts):
             raise bulk_error(all_attempts, refusal)
         return [attempts.message_id for attempts in all_attempts]
@@ -221,8 +223,7 @@ class Publisher:
         return admissions, refusal
 
     def _count(self, attempts: Attempts, seconds: float) -> None:
-        kind: Literal["publish", "send"] = "publish" if attempts.outgoing.exchange == EVENTS else "send"
-        self._metrics.count(kind, attempts.verdict is Verdict.CONFIRMED, seconds)
+        self._metrics.count(_kind(attempts), attempts.verdict is Verdict.CONFIRMED, seconds)
 
 
 def _circuit(outgoing: Outgoing) -> str:
@@ -230,3 +231,7 @@ def _circuit(outgoing: Outgoing) -> str:
         return EVENTS
     destination: str = outgoing.properties.headers["destination"]
     return destination
+
+
+def _kind(attempts: Attempts) -> Literal["publish", "send"]:
+    return "publish" if attempts.outgoing.exchange == EVENTS else "send"

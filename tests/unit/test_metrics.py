@@ -87,6 +87,22 @@ def test_a_message_is_counted_by_service_type_and_status_and_its_latency_observe
     assert value(f"{name}_bucket", service=service, type="send", le="5.0") == 3
 
 
+def test_many_messages_are_counted_like_each_of_them() -> None:
+    ServiceMetrics("many-service").count_many("publish", True, 0.002, 250)
+    for _ in range(250):
+        ServiceMetrics("each-service").count("publish", True, 0.002)
+    latency = "message_hub_message_latency_seconds"
+    for name, labels in (
+        ("message_hub_messages_total", {"status": "success"}),
+        (f"{latency}_count", {}),
+        (f"{latency}_bucket", {"le": "0.001"}),
+        (f"{latency}_bucket", {"le": "0.0025"}),
+        (f"{latency}_sum", {}),
+    ):
+        many, each = (value(name, service=f"{who}-service", type="publish", **labels) for who in ("many", "each"))
+        assert many == pytest.approx(each)
+
+
 def test_a_latency_is_observed_as_prometheus_client_does() -> None:
     """We ask the values under its methods: each moment must land in the bucket that it would choose."""
     ours, theirs = (MESSAGE_LATENCY.labels(service, "send") for service in ("our-way", "their-way"))
