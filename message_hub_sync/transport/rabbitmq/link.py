@@ -290,7 +290,8 @@ class Link:
         began = time.monotonic()
         alone, awaited = self._backoff.pauses()
         while not self._gate.closing:
-            until = began + (awaited if self._gate.awaited else alone)
+            # Who saw the connection open just before it ended waits for a task, and not at the gate.
+            until = began + (awaited if self._gate.awaited or self._tasks else alone)
             if time.monotonic() >= until:
                 return
             waker.wait(until)
