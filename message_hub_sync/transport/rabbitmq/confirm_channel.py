@@ -194,8 +194,7 @@ class ConfirmChannel:
             self._ledger.closed(f"{reason.reply_code} {reason.reply_text}", reason.reply_code)
         else:
             self._ledger.fail(Result.LOST, describe(reason))
-        while self._pending:
-            self._pending.popleft()[0].settle(Result.NOT_WRITTEN, "the connection ended before it was written")
+        self._write_pending()  # which is too late now, and told to those who wait
 
     def take(self, data: bytes, position: int) -> int:
         """Acknowledgements, before pika sees them; everything else is pika's."""
