@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from message_hub_sync.transport.rabbitmq.connection import in_pika
 from message_hub_sync.transport.rabbitmq.transport import RabbitMQTransport
 from message_hub_sync.transport.waiting import on_io_thread
 
@@ -12,12 +11,12 @@ __all__ = ["RabbitMQTransport"]
 
 
 def _not_ours(_record: logging.LogRecord) -> bool:
-    """What pika logs on our I/O threads, and of frames that a caller reads, is dropped; what matters is reported by us.
+    """What pika logs on our I/O threads is dropped; what matters is reported by us.
 
     It logs while the connection's lock is held, and a logging handler is a user's code: one that publishes
     would wait for that lock for ever. It also warns of each channel that the broker closes, which ours expect.
     """
-    return not (in_pika() or on_io_thread())
+    return not on_io_thread()
 
 
 for _name in ("callback", "channel", "connection", "credentials", "data", "frame", "heartbeat"):

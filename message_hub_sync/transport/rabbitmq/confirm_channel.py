@@ -205,7 +205,9 @@ class ConfirmChannel:
                 break
             if size != _ACK_PAYLOAD or end != FRAME_END:
                 break
-            self._answered(self._ledger.acknowledged(tag, bits & 1 != 0))
+            count = self._ledger.acknowledged(tag, bits & 1 != 0)
+            self._answered(count)
+            self.connection.turn.answered(count, len(self._ledger.in_flight))
             position += _ACK_BYTES
         return position
 
@@ -215,7 +217,6 @@ class ConfirmChannel:
             if self._on_late not in self.connection.after:
                 self.connection.after.append(self._on_late)
         self._returning += count
-        self.connection.turn.answered(count, len(self._ledger.in_flight))
 
     def _on_confirm(self, method: Any) -> None:
         confirmed = method.method

@@ -39,27 +39,31 @@ class ConfirmLedger:
     def acknowledged(self, tag: int, multiple: bool) -> int:
         """``basic.ack``; how many were answered by it."""
         if not multiple and not self._returned:  # the common one, without detours
-            entry = self.in_flight.pop(tag, None)
+            entry = self.in_flight.get(tag)
             if entry is None:
                 return 0
             receipt = entry[0]
             receipt.settle(Result.CONFIRMED)
             if receipt.abandoned:
                 self.late = True
+            del self.in_flight[tag]  # last, so that an interrupted one is settled when the connection ends
             return 1
-        taken = self._taken(tag, multiple)
-        for receipt, outgoing in taken:
+        tags = self._tags(tag, multiple)
+        for each in tags:
+            receipt, outgoing = self.in_flight[each]
             self.late = self.late or receipt.abandoned
             back = self._take_return(outgoing) if self._returned and outgoing.mandatory else None
             if back is None:
                 receipt.settle(Result.CONFIRMED)
             else:
                 receipt.settle(Result.RETURNED, back[1], back[0])
-        return len(taken)
+            del self.in_flight[each]
+        return len(tags)
 
     def refused(self, tag: int, multiple: bool) -> None:
         """``basic.nack``."""
-        for receipt, outgoing in self._taken(tag, multiple):
+        for each in self._tags(tag, multiple):
+            receipt, outgoing = self.in_flight.pop(each)
             if outgoing.mandatory:
                 self._take_return(outgoing)
             receipt.settle(Result.NACKED, "the broker refused it (basic.nack): a queue is full or not available")
@@ -90,16 +94,16 @@ class ConfirmLedger:
         for receipt, _ in in_flight.values():
             receipt.settle(result, reason, code)
 
-    def _taken(self, tag: int, multiple: bool) -> list[tuple[Receipt, Outgoing]]:
+    def _tags(self, tag: int, multiple: bool) -> list[int]:
+        """Those in flight that an answer covers."""
         if not multiple:
-            entry = self.in_flight.pop(tag, None)
-            return [] if entry is None else [entry]
+            return [tag] if tag in self.in_flight else []
         tags = []
         for each in self.in_flight:  # in the order of the tags
             if tag and each > tag:  # tag 0 means all of them
                 break
             tags.append(each)
-        return [self.in_flight.pop(each) for each in tags]
+        return tags
 
     def _take_return(self, outgoing: Outgoing) -> tuple[int, str] | None:
         key = (outgoing.properties.message_id, outgoing.exchange, outgoing.routing_key)

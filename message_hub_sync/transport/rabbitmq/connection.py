@@ -40,7 +40,7 @@ from message_hub_sync.transport.rabbitmq.turn import Turn
 from message_hub_sync.transport.rabbitmq.waker import Waker
 from message_hub_sync.transport.waiting import Waiter, Waiters, refuse_on_io_thread
 
-__all__ = ["ThreadedConnection", "in_pika"]
+__all__ = ["ThreadedConnection"]
 
 logger = Log("message_hub_sync.rabbitmq")
 
@@ -51,18 +51,6 @@ _RECEIVE_BYTES = 64 * 1024
 _TLS_TURN_RECORDS = 64
 #: Seconds the reader has to find the end of a connection on which a send failed.
 _END_AFTER_FAILED_SEND = 2.0
-
-
-class _Here(threading.local):
-    in_pika = False
-
-
-_here = _Here()
-
-
-def in_pika() -> bool:
-    """Whether this thread has pika deal with a frame just now, a connection's lock held."""
-    return _here.in_pika
 
 
 class Receiver(Protocol):
@@ -80,7 +68,7 @@ class ThreadedConnection(Connection):
 
     Mutable, guarded by ``lock``: ``_out``, ``_room``, ``_timers``, ``_ending``, ``_send_failed``, ``after``,
     ``receivers``, ``ended``, ``end_reason`` and all that pika keeps. ``usable`` turns false once, by whoever sees why.
-    ``_next_wake`` is the I/O thread's own, others only compare with it; ``_more`` that of whoever reads.
+    ``_next_wake`` is the I/O thread's own, others only compare with it; ``_more`` and ``_left`` those of whoever reads.
     """
 
     def __init__(self, parameters: pika.ConnectionParameters, connected: socket.socket, waker: Waker) -> None:
@@ -106,6 +94,7 @@ class ThreadedConnection(Connection):
         self._timer_numbers = itertools.count(1)
         self._next_wake = 0.0
         self._more = False
+        self._left = False
         self._poller = Poller(connected, waker)
         #: Who reads. When something was parsed last, in monotonic seconds.
         self.turn = Turn(self)
@@ -161,15 +150,19 @@ class ThreadedConnection(Connection):
     @property
     def needs_its_thread(self) -> bool:
         """Whether there is something to do that only the I/O thread does."""
-        return bool(self._ending or self.after or self._out or self._more)
+        return bool(self._ending or self.after or self._out or self._more or self._left)
 
     def read_now(self) -> None:
-        """Read and parse what there is, in a caller's thread. The caller holds the lock."""
+        """In a caller's thread: take in what answers callers, and leave the rest to the I/O thread. The lock is held.
+
+        So pika never runs here, and what is raised here is a signal's.
+        """
         try:
-            if not self._ending:
-                self._parse(self._receive())
+            if not self._ending and (data := self._receive()):
+                self.read_at = time.monotonic()
+                self._take_in(data, answers_only=True)
         except BaseException:
-            # A signal's exception: what was read and not parsed is missing, so that nothing after it can be understood.
+            # What was read and not parsed is missing, so that nothing after it can be understood.
             self.kill(amqp.StreamLostError("reading was interrupted"))
             raise
 
@@ -242,7 +235,7 @@ class ThreadedConnection(Connection):
         self._next_wake = wake = until
         if timers and timers[0][0] < until:
             self._next_wake = wake = timers[0][0]
-        more = self._more
+        more = self._more or self._left
         timeout = 0.0 if more or self._ending or self.after else wake - time.monotonic()
         readable, rung = self._poller.wait(timeout, bool(self._out) and not self._send_failed)
         self._next_wake = 0.0  # awake: nobody needs to ring
@@ -353,7 +346,7 @@ class ThreadedConnection(Connection):
         return b"".join(received)
 
     def _parse(self, data: bytes) -> None:
-        if not data:
+        if not (data or self._left):
             return
         self.read_at = time.monotonic()
         try:
@@ -365,7 +358,11 @@ class ThreadedConnection(Connection):
             self.kill(amqp.InvalidFrameError(type(error).__name__))
 
     def _on_data_available(self, data_in: bytes) -> None:
-        """Split into frames without copying the rest for each, and hand them to pika's machinery."""
+        self._left = False
+        self._take_in(data_in)
+
+    def _take_in(self, data_in: bytes, answers_only: bool = False) -> None:
+        """Split into frames without copying the rest for each, and hand them to receivers or pika's machinery."""
         held: bytes = self._frame_buffer
         data = held + data_in if held else data_in
         position, last = 0, len(data) - 8
@@ -378,18 +375,18 @@ class ThreadedConnection(Connection):
                     if taken != position:
                         position = taken
                         continue
+                if answers_only:
+                    break
                 kind, _, size = frame_start(data, position)  # what is no frame is not waited for
                 if position + size > len(data):
                     break
                 start, position = position, position + size
-                _here.in_pika = True
-                try:
-                    self._process_frame(decode(kind, data[start:position]))
-                finally:
-                    _here.in_pika = False
+                self._process_frame(decode(kind, data[start:position]))
         finally:
             self.bytes_received += position
             self._frame_buffer = data[position:]
+            if answers_only:
+                self._left = position < len(data)
 
     def _run_timers(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:

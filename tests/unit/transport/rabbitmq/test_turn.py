@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import struct
 import threading
@@ -248,14 +247,14 @@ def test_an_exception_between_reading_and_parsing_ends_the_connection(
 ) -> None:
     line.offer()
     thread, results = lone_caller(line)
-    parse = line.connection._parse
+    take_in = line.connection._take_in
 
-    def interrupted(data: bytes) -> None:
+    def interrupted(data: bytes, **options: bool) -> None:
         if threading.current_thread() is thread:
             raise InterruptedBySignal
-        parse(data)
+        take_in(data, **options)
 
-    monkeypatch.setattr(line.connection, "_parse", interrupted)
+    monkeypatch.setattr(line.connection, "_take_in", interrupted)
     line.ack(line.channel._ledger._next_tag - 1)
     thread.join(5)
     assert [type(result) for result in results] == [InterruptedBySignal]
@@ -295,29 +294,60 @@ def test_an_answer_to_somebody_who_gave_up_is_told_once_on_the_io_thread(line: L
     assert line.late == [line.io]
 
 
-def test_what_pika_would_log_of_a_frame_that_a_caller_reads_reaches_no_handler(line: Line) -> None:
-    records: list[logging.LogRecord] = []
+def test_what_is_no_answer_is_left_to_the_io_thread(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    process, seen = line.connection._process_frame, []
 
-    class Noting(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            records.append(record)
+    def noting(value: Any) -> None:
+        seen.append((threading.current_thread(), line.channel._ledger.in_flight.copy()))
+        process(value)
 
-    handler = Noting()
-    logging.getLogger("pika").addHandler(handler)
-    try:
-        deadline = soon()
-        while line.readers[-1:] != [threading.current_thread()]:
-            assert time.monotonic() < deadline
-            line.offer()
-            receipt = line.submit()
-            line.got(1)
-            # For a channel that pika does not know, which it says.
-            line.peer.sendall(frame.Method(NUMBER, spec.Channel.Close(404, "NOT_FOUND", 60, 40)).marshal())
-            line.ack(line.channel._ledger._next_tag - 1)
-            assert receipt.wait(soon()) is Result.CONFIRMED
-    finally:
-        logging.getLogger("pika").removeHandler(handler)
-    assert [record.getMessage() for record in records if record.threadName != "io"] == []
+    monkeypatch.setattr(line.connection, "_process_frame", noting)
+    deadline = soon()
+    reader = threading.current_thread()
+    while reader not in line.readers:  # between two calls the I/O thread may take it back
+        assert time.monotonic() < deadline
+        line.offer()
+        seen.clear()
+        reader, results = lone_caller(line)
+        tag = line.channel._ledger._next_tag - 1
+        # A method that pika is to have, between two answers; the second one in two pieces.
+        answers = [frame.Method(NUMBER, spec.Basic.Ack(number, False)).marshal() for number in (tag - 1, tag)]
+        method = frame.Method(0, spec.Connection.Unblocked()).marshal()
+        line.peer.sendall(answers[0] + method + answers[1][:9])
+        assert eventually(lambda: seen)
+        line.peer.sendall(answers[1][9:])
+        reader.join(5)
+        assert results == [Result.CONFIRMED]
+        assert [(thread, list(in_flight)) for thread, in_flight in seen] == [(line.io, [tag])]
+
+
+class RaisedByHandler(Exception):
+    """What a signal handler may raise, too."""
+
+
+def test_an_exception_while_an_answer_is_taken_in_reaches_the_caller_and_leaves_no_receipt_behind(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acknowledged = line.channel._ledger.acknowledged
+    line.offer()
+    thread, results = lone_caller(line)
+    receipt = line.channel._ledger.in_flight[line.channel._ledger._next_tag - 1][0]
+
+    class Interrupted(dict[int, Any]):
+        def __delitem__(self, tag: int) -> None:
+            raise RaisedByHandler
+
+    def interrupted(tag: int, multiple: bool) -> int:
+        if threading.current_thread() is thread:
+            monkeypatch.setattr(line.channel._ledger, "in_flight", Interrupted(line.channel._ledger.in_flight))
+        return acknowledged(tag, multiple)
+
+    monkeypatch.setattr(line.channel._ledger, "acknowledged", interrupted)
+    line.ack(line.channel._ledger._next_tag - 1)
+    thread.join(5)
+    assert [type(result) for result in results] == [RaisedByHandler]
+    assert eventually(lambda: line.connection.ended)
+    assert receipt.result is Result.CONFIRMED
 
 
 def test_what_the_socket_does_not_take_is_the_io_threads(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
