@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pika
 
-from benchmarks.work import body_of, envelope
+from benchmarks.work import encoded, envelope, payload_of
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
 
 __all__ = ["Hub"]
@@ -45,7 +45,7 @@ class Hub:
     def fresh_queue(self, messages: int, body_bytes: int) -> str:
         """The name of a service whose inbox is new and holds that many messages, on disk."""
         service = f"bench-{uuid4().hex[:8]}"
-        body = body_of(body_bytes)
+        body = encoded(payload_of(body_bytes))
         with self._channel() as channel:
             queue = f"{service}.messages"
             channel.queue_declare(queue, durable=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from pika import BasicProperties, frame, spec
 
-from benchmarks.work import body_of, envelope
+from benchmarks.work import encoded, envelope, payload_of
 
 __all__ = ["Counts", "Script", "ScriptedBroker"]
 
@@ -190,7 +190,7 @@ class _Peer:
 
     def deliver(self) -> None:
         """The next batch. The caller holds the totals' lock."""
-        body = body_of(self._script.body_bytes)
+        body = encoded(payload_of(self._script.body_bytes))
         pieces = []
         for _ in range(min(self._script.batch, self._totals.to_deliver)):
             self._totals.to_deliver -= 1

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal
 from uuid import uuid4
 
-__all__ = ["Countdown", "Operation", "Stopwatch", "Task", "body_of", "envelope", "in_threads", "measured", "payload_of"]
+__all__ = ["Countdown", "Operation", "Stopwatch", "Task", "encoded", "envelope", "in_threads", "measured", "payload_of"]
 
 #: Linux only, as is the memory of a measurement.
 STATUS = Path("/proc/self/status")
@@ -139,34 +139,36 @@ def payload_of(size: int) -> dict[str, Any]:
     return payload
 
 
-def body_of(size: int) -> bytes:
-    """The same as the bytes that travel. Peers get these ready-made."""
-    return json.dumps(payload_of(size), separators=(",", ":")).encode()
+def encoded(payload: dict[str, Any]) -> bytes:
+    """The bytes that travel. As this library takes objects, its peers encode one for each message, too."""
+    return _encode(payload).encode()
 
 
-_NOW = datetime.now(timezone.utc)
-_HEADERS = {"timestamp": _NOW.isoformat(), "ttl": 300, "priority": 0}
-_CORRELATION_ID = str(uuid4())
+#: Made once: ``json.dumps`` with separators makes one at each call.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def envelope(service: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The properties (a message id of its own among them) and the headers of one message, as the hub's wire has them.
+    """The properties and the headers of one message as the hub's wire has them, ids and moment its own.
 
     Under AMQP's own names: ``app_id``, ``content_type``, ``correlation_id``, ``delivery_mode``, ``expiration``,
     ``message_id``, ``priority``, ``timestamp``, ``type``.
     """
+    now = time.time()
     properties = {
         "app_id": service,
         "content_type": "application/json",
-        "correlation_id": _CORRELATION_ID,
+        "correlation_id": str(uuid4()),
         "delivery_mode": 2,
         "expiration": "300000",
         "message_id": str(uuid4()),
         "priority": 0,
-        "timestamp": int(_NOW.timestamp()),
+        "timestamp": int(now),
         "type": "service_message",
     }
-    return properties, {"source": service, "destination": service, **_HEADERS}
+    moment = datetime.fromtimestamp(now, timezone.utc).isoformat()
+    headers = {"timestamp": moment, "source": service, "destination": service, "ttl": 300, "priority": 0}
+    return properties, headers
 
 
 def in_threads(task: Task, watch: Stopwatch, work: Callable[[int, Callable[[], object]], None]) -> None:

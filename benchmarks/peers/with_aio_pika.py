@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import aio_pika
 
-from benchmarks.work import Countdown, Operation, Stopwatch, Task, body_of, envelope
+from benchmarks.work import Countdown, Operation, Stopwatch, Task, encoded, envelope, payload_of
 
 DISTRIBUTION = "aio-pika"
 
@@ -24,13 +24,13 @@ def _message(task: Task, body: bytes, **more: Any) -> aio_pika.Message:
 
 
 async def publish(task: Task, watch: Stopwatch) -> None:
-    body = body_of(task.body_bytes)
+    payload = payload_of(task.body_bytes)
     async with await aio_pika.connect(task.url) as connection:
         exchange = (await connection.channel()).default_exchange
 
         async def work(count: int) -> None:
             for _ in range(count):
-                await exchange.publish(_message(task, body), task.queue)
+                await exchange.publish(_message(task, encoded(payload)), task.queue)
 
         await work(task.warm_up)
         with watch:
@@ -38,13 +38,15 @@ async def publish(task: Task, watch: Stopwatch) -> None:
 
 
 async def bulk(task: Task, watch: Stopwatch) -> None:
-    body = body_of(task.body_bytes)
+    payload = payload_of(task.body_bytes)
     async with await aio_pika.connect(task.url) as connection:
         exchange = (await connection.channel()).default_exchange
         for _ in range(task.warm_up):
-            await exchange.publish(_message(task, body), task.queue)
+            await exchange.publish(_message(task, encoded(payload)), task.queue)
         with watch:
-            await asyncio.gather(*(exchange.publish(_message(task, body), task.queue) for _ in range(task.messages)))
+            await asyncio.gather(
+                *(exchange.publish(_message(task, encoded(payload)), task.queue) for _ in range(task.messages))
+            )
 
 
 async def consume(task: Task, watch: Stopwatch) -> None:
@@ -69,7 +71,7 @@ async def consume(task: Task, watch: Stopwatch) -> None:
 
 
 async def latency(task: Task, watch: Stopwatch) -> None:
-    body = body_of(task.body_bytes)
+    payload = payload_of(task.body_bytes)
     arrivals: asyncio.Queue[float] = asyncio.Queue()
 
     async def handle(message: Any) -> None:
@@ -83,7 +85,7 @@ async def latency(task: Task, watch: Stopwatch) -> None:
             if number == 0:
                 watch.start()
             sent = time.perf_counter()
-            await exchange.publish(_message(task, body), task.queue)
+            await exchange.publish(_message(task, encoded(payload)), task.queue)
             arrived = await asyncio.wait_for(arrivals.get(), 10)
             if number >= 0:
                 watch.samples.append(arrived - sent)
@@ -92,7 +94,7 @@ async def latency(task: Task, watch: Stopwatch) -> None:
 
 async def request(task: Task, watch: Stopwatch) -> None:
     """As in aio-pika's tutorial on remote procedure calls: an exclusive reply queue, futures by correlation id."""
-    body = body_of(task.body_bytes)
+    payload = payload_of(task.body_bytes)
     async with await aio_pika.connect(task.url) as responding, await aio_pika.connect(task.url) as asking:
         answering = await responding.channel()
 
@@ -116,7 +118,7 @@ async def request(task: Task, watch: Stopwatch) -> None:
             asked = time.perf_counter()
             correlation_id = str(uuid4())
             reply = waiting[correlation_id] = asyncio.get_running_loop().create_future()
-            message = _message(task, body, reply_to=replies_to.name, correlation_id=correlation_id)
+            message = _message(task, encoded(payload), reply_to=replies_to.name, correlation_id=correlation_id)
             await channel.default_exchange.publish(message, task.queue)
             await asyncio.wait_for(reply, 10)
             if number >= 0:

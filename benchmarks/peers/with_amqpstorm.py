@@ -11,10 +11,9 @@ from typing import Any
 
 from amqpstorm import Connection
 
-from benchmarks.work import Countdown, Operation, Stopwatch, Task, body_of, envelope, in_threads
+from benchmarks.work import Countdown, Operation, Stopwatch, Task, encoded, envelope, in_threads, payload_of
 
 DISTRIBUTION = "AMQPStorm"
-_NOW = datetime.now(timezone.utc)
 
 
 def _connect(task: Task) -> Any:
@@ -25,12 +24,12 @@ def _send(channel: Any, task: Task, body: bytes) -> None:
     properties, headers = envelope(task.service)
     # Its own name for one of them, its own type for another.
     properties["message_type"] = properties.pop("type")
-    properties["timestamp"] = _NOW
+    properties["timestamp"] = datetime.fromtimestamp(properties["timestamp"], timezone.utc)
     channel.basic.publish(body, task.queue, properties={**properties, "headers": headers}, mandatory=True)
 
 
 def publish(task: Task, watch: Stopwatch) -> None:
-    body = body_of(task.body_bytes)
+    payload = payload_of(task.body_bytes)
     with _connect(task) as connection:
 
         def work(thread: int, ready: Callable[[], object]) -> None:
@@ -38,13 +37,13 @@ def publish(task: Task, watch: Stopwatch) -> None:
             channel.confirm_deliveries()
             ready()
             for _ in range(task.share(thread)):
-                _send(channel, task, body)
+                _send(channel, task, encoded(payload))
 
         in_threads(task, watch, work)
 
 
 def publish_shared(task: Task, watch: Stopwatch) -> None:
-    body = body_of(task.body_bytes)
+    payload = payload_of(task.body_bytes)
     with _connect(task) as connection:
         channel = connection.channel()
         channel.confirm_deliveries()
@@ -52,7 +51,7 @@ def publish_shared(task: Task, watch: Stopwatch) -> None:
         def work(thread: int, ready: Callable[[], object]) -> None:
             ready()
             for _ in range(task.share(thread)):
-                _send(channel, task, body)
+                _send(channel, task, encoded(payload))
 
         in_threads(task, watch, work)
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from kombu import Connection, Consumer, Queue, pools
 
-from benchmarks.work import Countdown, Operation, Stopwatch, Task, body_of, envelope, in_threads
+from benchmarks.work import Countdown, Operation, Stopwatch, Task, encoded, envelope, in_threads, payload_of
 
 DISTRIBUTION = "kombu"
 
@@ -38,17 +38,17 @@ def _send(producer: Any, task: Task, body: bytes, routing_key: str, **more: Any)
 
 
 def publish(task: Task, watch: Stopwatch) -> None:
-    body = body_of(task.body_bytes)
+    payload = payload_of(task.body_bytes)
     connection = _connection(task)
     pools.set_limit(task.threads)
 
     def work(thread: int, ready: Callable[[], object]) -> None:
         with pools.producers[connection].acquire(block=True) as producer:
             for _ in range(task.warm_up):
-                _send(producer, task, body, task.queue)
+                _send(producer, task, encoded(payload), task.queue)
             ready()
             for _ in range(task.share(thread)):
-                _send(producer, task, body, task.queue)
+                _send(producer, task, encoded(payload), task.queue)
 
     in_threads(task, watch, work)
 
@@ -74,7 +74,7 @@ def consume(task: Task, watch: Stopwatch) -> None:
 
 
 def latency(task: Task, watch: Stopwatch) -> None:
-    body = body_of(task.body_bytes)
+    payload = payload_of(task.body_bytes)
     arrivals: SimpleQueue[float] = SimpleQueue()
 
     def handle(message: Any) -> None:
@@ -88,7 +88,7 @@ def latency(task: Task, watch: Stopwatch) -> None:
             if number == 0:
                 watch.start()
             sent = time.perf_counter()
-            _send(producer, task, body, task.queue)
+            _send(producer, task, encoded(payload), task.queue)
             arrived = arrivals.get(timeout=10)
             if number >= 0:
                 watch.samples.append(arrived - sent)
@@ -97,7 +97,7 @@ def latency(task: Task, watch: Stopwatch) -> None:
 
 def request(task: Task, watch: Stopwatch) -> None:
     """As in kombu's examples of remote procedure calls: an exclusive reply queue."""
-    body = body_of(task.body_bytes)
+    payload = payload_of(task.body_bytes)
     answering = Connection(f"{task.url}//").Producer()
 
     def respond(message: Any) -> None:
@@ -120,7 +120,7 @@ def request(task: Task, watch: Stopwatch) -> None:
                     watch.start()
                 asked = time.perf_counter()
                 correlation_id = str(uuid4())
-                _send(producer, task, body, task.queue, reply_to=queue.name, correlation_id=correlation_id)
+                _send(producer, task, encoded(payload), task.queue, reply_to=queue.name, correlation_id=correlation_id)
                 while correlation_id not in replies:
                     connection.drain_events(timeout=10)
                 del replies[correlation_id]

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pika
 
-from benchmarks.work import Countdown, Operation, Stopwatch, Task, body_of, envelope, in_threads
+from benchmarks.work import Countdown, Operation, Stopwatch, Task, encoded, envelope, in_threads, payload_of
 
 DISTRIBUTION = "pika"
 
@@ -28,25 +28,25 @@ def _properties(service: str, **more: Any) -> Any:
 
 def publish(task: Task, watch: Stopwatch) -> None:
     """BlockingConnection may not be shared: each thread has its own."""
-    body = body_of(task.body_bytes)
+    payload = payload_of(task.body_bytes)
 
     def work(thread: int, ready: Callable[[], object]) -> None:
         connection = _connect(task)
         channel = connection.channel()
         channel.confirm_delivery()
         for _ in range(task.warm_up):
-            channel.basic_publish("", task.queue, body, _properties(task.service), mandatory=True)
+            channel.basic_publish("", task.queue, encoded(payload), _properties(task.service), mandatory=True)
         ready()
         for _ in range(task.share(thread)):
             # Raises when the broker refused or returned it.
-            channel.basic_publish("", task.queue, body, _properties(task.service), mandatory=True)
+            channel.basic_publish("", task.queue, encoded(payload), _properties(task.service), mandatory=True)
 
     in_threads(task, watch, work)
 
 
 def publish_shared(task: Task, watch: Stopwatch) -> None:
     """One connection, guarded by a lock."""
-    body = body_of(task.body_bytes)
+    payload = payload_of(task.body_bytes)
     connection = _connect(task)
     channel = connection.channel()
     channel.confirm_delivery()
@@ -55,7 +55,7 @@ def publish_shared(task: Task, watch: Stopwatch) -> None:
     def work(thread: int, ready: Callable[[], object]) -> None:
         ready()
         for _ in range(task.share(thread)):
-            properties = _properties(task.service)
+            body, properties = encoded(payload), _properties(task.service)
             with lock:
                 channel.basic_publish("", task.queue, body, properties, mandatory=True)
 
@@ -86,7 +86,7 @@ def consume(task: Task, watch: Stopwatch) -> None:
 
 
 def latency(task: Task, watch: Stopwatch) -> None:
-    body = body_of(task.body_bytes)
+    payload = payload_of(task.body_bytes)
     arrivals: SimpleQueue[float] = SimpleQueue()
 
     def receive() -> None:
@@ -106,7 +106,7 @@ def latency(task: Task, watch: Stopwatch) -> None:
         if number == 0:
             watch.start()
         sent = time.perf_counter()
-        channel.basic_publish("", task.queue, body, _properties(task.service), mandatory=True)
+        channel.basic_publish("", task.queue, encoded(payload), _properties(task.service), mandatory=True)
         arrived = arrivals.get(timeout=10)
         if number >= 0:
             watch.samples.append(arrived - sent)
@@ -115,7 +115,7 @@ def latency(task: Task, watch: Stopwatch) -> None:
 
 def request(task: Task, watch: Stopwatch) -> None:
     """As in pika's tutorial on remote procedure calls: an exclusive reply queue, no confirms."""
-    body = body_of(task.body_bytes)
+    payload = payload_of(task.body_bytes)
 
     def respond() -> None:
         channel = _connect(task).channel()
@@ -145,7 +145,7 @@ def request(task: Task, watch: Stopwatch) -> None:
         asked = time.perf_counter()
         properties = _properties(task.service, reply_to=replies_to)
         properties.correlation_id = correlation_id = str(uuid4())
-        channel.basic_publish("", task.queue, body, properties)
+        channel.basic_publish("", task.queue, encoded(payload), properties)
         while correlation_id not in replies:
             connection.process_data_events(time_limit=10)
         del replies[correlation_id]
