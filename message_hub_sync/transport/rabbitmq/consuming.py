@@ -99,9 +99,8 @@ class RabbitMQConsumer:
             intake.settlements.finished(delivery.delivery_tag)
             if intake.settlements.waiting >= self._flush_at or self._deliveries.empty():
                 intake.flush()
-            elif not intake.flush_armed:
-                intake.flush_armed = True
-                intake.connection.call_later(_FLUSH_SECONDS, intake.flush)
+            else:
+                intake.flush_within(_FLUSH_SECONDS)
 
     def release(self, delivery: Delivery) -> None:
         """Give it back to its queue."""

@@ -57,7 +57,7 @@ class Owner(Protocol):
 class Intake:
     """One channel's worth of a consumer: a delivery settles on the channel it came on, or not at all.
 
-    Mutable, guarded by the connection's lock: ``settlements``, ``consuming``, ``closed``, ``flush_armed``, and
+    Mutable, guarded by the connection's lock: ``settlements``, ``consuming``, ``closed``, ``_timer_runs``, and
     the message that is arriving: ``_method``, ``_properties``, ``_body``, ``_missing``.
     """
 
@@ -72,7 +72,7 @@ class Intake:
         self.settlements = Settlements()
         self.consuming = False
         self.closed = False
-        self.flush_armed = False
+        self._timer_runs = False
         self._method: Deliver | None = None
         self._properties = Properties()
         self._body: list[bytes] = []
@@ -189,9 +189,22 @@ class Intake:
 
             self.connection.after.append(restore)
 
+    def flush_within(self, seconds: float) -> None:
+        """Have the I/O thread say what waits by then; the connection's lock is held.
+
+        One timer at a time, which what is said before does not disarm: a new one for each batch would wake the I/O
+        thread for each, and again when it is due.
+        """
+        if not self._timer_runs:
+            self._timer_runs = True
+            self.connection.call_later(seconds, self._timed)
+
+    def _timed(self) -> None:
+        self._timer_runs = False
+        self.flush()
+
     def flush(self) -> None:
         """Say what waits; the connection's lock is held."""
-        self.flush_armed = False
         if not self.closed and self.connection.usable:
             frames = [encode_ack(self.number, tag, multiple) for tag, multiple in self.settlements.take()]
             if frames:

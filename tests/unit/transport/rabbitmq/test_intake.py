@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pika import frame, spec
 
 from message_hub_sync.transport.base import Delivery
-from message_hub_sync.transport.rabbitmq.encoding import properties_to_pika
+from message_hub_sync.transport.rabbitmq.encoding import encode_ack, properties_to_pika
 from message_hub_sync.transport.rabbitmq.intake import Intake
 from message_hub_sync.wire import event_properties
 
@@ -97,3 +98,25 @@ def test_a_delivery_whose_frame_does_not_end_as_frames_do_is_left_to_pika() -> N
         damaged[end - 1] = 0
         found, _ = arrived(bytes(damaged), [])
         assert found == []
+
+
+def test_one_timer_at_a_time_says_what_waits_however_often_that_was_said_before() -> None:
+    timers: list[Callable[[], None]] = []
+    written: list[bytes] = []
+    taking = intake()
+    taking.connection = SimpleNamespace(  # type: ignore[assignment]
+        call_later=lambda seconds, callback: timers.append(callback), write=written.append, usable=True
+    )
+    for tag in (1, 2, 3):  # each said at once, as a full batch is
+        taking.settlements.finished(tag)
+        taking.flush_within(0.05)
+        taking.flush()
+    taking.settlements.finished(4)
+    taking.flush_within(0.05)
+    assert len(timers) == 1
+    timers.pop()()
+    assert written == [encode_ack(CHANNEL, tag, False) for tag in (1, 2, 3, 4)]
+    taking.settlements.finished(5)
+    taking.flush_within(0.05)
+    timers.pop()()
+    assert written[4:] == [encode_ack(CHANNEL, 5, False)]
