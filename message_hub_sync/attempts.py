@@ -72,6 +72,7 @@ class Attempts:
     verdict: Verdict | None = None
     last: Verdict | None = None
     reason = ""
+    _message_id: UUID | None = None
 
     def __init__(self, outgoing: Outgoing) -> None:
         self.outgoing = outgoing
@@ -154,7 +155,12 @@ class Attempts:
     @property
     def message_id(self) -> UUID:
         """The message's id, the same for every attempt."""
-        return uuid_of(self.outgoing.properties.message_id)
+        return self._message_id or self.identify()
+
+    def identify(self) -> UUID:
+        """Make :attr:`message_id` of its text, which takes some time, now and not when it is asked for."""
+        self._message_id = found = uuid_of(self.outgoing.properties.message_id)
+        return found
 
     def error(self) -> MessageHubError:
         """The verdict as the error that the caller sees."""

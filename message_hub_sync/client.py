@@ -42,7 +42,6 @@ from message_hub_sync.outgoing import (
     outgoing_message,
     outgoing_messages,
 )
-from message_hub_sync.publisher import BULK_SLICE
 from message_hub_sync.queue_consumer import Options, Source
 from message_hub_sync.retry import RetryPolicy
 from message_hub_sync.runtime import has_running_loop, reloader_parent, threads_note
@@ -74,6 +73,9 @@ __all__ = [
 ]
 
 logger = Log(__name__)
+
+#: For each so many messages of a bulk call, begun, it gets the time of a single one.
+_TIMED_TOGETHER = 1_000
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -551,8 +553,8 @@ class MessageHubClient:
         return subscription
 
     def _bulk_timeout(self, timeout: float | None, count: int) -> float:
-        slices = max(1, -(-count // BULK_SLICE))
-        return timeout_seconds(timeout, self._config.delivery_timeout * slices)
+        begun = max(1, -(-count // _TIMED_TOGETHER))
+        return timeout_seconds(timeout, self._config.delivery_timeout * begun)
 
     def _mention_priority(self, priority: int | None) -> None:
         if priority and not self._config.message_priorities:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import deque
 from collections.abc import Sequence
 from typing import Literal
 from uuid import UUID
@@ -17,12 +17,13 @@ from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.topology import EVENT_EXCHANGE, EVENTS
 from message_hub_sync.transport.base import Outgoing, Receipt, Transport
 
-__all__ = ["BULK_SLICE", "Publisher"]
+__all__ = ["BULK_SLICE", "SLICES_UNDER_WAY", "Publisher"]
 
 logger = Log(__name__)
 
-#: Messages of a bulk call handed to the transport at a time; the next ones go out while these are confirmed.
-BULK_SLICE = 1_000
+#: Messages of a bulk call handed to the transport at a time, and how many such slices may be unconfirmed while the next
+#: one goes out. RabbitMQ confirms a thousand at once: with two thousand under way it was out of work each time.
+BULK_SLICE, SLICES_UNDER_WAY = 250, 16
 
 
 class Publisher:
@@ -86,7 +87,10 @@ class Publisher:
         """
         started = time.monotonic()
         all_attempts = [Attempts(outgoing) for outgoing in batch]
-        admissions, refusal = self._admit_all(all_attempts)
+        by_circuit: dict[str, list[Attempts]] = {}
+        for attempts in all_attempts:
+            by_circuit.setdefault(_circuit(attempts.outgoing), []).append(attempts)
+        admissions, refusal = self._admit_all(by_circuit)
         try:
             trial = any(admission.trial for admission in admissions.values())
             self._attempt_many(all_attempts, started + (self._trial_seconds(timeout) if trial else timeout))
@@ -95,13 +99,17 @@ class Publisher:
                 admission.ignored()
             raise
         for key, admission in admissions.items():
-            resolve(admission, [one for one in all_attempts if _circuit(one.outgoing) == key])
+            resolve(admission, by_circuit[key])
         # Each its share: none of them took as long as all.
         share = (time.monotonic() - started) / max(1, len(all_attempts))
-        counts = Counter((_kind(attempts), attempts.verdict is Verdict.CONFIRMED) for attempts in all_attempts)
-        for (kind, ok), number in counts.items():
-            self._metrics.count_many(kind, ok, share, number)
-        if any(attempts.verdict is not Verdict.CONFIRMED for attempts in all_attempts):
+        all_confirmed = True
+        for group in by_circuit.values():
+            confirmed = [attempts.verdict for attempts in group].count(Verdict.CONFIRMED)
+            for ok, number in ((True, confirmed), (False, len(group) - confirmed)):
+                if number:
+                    self._metrics.count_many(_kind(group[0]), ok, share, number)
+            all_confirmed = all_confirmed and confirmed == len(group)
+        if not all_confirmed:
             raise bulk_error(all_attempts, refusal)
         return [attempts.message_id for attempts in all_attempts]
 
@@ -178,8 +186,8 @@ class Publisher:
             due = [attempts for attempts in due if attempts.verdict is None]
 
     def _pipelined(self, due: list[Attempts], deadline: float) -> None:
-        """One attempt for each. While a slice is being confirmed, the next one is written already."""
-        waiting: list[tuple[Attempts, Receipt]] = []
+        """One attempt for each. While some slices are being confirmed, the next ones are written already."""
+        under_way: deque[list[tuple[Attempts, Receipt]]] = deque()
         for start in range(0, len(due), BULK_SLICE):
             part = due[start : start + BULK_SLICE]
             try:
@@ -193,33 +201,32 @@ class Publisher:
                 for attempts in part:
                     attempts.broken()
                 receipts = []
-            self._settled(waiting, deadline)
-            waiting = list(zip(part, receipts, strict=False))
-        self._settled(waiting, deadline)
+            under_way.append(list(zip(part, receipts, strict=False)))
+            if len(under_way) > SLICES_UNDER_WAY:
+                self._settled(under_way.popleft(), deadline)
+        while under_way:
+            self._settled(under_way.popleft(), deadline)
 
     def _settled(self, waiting: list[tuple[Attempts, Receipt]], deadline: float) -> None:
         for attempts, receipt in waiting:
             self._await(attempts, receipt, deadline)
+            attempts.identify()  # while the broker is at work on those behind it
 
     # --- around them ------------------------------------------------------------------------------
 
     def _admit_all(
-        self, all_attempts: list[Attempts]
+        self, by_circuit: dict[str, list[Attempts]]
     ) -> tuple[dict[str, Admission], MessageHubCircuitBreakerError | None]:
         """One admission per circuit; what an open one bars gets its verdict at once."""
         admissions: dict[str, Admission] = {}
-        barred: dict[str, str] = {}
         refusal = None
-        for attempts in all_attempts:
-            key = _circuit(attempts.outgoing)
-            if key not in admissions and key not in barred:
-                try:
-                    admissions[key] = self._breakers.admit(key)
-                except MessageHubCircuitBreakerError as error:
-                    refusal = error
-                    barred[key] = str(error)
-            if key in barred:
-                attempts.end(Verdict.REFUSED_CIRCUIT, barred[key])
+        for key, group in by_circuit.items():
+            try:
+                admissions[key] = self._breakers.admit(key)
+            except MessageHubCircuitBreakerError as error:
+                refusal = error
+                for attempts in group:
+                    attempts.end(Verdict.REFUSED_CIRCUIT, str(error))
         return admissions, refusal
 
     def _count(self, attempts: Attempts, seconds: float) -> None:
