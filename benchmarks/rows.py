@@ -15,8 +15,8 @@ OURS = "message_hub"
 class Competitor:
     """One way of using one library.
 
-    ``pace``: its part of a row's messages where they would take minutes. All others get the same number, as RabbitMQ takes
-    the first three thousand of a queue a fifth faster than those that follow.
+    ``pace``: its part of a row's messages where they would take minutes. All others get the same number, as RabbitMQ
+    takes the first three thousand of a queue a fifth faster than those that follow.
     """
 
     module: str
