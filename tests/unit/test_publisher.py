@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from message_hub_sync.errors import (
 )
 from message_hub_sync.metrics import MESSAGE_LATENCY, ServiceMetrics
 from message_hub_sync.outgoing import outgoing_event, outgoing_message
-from message_hub_sync.publisher import BULK_SLICE, Publisher
+from message_hub_sync.publisher import BULK_SLICE, SLICES_UNDER_WAY, Publisher
 from message_hub_sync.transport.base import Outgoing, Receipt, Result
 
 CLOSED_404 = (Result.CHANNEL_CLOSED, "404 NOT_FOUND - no exchange 'events'", 404)
@@ -326,6 +327,42 @@ def test_a_large_bulk_goes_out_in_slices() -> None:
     many(bench, BULK_SLICE + 5, timeout=5)
 
     assert bench.transport.log == [("many", BULK_SLICE), ("many", 5)]
+
+
+def test_only_so_many_slices_of_a_bulk_are_unconfirmed_at_a_time() -> None:
+    slices: list[list[Receipt]] = []
+    settled = unconfirmed = 0
+    handed_over = threading.Semaphore(0)
+
+    class Slow(ScriptedTransport):
+        def publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:
+            nonlocal unconfirmed
+            slices.append([Receipt() for _ in batch])
+            unconfirmed = max(unconfirmed, len(slices) - settled)
+            handed_over.release()
+            return slices[-1]
+
+    total = SLICES_UNDER_WAY + 4
+
+    def confirm() -> None:
+        nonlocal settled
+        for number in range(total):
+            if number == 0:
+                for _ in range(SLICES_UNDER_WAY + 1):
+                    assert handed_over.acquire(timeout=5)
+            elif number < total - SLICES_UNDER_WAY:
+                assert handed_over.acquire(timeout=5)
+            settled += 1
+            for receipt in slices[number]:
+                receipt.settle(Result.CONFIRMED)
+
+    bench = Bench()
+    bench.publisher._transport = Slow()
+    confirming = threading.Thread(target=confirm)
+    confirming.start()
+    assert len(many(bench, total * BULK_SLICE, timeout=20)) == total * BULK_SLICE
+    confirming.join(5)
+    assert unconfirmed == SLICES_UNDER_WAY + 1
 
 
 def test_only_the_lost_ones_of_a_bulk_are_repeated_and_the_suspects_alone() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import re
 import sys
 import typing
 from datetime import date, datetime, timedelta, timezone
@@ -14,7 +15,7 @@ from typing import Any
 from uuid import RFC_4122, UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, RootModel
 
@@ -472,6 +473,19 @@ def test_new_messages_get_random_uuids_of_version_4() -> None:
     assert {each.version for each in ids} == {4}
     assert {each.variant for each in ids} == {RFC_4122}
     assert len({str(each)[19] for each in ids}) == 4
+
+
+@given(st.floats(0, 4e9))
+@example(1_764_115_199.9999998)
+@example(1_764_115_200.0)
+def test_both_forms_of_the_moment_are_of_one_second(now: float) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("message_hub_sync.wire.time.time", lambda: now)
+        found = event_properties(source="a", event_type="a.b")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", found.headers["timestamp"])
+    moment = datetime.fromisoformat(found.headers["timestamp"])
+    assert int(moment.timestamp()) == found.timestamp == int(now)
+    assert abs(moment.timestamp() - now) <= 2e-6
 
 
 # --- what arrives ------------------------------------------------------------------------------------
