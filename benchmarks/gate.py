@@ -90,7 +90,8 @@ def _compare(baseline: Numbers, numbers: Numbers) -> int:
             elif kind.limit(now) < before:
                 better += 1
                 remark = f"   less: {now / before - 1:+.0%}"
-            print(f"{f'{workload}: {kind.title}':40}{before:12,.2f}{now:12,.2f}{limit:12,.2f}{remark}")
+            numbers = (round(number, 2) + 0.0 for number in (before, now, limit))  # never -0.00
+            print(f"{f'{workload}: {kind.title}':40}{''.join(f'{number:12,.2f}' for number in numbers)}{remark}")
     if worse:
         print(
             f"\n{worse} number{'s' if worse > 1 else ''} above the limit: a message costs more than before. If that is "

@@ -29,8 +29,10 @@ def test_a_forked_child_gives_none_of_its_parents_ids() -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        os.write(writing, "\n".join(new_id() for _ in range(50)).encode())
-        os._exit(0)
+        try:
+            os.write(writing, "\n".join(new_id() for _ in range(50)).encode())
+        finally:
+            os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
         theirs = pipe.read().split("\n")

@@ -106,7 +106,8 @@ class ConfirmChannel:
     @property
     def idle(self) -> bool:
         """Whether every publish on it has been answered."""
-        return not self._pending and not self._ledger.in_flight
+        with self.connection.lock:  # an answer is settled just before it is forgotten
+            return not self._pending and not self._ledger.in_flight
 
     def submit(self, receipt: Receipt, outgoing: Outgoing, data: bytes) -> None:
         """Write one message through. If it cannot be written, its receipt is settled ``NOT_WRITTEN``."""

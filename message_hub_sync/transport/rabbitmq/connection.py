@@ -68,7 +68,8 @@ class ThreadedConnection(Connection):
 
     Mutable, guarded by ``lock``: ``_out``, ``_room``, ``_timers``, ``_ending``, ``_send_failed``, ``after``,
     ``receivers``, ``ended``, ``end_reason`` and all that pika keeps. ``usable`` turns false once, by whoever sees why.
-    ``_next_wake`` is the I/O thread's own, others only compare with it; ``_more`` and ``_left`` those of whoever reads.
+    ``_next_wake`` is the I/O thread's own, others only compare with it; ``_more``,
+    ``_left`` and ``_torn`` those of whoever reads.
     """
 
     def __init__(self, parameters: pika.ConnectionParameters, connected: socket.socket, waker: Waker) -> None:
@@ -95,6 +96,7 @@ class ThreadedConnection(Connection):
         self._next_wake = 0.0
         self._more = False
         self._left = False
+        self._torn = False
         self._poller = Poller(connected, waker)
         #: Who reads. When something was parsed last, in monotonic seconds.
         self.turn = Turn(self)
@@ -153,7 +155,7 @@ class ThreadedConnection(Connection):
         return bool(self._ending or self.after or self._out or self._more or self._left)
 
     def read_now(self) -> None:
-        """In a caller's thread: take in what answers callers, and leave the rest to the I/O thread. The lock is held.
+        """In a caller's thread: take in whole acknowledgements, and leave all else to the I/O thread. The lock is held.
 
         So pika never runs here, and what is raised here is a signal's.
         """
@@ -163,6 +165,7 @@ class ThreadedConnection(Connection):
                 self._take_in(data, answers_only=True)
         except BaseException:
             # What was read and not parsed is missing, so that nothing after it can be understood.
+            self._torn = True
             self.kill(amqp.StreamLostError("reading was interrupted"))
             raise
 
@@ -294,6 +297,7 @@ class ThreadedConnection(Connection):
         with self.lock:
             if self.ended:
                 return
+            self._parse(b"")  # what a caller has read before the end and left
             self._flush()
             self.ended = True
             self._ending = True
@@ -346,7 +350,7 @@ class ThreadedConnection(Connection):
         return b"".join(received)
 
     def _parse(self, data: bytes) -> None:
-        if not (data or self._left):
+        if self._torn or not (data or self._left):
             return
         self.read_at = time.monotonic()
         try:

@@ -196,8 +196,8 @@ class Intake:
         thread for each, and again when it is due.
         """
         if not self._timer_runs:
-            self._timer_runs = True
             self.connection.call_later(seconds, self._timed)
+            self._timer_runs = True
 
     def _timed(self) -> None:
         self._timer_runs = False

@@ -120,6 +120,12 @@ def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> bool:
 
 
 @pytest.fixture
+def lasting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The I/O thread does not take the socket back for want of a reader, however late that one comes."""
+    monkeypatch.setattr("message_hub_sync.transport.rabbitmq.turn._TICK", 30.0)
+
+
+@pytest.fixture
 def line() -> Iterator[Line]:
     line = Line()
     yield line
@@ -242,23 +248,31 @@ def test_the_end_of_the_stream_fails_the_caller_that_reads(line: Line) -> None:
     assert results == [Result.LOST]
 
 
-def test_an_exception_between_reading_and_parsing_ends_the_connection(
-    line: Line, monkeypatch: pytest.MonkeyPatch
+def test_after_an_exception_between_reading_and_parsing_nothing_more_is_parsed(
+    lasting: None, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line.offer()
     thread, results = lone_caller(line)
-    take_in = line.connection._take_in
+    take_in, kill, tag = line.connection._take_in, line.connection.kill, line.channel._ledger._next_tag - 1
+    receipt = line.channel._ledger.in_flight[tag][0]
 
     def interrupted(data: bytes, **options: bool) -> None:
         if threading.current_thread() is thread:
             raise InterruptedBySignal
         take_in(data, **options)
 
+    def parsed_once_more(reason: Exception) -> None:  # as by the I/O thread, if it is at it just then
+        kill(reason)
+        line.connection._parse(frame.Method(NUMBER, spec.Basic.Ack(tag, False)).marshal())
+
     monkeypatch.setattr(line.connection, "_take_in", interrupted)
-    line.ack(line.channel._ledger._next_tag - 1)
+    monkeypatch.setattr(line.connection, "kill", parsed_once_more)
+    # It is lost that this was returned: the acknowledgement behind it would say that it was accepted.
+    line.peer.sendall(frame.Method(NUMBER, spec.Basic.Return(312, "NO_ROUTE", "", "q")).marshal())
     thread.join(5)
     assert [type(result) for result in results] == [InterruptedBySignal]
     assert eventually(lambda: line.connection.ended)
+    assert eventually(lambda: receipt.result is Result.LOST)
 
 
 def test_an_exception_while_the_caller_sleeps_hands_the_socket_back(
@@ -321,12 +335,24 @@ def test_what_is_no_answer_is_left_to_the_io_thread(line: Line, monkeypatch: pyt
         assert [(thread, list(in_flight)) for thread, in_flight in seen] == [(line.io, [tag])]
 
 
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_a_caller_has_read_before_the_end_and_left_is_parsed(lasting: None, line: Line, tls: bool) -> None:
+    line.offer()
+    line.connection._tls = tls  # then one read takes in all there is, and the end with it
+    receipt, tag = line.submit(), line.channel._ledger._next_tag - 1
+    line.got(1)
+    answer = frame.Method(NUMBER, spec.Basic.Ack(tag, False)).marshal()
+    line.peer.sendall(frame.Method(0, spec.Connection.Unblocked()).marshal() + answer)
+    line.peer.shutdown(socket.SHUT_RDWR)
+    assert receipt.wait(soon()) is Result.CONFIRMED
+
+
 class RaisedByHandler(Exception):
     """What a signal handler may raise, too."""
 
 
 def test_an_exception_while_an_answer_is_taken_in_reaches_the_caller_and_leaves_no_receipt_behind(
-    line: Line, monkeypatch: pytest.MonkeyPatch
+    lasting: None, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acknowledged = line.channel._ledger.acknowledged
     line.offer()
