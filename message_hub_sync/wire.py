@@ -57,6 +57,8 @@ MAX_DIGITS = 4300
 _MANY_DIGITS = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
 _CONTAINERS = frozenset({dict, list, tuple})
 _TEXT = frozenset({str})
+#: What the constants begin with that JSON does not have.
+_N, _I = b"NI"
 #: Reads a UUID in C, at a fifth of the price of ``UUID(text)``.
 _UUID = SchemaValidator(uuid_schema())
 
@@ -86,8 +88,8 @@ def encode_payload(payload: Any, max_bytes: int) -> bytes:
         ) from None
     if body[:1] != b"{":
         _refuse_payload(f"of type {type(payload).__name__} becomes something else in JSON")
-    # One letter is found ten times quicker than a word, and mostly is not there.
-    if ((b"N" in body and b"NaN" in body) or (b"I" in body and b"Infinity" in body)) and _holds_constants(body):
+    # One byte is found ten times quicker than a word, and mostly is not there.
+    if ((_N in body and b"NaN" in body) or (_I in body and b"Infinity" in body)) and _holds_constants(body):
         raise MessageValidationError("payload holds NaN or an infinity, which JSON does not have: use None or a text")
     if len(body) > max_bytes:
         raise MessageValidationError(
