@@ -248,8 +248,8 @@ def of_one_kind(first: Properties, draw: Callable[[Any], Any]) -> Properties:
 
     headers = {name: as_long(value) if name == "timestamp" else value for name, value in first.headers.items()}
     ids = as_long(first.message_id or "") + as_long(first.correlation_id or "")
-    # Of two ids that are as long together, the one may be as much longer as the other is shorter.
-    cut = draw(st.integers(0, len(ids)))
+    # Of two ids that are as long together, the one may be as much longer as the other is shorter; 255 bytes at most.
+    cut = draw(st.integers(max(0, len(ids) - 255), min(len(ids), 255)))
     return dataclasses.replace(
         first,
         message_id=ids[:cut],
