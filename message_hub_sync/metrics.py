@@ -85,17 +85,13 @@ class ServiceMetrics:
         self._succeeded = {kind: _Counted(service, kind, "success").each for kind in _KINDS}
         self._failed = {kind: _Counted(service, kind, "error").each for kind in _KINDS}
 
-    def count(self, kind: Kind, ok: bool, seconds: float) -> None:
-        """One message that was sent, published or received, and how long that took."""
-        (self._succeeded if ok else self._failed)[kind](seconds)
+    def count(self, kind: Kind, ok: bool, seconds: float, number: int = 1) -> None:
+        """So many messages that were sent, published or received, and how long each of them took."""
+        (self._succeeded if ok else self._failed)[kind](seconds, number)
 
     def circuit_made(self, destination: str) -> None:
         """There is a circuit of ``destination`` now: it shows, closed where nobody else has said otherwise."""
         _CIRCUIT_STATE.labels(self._service, destination)
-
-    def count_many(self, kind: Kind, ok: bool, seconds: float, number: int) -> None:
-        """So many messages, each of which took so long."""
-        (self._succeeded if ok else self._failed)[kind](seconds, number)
 
     def circuit_state(self, destination: str, state: str) -> None:
         """The circuit of ``destination`` is ``closed``, ``half-open`` or ``open`` now."""
@@ -132,7 +128,7 @@ class _Counted:
         self._sum = latency._sum.inc
         self._buckets = [bucket.inc for bucket in latency._buckets]
 
-    def each(self, seconds: float, number: int = 1) -> None:
+    def each(self, seconds: float, number: int) -> None:
         self._count(number)
         self._sum(seconds * number)
         self._buckets[bisect_left(_BOUNDS, seconds)](number)

@@ -102,14 +102,14 @@ class Publisher:
             resolve(admission, by_circuit[key])
         # Each its share: none of them took as long as all.
         share = (time.monotonic() - started) / max(1, len(all_attempts))
-        all_confirmed = True
+        unconfirmed = 0
         for group in by_circuit.values():
+            kind = _kind(group[0])  # a call has events or messages, not both
             confirmed = [attempts.verdict for attempts in group].count(Verdict.CONFIRMED)
-            for ok, number in ((True, confirmed), (False, len(group) - confirmed)):
-                if number:
-                    self._metrics.count_many(_kind(group[0]), ok, share, number)
-            all_confirmed = all_confirmed and confirmed == len(group)
-        if not all_confirmed:
+            self._metrics.count(kind, True, share, confirmed)
+            self._metrics.count(kind, False, share, len(group) - confirmed)
+            unconfirmed += len(group) - confirmed
+        if unconfirmed:
             raise bulk_error(all_attempts, refusal)
         return [attempts.message_id for attempts in all_attempts]
 

@@ -88,7 +88,7 @@ def test_a_message_is_counted_by_service_type_and_status_and_its_latency_observe
 
 
 def test_many_messages_are_counted_like_each_of_them() -> None:
-    ServiceMetrics("many-service").count_many("publish", True, 0.002, 250)
+    ServiceMetrics("many-service").count("publish", True, 0.002, 250)
     for _ in range(250):
         ServiceMetrics("each-service").count("publish", True, 0.002)
     latency = "message_hub_message_latency_seconds"

@@ -162,7 +162,7 @@ class ThreadedConnection(Connection):
         try:
             if not self._ending and (data := self._receive()):
                 self.read_at = time.monotonic()
-                self._take_in(data, answers_only=True)
+                self._on_data_available(data, answers_only=True)
         except BaseException:
             # What was read and not parsed is missing, so that nothing after it can be understood.
             self._torn = True
@@ -361,12 +361,11 @@ class ThreadedConnection(Connection):
             self._report("a frame could not be understood: the connection ends", error)
             self.kill(amqp.InvalidFrameError(type(error).__name__))
 
-    def _on_data_available(self, data_in: bytes) -> None:
-        self._left = False
-        self._take_in(data_in)
+    def _on_data_available(self, data_in: bytes, answers_only: bool = False) -> None:
+        """Split into frames without copying the rest for each, and hand them to receivers or pika's machinery.
 
-    def _take_in(self, data_in: bytes, answers_only: bool = False) -> None:
-        """Split into frames without copying the rest for each, and hand them to receivers or pika's machinery."""
+        :param answers_only: up to the first frame that is pika's: what is left is the I/O thread's.
+        """
         held: bytes = self._frame_buffer
         data = held + data_in if held else data_in
         position, last = 0, len(data) - 8
@@ -389,8 +388,7 @@ class ThreadedConnection(Connection):
         finally:
             self.bytes_received += position
             self._frame_buffer = data[position:]
-            if answers_only:
-                self._left = position < len(data)
+            self._left = answers_only and position < len(data)
 
     def _run_timers(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:

@@ -253,7 +253,8 @@ def test_after_an_exception_between_reading_and_parsing_nothing_more_is_parsed(
 ) -> None:
     line.offer()
     thread, results = lone_caller(line)
-    take_in, kill, tag = line.connection._take_in, line.connection.kill, line.channel._ledger._next_tag - 1
+    take_in, kill = line.connection._on_data_available, line.connection.kill
+    tag = line.channel._ledger._next_tag - 1
     receipt = line.channel._ledger.in_flight[tag][0]
 
     def interrupted(data: bytes, **options: bool) -> None:
@@ -265,7 +266,7 @@ def test_after_an_exception_between_reading_and_parsing_nothing_more_is_parsed(
         kill(reason)
         line.connection._parse(frame.Method(NUMBER, spec.Basic.Ack(tag, False)).marshal())
 
-    monkeypatch.setattr(line.connection, "_take_in", interrupted)
+    monkeypatch.setattr(line.connection, "_on_data_available", interrupted)
     monkeypatch.setattr(line.connection, "kill", parsed_once_more)
     # It is lost that this was returned: the acknowledgement behind it would say that it was accepted.
     line.peer.sendall(frame.Method(NUMBER, spec.Basic.Return(312, "NO_ROUTE", "", "q")).marshal())
