@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from message_hub_sync.catalogue import ActionPayload, EventType
     from message_hub_sync.client import MessageHubClient
     from message_hub_sync.config import CircuitBreakerConfig
-    from message_hub_sync.correlation import CorrelationFilter, bound_correlation, current_correlation_id
-    from message_hub_sync.deduplication import DeduplicationStore, MemoryDeduplication
-    from message_hub_sync.envelope import Event, Message
+    from message_hub_sync.consuming.deduplication import DeduplicationStore, MemoryDeduplication
+    from message_hub_sync.consuming.retry_policy import RetryPolicy
+    from message_hub_sync.consuming.subscription import Subscription
+    from message_hub_sync.envelope.correlation import CorrelationFilter, bound_correlation, current_correlation_id
+    from message_hub_sync.envelope.values import Event, Message
     from message_hub_sync.errors import (
         DeliveryFailure,
         MessageHubAuthorizationError,
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
         MessageValidationError,
     )
     from message_hub_sync.metrics import MESSAGE_COUNTER, MESSAGE_LATENCY
-    from message_hub_sync.retry import RetryPolicy
-    from message_hub_sync.subscription import Subscription
 
     __version__: str
 else:
@@ -44,13 +44,13 @@ else:
     _ROOMS = (
         "errors",
         "config",
-        "correlation",
-        "deduplication",
+        "envelope.correlation",
+        "consuming.deduplication",
         "metrics",
-        "retry",
+        "consuming.retry_policy",
         "catalogue",
-        "envelope",
-        "subscription",
+        "envelope.values",
+        "consuming.subscription",
         "client",
     )
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from message_hub_sync.envelope.names import validate_service_name
 from message_hub_sync.errors import MessageHubConfigurationError
-from message_hub_sync.naming import validate_service_name
 
 __all__ = [
     "BrokerAddress",

@@ -8,7 +8,6 @@ over files; there our help texts, which are part of its keys, keep the two apart
 
 from __future__ import annotations
 
-import os
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
@@ -17,6 +16,8 @@ from typing import Any, Literal
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from message_hub_sync.runtime.fork import call_after_fork_in_child
 
 __all__ = ["MESSAGE_COUNTER", "MESSAGE_LATENCY", "ServiceMetrics"]
 
@@ -208,7 +209,7 @@ REGISTRY.register(_exposition)
 getattr(REGISTRY, "_collectors_without_names", []).append(_exposition)
 
 
-def _renew_locks() -> None:
+def _after_fork_in_child() -> None:
     """In a forked child: a thread that does not exist there may hold any of them (there is no public way)."""
     for metric in _exposition._own.values():
         for child in (metric, *getattr(metric, "_metrics", {}).values()):
@@ -220,5 +221,4 @@ def _renew_locks() -> None:
         child.set(0)  # circuits stay with the parent
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)
+call_after_fork_in_child(_after_fork_in_child)

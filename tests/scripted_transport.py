@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any
 
-from message_hub_sync.topology import ExchangeSpec, QueueSpec, Topology
 from message_hub_sync.transport.base import (
     ConnectionStatus,
     Delivery,
@@ -16,6 +15,7 @@ from message_hub_sync.transport.base import (
     Receipt,
     Result,
 )
+from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 
 #: What one attempt comes to: a result (with reason and code), ``None`` for no answer, an error to raise.
 Step = Result | tuple[Result, str, int] | BaseException | None

@@ -6,8 +6,8 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
+from message_hub_sync.envelope.names import validate_event_type, validate_service_name
 from message_hub_sync.errors import MessageValidationError
-from message_hub_sync.naming import validate_event_type, validate_service_name
 
 __all__ = ["EventType"]
 

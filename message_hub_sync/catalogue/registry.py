@@ -10,10 +10,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from message_hub_sync.catalogue.event_type import EventType
+from message_hub_sync.envelope.decode import validation_reason
+from message_hub_sync.envelope.names import event_name, validate_event_pattern, validate_event_type
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
-from message_hub_sync.log import Log
-from message_hub_sync.naming import event_name, validate_event_pattern, validate_event_type
-from message_hub_sync.wire import validation_reason
+from message_hub_sync.runtime.log import Log
 
 __all__ = ["Catalogue"]
 

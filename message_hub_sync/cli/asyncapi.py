@@ -9,8 +9,8 @@ from pydantic.json_schema import models_json_schema
 
 from message_hub_sync import __version__
 from message_hub_sync.catalogue import EventType
-from message_hub_sync.envelope import EVENT, JSON, PERSISTENT
-from message_hub_sync.topology import EVENT_EXCHANGE, event_queue_name
+from message_hub_sync.envelope.values import EVENT, JSON, PERSISTENT
+from message_hub_sync.transport.topology import EVENT_EXCHANGE, event_queue_name
 
 __all__ = ["asyncapi_document"]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from message_hub_sync.client.session import _transport
 from message_hub_sync.config import ClientConfig, MemoryAddress, parse_addresses
 from message_hub_sync.dead_letters import (
     DeadLetter,
@@ -27,12 +28,11 @@ from message_hub_sync.dead_letters import (
     requeue_dead_letters,
     save_dead_letter,
 )
+from message_hub_sync.envelope.names import validate_service_name
 from message_hub_sync.errors import MessageHubError, MessageValidationError
-from message_hub_sync.naming import validate_service_name
-from message_hub_sync.session import _transport
-from message_hub_sync.text import printable
-from message_hub_sync.topology import DEAD_LETTER_SUFFIX
+from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Transport
+from message_hub_sync.transport.topology import DEAD_LETTER_SUFFIX
 
 __all__ = ["dead_letters"]
 

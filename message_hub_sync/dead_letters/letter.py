@@ -30,11 +30,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from message_hub_sync.correlation import Handling, entered
-from message_hub_sync.envelope import InvalidMessage, Properties
-from message_hub_sync.errors import MessageValidationError
-from message_hub_sync.handlers import Kind, Received, handler_for
-from message_hub_sync.retry import (
+from message_hub_sync.consuming.decoded_delivery import Kind, Received
+from message_hub_sync.consuming.handlers import handler_for
+from message_hub_sync.envelope.correlation import Handling, entered
+from message_hub_sync.envelope.decode import decode_payload
+from message_hub_sync.envelope.header_names import (
     ATTEMPTS,
     CRASHES,
     ERROR_MESSAGE,
@@ -49,9 +49,10 @@ from message_hub_sync.retry import (
     SERVICE,
     TTL_LEFT,
 )
-from message_hub_sync.topology import DEAD_LETTER_SUFFIX, EVENTS
+from message_hub_sync.envelope.values import InvalidMessage, Properties
+from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.transport.base import Delivery
-from message_hub_sync.wire import decode_payload
+from message_hub_sync.transport.topology import DEAD_LETTER_SUFFIX, EVENTS
 
 __all__ = ["DeadLetter", "dead_letter_json", "load_dead_letter", "save_dead_letter"]
 

@@ -11,10 +11,11 @@ from uuid import UUID
 
 from message_hub_sync.catalogue import catalogue
 from message_hub_sync.dead_letters.letter import DeadLetter
-from message_hub_sync.deadlines import remaining, take
+from message_hub_sync.envelope.header_names import ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubDeliveryError, MessageValidationError
-from message_hub_sync.retry import ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY
-from message_hub_sync.topology import (
+from message_hub_sync.runtime.deadlines import remaining, take
+from message_hub_sync.transport.base import Delivery, Outgoing, Result, Transport
+from message_hub_sync.transport.topology import (
     DEAD_LETTER_SUFFIX,
     DEFAULT_EXCHANGE,
     QueueSpec,
@@ -22,7 +23,6 @@ from message_hub_sync.topology import (
     event_queue_name,
     inbox_name,
 )
-from message_hub_sync.transport.base import Delivery, Outgoing, Result, Transport
 
 __all__ = [
     "Gathered",

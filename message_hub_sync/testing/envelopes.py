@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from message_hub_sync.envelope import Event, InvalidMessage, Message
-from message_hub_sync.retry import ORIGINAL_ROUTING_KEY
-from message_hub_sync.topology import DEFAULT_EXCHANGE, EVENTS
+from message_hub_sync.envelope.decode import decode_payload, event_from_wire, message_from_wire
+from message_hub_sync.envelope.header_names import ORIGINAL_ROUTING_KEY
+from message_hub_sync.envelope.values import Event, InvalidMessage, Message
 from message_hub_sync.transport.base import Delivery, Outgoing
-from message_hub_sync.wire import decode_payload, event_from_wire, message_from_wire
+from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, EVENTS
 
 __all__ = ["delivered", "left_queue", "sent"]
 

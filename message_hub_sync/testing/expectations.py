@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from message_hub_sync.catalogue import catalogue
-from message_hub_sync.envelope import Event, Message
+from message_hub_sync.envelope.names import validate_event_type
+from message_hub_sync.envelope.values import Event, Message
 from message_hub_sync.errors import MessageValidationError
-from message_hub_sync.naming import validate_event_type
-from message_hub_sync.text import printable
+from message_hub_sync.runtime.text import printable
 
 __all__ = ["Where", "described", "event_wanted", "fitting", "typed", "unfulfilled"]
 

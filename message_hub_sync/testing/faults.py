@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from message_hub_sync.config import positive_seconds
-from message_hub_sync.deadlines import remaining
-from message_hub_sync.envelope import Event, Message
+from message_hub_sync.envelope.values import Event, Message
 from message_hub_sync.errors import MessageHubConnectionError, MessageValidationError
+from message_hub_sync.runtime.deadlines import remaining
+from message_hub_sync.testing._hooks.transport_hooks import Publish, Seam
 from message_hub_sync.testing.envelopes import delivered, left_queue, sent
 from message_hub_sync.testing.expectations import Where, fitting
-from message_hub_sync.testing.seam import Publish, Seam
 from message_hub_sync.transport.base import (
     ConnectionState,
     ConnectionStatus,

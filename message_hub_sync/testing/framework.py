@@ -12,24 +12,24 @@ from types import TracebackType
 from typing import Any
 from uuid import UUID
 
-from message_hub_sync.client import MessageHubClient
+from message_hub_sync.client.client import MessageHubClient
 from message_hub_sync.config import parse_addresses
 from message_hub_sync.dead_letters import DeadLetter, fetch_dead_letter, save_dead_letter, send_again
-from message_hub_sync.deadlines import deadline_after
+from message_hub_sync.envelope.names import validate_event_type, validate_service_name
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
-from message_hub_sync.naming import validate_event_type, validate_service_name
-from message_hub_sync.testing.cross_talk import cross_talk
+from message_hub_sync.runtime.deadlines import deadline_after
+from message_hub_sync.testing._hooks.cross_talk import cross_talk
+from message_hub_sync.testing._hooks.transport_hooks import seam_of
 from message_hub_sync.testing.faults import Faults
+from message_hub_sync.testing.framework_state import Running
 from message_hub_sync.testing.mock_service import MockService, Script
-from message_hub_sync.testing.places import find_place
-from message_hub_sync.testing.running import Running
-from message_hub_sync.testing.seam import seam_of
+from message_hub_sync.testing.targets import find_place
 from message_hub_sync.testing.traffic import Traffic
-from message_hub_sync.topology import DEAD_LETTER_SUFFIX, dead_letter_queue
+from message_hub_sync.transport.topology import DEAD_LETTER_SUFFIX, dead_letter_queue
 
 __all__ = ["MessageHubTestFramework"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("message_hub_sync.testing")
 
 
 class MessageHubTestFramework:

@@ -25,9 +25,9 @@ from types import TracebackType
 from urllib.parse import quote
 from weakref import WeakSet
 
-from message_hub_sync.testing.free_ports import free_port
-from message_hub_sync.testing.guarded_process import GuardedProcess, ProcessGuard
-from message_hub_sync.testing.rabbitmq_install import (
+from message_hub_sync.testing._node.free_ports import free_port
+from message_hub_sync.testing._node.guarded_process import GuardedProcess, ProcessGuard
+from message_hub_sync.testing._node.rabbitmq_install import (
     RabbitMQNotAvailableError,
     RabbitMQPrograms,
     ensure_rabbitmq,

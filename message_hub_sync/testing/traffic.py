@@ -11,14 +11,14 @@ from typing import Any, TypeVar, overload
 from pydantic import BaseModel, ValidationError
 
 from message_hub_sync.catalogue import EventType
-from message_hub_sync.deadlines import timeout_seconds
-from message_hub_sync.envelope import Event, Message
-from message_hub_sync.naming import validate_service_name
-from message_hub_sync.testing.arrivals import Arrivals
+from message_hub_sync.envelope.names import validate_service_name
+from message_hub_sync.envelope.values import Event, Message
+from message_hub_sync.runtime.deadlines import timeout_seconds
+from message_hub_sync.testing._hooks.arrivals import Arrivals
 from message_hub_sync.testing.envelopes import delivered, left_queue, sent
 from message_hub_sync.testing.expectations import Where, described, event_wanted, fitting, typed, unfulfilled
-from message_hub_sync.topology import Topology
 from message_hub_sync.transport.base import Delivery, Outgoing, Receipt, Result
+from message_hub_sync.transport.topology import Topology
 
 __all__ = ["Traffic"]
 

@@ -14,8 +14,8 @@ from enum import Enum
 from queue import SimpleQueue
 from typing import Protocol
 
-from message_hub_sync.envelope import Properties
-from message_hub_sync.topology import ExchangeSpec, QueueSpec, Topology
+from message_hub_sync.envelope.values import Properties
+from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 
 __all__ = [
     "ConnectionState",

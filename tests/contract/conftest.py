@@ -14,12 +14,12 @@ import pika
 import pytest
 
 from message_hub_sync import MessageHubClient
+from message_hub_sync.client.session import _transport
 from message_hub_sync.config import ClientConfig, parse_addresses
-from message_hub_sync.envelope import Properties
-from message_hub_sync.retry import LADDER_MS
-from message_hub_sync.session import _transport
-from message_hub_sync.topology import QueueSpec, Topology
+from message_hub_sync.consuming.retry_policy import LADDER_MS
+from message_hub_sync.envelope.values import Properties
 from message_hub_sync.transport.base import Delivery, Outgoing, Result, Transport
+from message_hub_sync.transport.topology import QueueSpec, Topology
 
 _counter = itertools.count()
 

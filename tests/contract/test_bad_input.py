@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from message_hub_sync import Event, Message, MessageHubClient, MessageHubRemoteError
 from message_hub_sync.catalogue import CharacterCreated
-from message_hub_sync.envelope import Properties
+from message_hub_sync.envelope.values import Properties
 
 IDENTITY = "4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e20001"
 #: Carriage return, line feed, escape: what would forge lines in a log, or colours in a terminal.

@@ -21,7 +21,7 @@ from message_hub_sync import (
     bound_correlation,
     current_correlation_id,
 )
-from message_hub_sync.envelope import Properties
+from message_hub_sync.envelope.values import Properties
 
 IDENTITY = "4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e20001"
 NAMES = ("correlation_id", "message_id", "event_type", "service")

@@ -20,7 +20,7 @@ from message_hub_sync import (
     MessageValidationError,
 )
 from message_hub_sync.catalogue import CharacterCreated, catalogue
-from message_hub_sync.topology import EVENT_EXCHANGE, Binding, QueueSpec, Topology
+from message_hub_sync.transport.topology import EVENT_EXCHANGE, Binding, QueueSpec, Topology
 
 #: What an envelope made by hand needs beside its type and payload.
 ENVELOPE: dict[str, Any] = {

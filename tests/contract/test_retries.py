@@ -12,7 +12,7 @@ from collector import Collector
 from contract.conftest import Hub
 
 from message_hub_sync import Event, Message, MessageHubRejectError, MessageHubRetryError, RetryPolicy
-from message_hub_sync.topology import QueueSpec, Topology
+from message_hub_sync.transport.topology import QueueSpec, Topology
 
 TWICE = RetryPolicy(attempts=2, delays=(1,))
 

@@ -14,7 +14,7 @@ import pytest
 from programs import Running, eventually, running
 from spy import spying
 
-from message_hub_sync.testing.free_ports import free_port
+from message_hub_sync.testing._node.free_ports import free_port
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
 
 Serve = Callable[..., AbstractContextManager[Running]]

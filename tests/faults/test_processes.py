@@ -17,7 +17,7 @@ from faults.oracle import Oracle
 from faults.processes import Program, Workers
 from faults.timing import eventually
 
-from message_hub_sync.testing.free_ports import free_port
+from message_hub_sync.testing._node.free_ports import free_port
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
 
 

@@ -224,7 +224,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RabbitMQNode
     """A node that speaks TLS, and the directory of its authority."""
     directory = tmp_path_factory.mktemp("tls")
     make_certificates(directory)
-    from message_hub_sync.testing.free_ports import free_port
+    from message_hub_sync.testing._node.free_ports import free_port
 
     settings = {
         "listeners.ssl.default": str(free_port()),

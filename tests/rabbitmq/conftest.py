@@ -13,11 +13,11 @@ import pika
 import pytest
 
 from message_hub_sync.config import ClientConfig, parse_addresses
+from message_hub_sync.envelope.encode import encode_payload, message_properties
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
-from message_hub_sync.topology import inbox_subscription
 from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, Receipt, Result
 from message_hub_sync.transport.rabbitmq import RabbitMQTransport
-from message_hub_sync.wire import encode_payload, message_properties
+from message_hub_sync.transport.topology import inbox_subscription
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,9 @@ from mailing import mailing
 from message_hub_sync import CircuitBreakerConfig, MessageHubClient
 from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConnectionError, MessageHubError
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
-from message_hub_sync.topology import inbox_subscription
 from message_hub_sync.transport.base import ConnectionState, Result
 from message_hub_sync.transport.rabbitmq import backoff
+from message_hub_sync.transport.topology import inbox_subscription
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from message_hub_sync.errors import MessageHubConnectionError
-from message_hub_sync.topology import event_subscription, inbox_subscription
 from message_hub_sync.transport.base import ConnectionState
 from message_hub_sync.transport.rabbitmq import consuming
-from message_hub_sync.transport.rabbitmq.encoding import encode_ack
+from message_hub_sync.transport.rabbitmq.frames.encoding import encode_ack
+from message_hub_sync.transport.topology import event_subscription, inbox_subscription
 
 pytestmark = pytest.mark.rabbitmq
 

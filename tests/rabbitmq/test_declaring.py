@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 
-from message_hub_sync.attempts import Attempts, Verdict
 from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConfigurationError
-from message_hub_sync.topology import Binding, ExchangeSpec, QueueSpec, Topology, event_subscription, inbox_subscription
+from message_hub_sync.publishing.publish_attempts import Attempts, Verdict
 from message_hub_sync.transport.base import ConnectionState, Result
+from message_hub_sync.transport.topology import (
+    Binding,
+    ExchangeSpec,
+    QueueSpec,
+    Topology,
+    event_subscription,
+    inbox_subscription,
+)
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -9,8 +9,8 @@ import pika
 import pytest
 from pika import frame, spec
 
-from message_hub_sync.headers import UNDECODABLE
-from message_hub_sync.topology import inbox_subscription
+from message_hub_sync.envelope.header_names import UNDECODABLE
+from message_hub_sync.transport.topology import inbox_subscription
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from message_hub_sync.errors import MessageHubConnectionError, MessageValidationError
-from message_hub_sync.topology import EVENT_EXCHANGE, QueueSpec, Topology, inbox_subscription
 from message_hub_sync.transport.base import Outgoing, Result
 from message_hub_sync.transport.rabbitmq import RabbitMQTransport
+from message_hub_sync.transport.topology import EVENT_EXCHANGE, QueueSpec, Topology, inbox_subscription
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConnectionError
-from message_hub_sync.testing.free_ports import free_port
+from message_hub_sync.testing._node.free_ports import free_port
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
-from message_hub_sync.topology import inbox_subscription
 from message_hub_sync.transport.base import Result
+from message_hub_sync.transport.topology import inbox_subscription
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -17,7 +17,7 @@ from message_hub_sync import Message, MessageHubClient, RetryPolicy
 from message_hub_sync.cli.app import main
 from message_hub_sync.dead_letters import dead_letter_queues
 from message_hub_sync.testing import MessageHubTestFramework
-from message_hub_sync.topology import inbox_subscription
+from message_hub_sync.transport.topology import inbox_subscription
 
 QUEUE = "campaign-service.messages"
 

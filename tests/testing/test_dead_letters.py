@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from message_hub_sync import Event, Message, MessageHubDeliveryError, MessageValidationError, RetryPolicy
 from message_hub_sync.catalogue import CharacterCreated
 from message_hub_sync.cli.app import main
-from message_hub_sync.correlation import current_correlation_id
+from message_hub_sync.envelope.correlation import current_correlation_id
 from message_hub_sync.testing import MessageHubTestFramework, load_dead_letter
 from message_hub_sync.transport.base import Outgoing
 

@@ -13,10 +13,10 @@ from uuid import uuid4
 import pytest
 
 from message_hub_sync import MessageHubClient, MessageHubConfigurationError
+from message_hub_sync.envelope.encode import message_properties
 from message_hub_sync.testing import MessageHubTestFramework, RabbitMQNode
 from message_hub_sync.testing.mock_service import PROBE_HEADER
 from message_hub_sync.transport.base import Outgoing
-from message_hub_sync.wire import message_properties
 
 
 def own_threads() -> list[threading.Thread]:
@@ -168,7 +168,7 @@ def test_a_url_that_names_a_virtual_host_means_it(rabbitmq_node: RabbitMQNode) -
 @pytest.mark.rabbitmq
 def test_isolation_that_cannot_be_had_is_an_error(rabbitmq_node: RabbitMQNode, monkeypatch: pytest.MonkeyPatch) -> None:
     # Another process's node, and no management plugin.
-    monkeypatch.setattr("message_hub_sync.testing.places.running_node", lambda host, port: None)
+    monkeypatch.setattr("message_hub_sync.testing.targets.running_node", lambda host, port: None)
     with pytest.raises(MessageHubConfigurationError, match="management API"):
         MessageHubTestFramework(rabbitmq_node.url, isolated=True).start()
     with MessageHubTestFramework(rabbitmq_node.url) as framework:

@@ -8,9 +8,9 @@ import pytest
 
 from message_hub_sync import Event, MessageHubRemoteError, MessageValidationError, RetryPolicy
 from message_hub_sync.catalogue import CharacterCreated, EventType
+from message_hub_sync.envelope.encode import event_properties
 from message_hub_sync.testing import MessageHubTestFramework
 from message_hub_sync.transport.base import Outgoing
-from message_hub_sync.wire import event_properties
 
 
 def test_received_messages_have_payload_headers_and_ids(framework: MessageHubTestFramework) -> None:

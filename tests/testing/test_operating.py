@@ -25,7 +25,7 @@ from message_hub_sync import (
     metrics,
 )
 from message_hub_sync.testing import MessageHubTestFramework, RabbitMQNode
-from message_hub_sync.testing.free_ports import free_port
+from message_hub_sync.testing._node.free_ports import free_port
 
 DOCS = Path(__file__).parents[2] / "docs"
 URL = "amqp://localhost:5672"

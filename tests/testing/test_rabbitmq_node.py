@@ -17,7 +17,7 @@ from pathlib import Path
 import pika
 import pytest
 
-from message_hub_sync.testing import rabbitmq_install
+from message_hub_sync.testing._node import rabbitmq_install
 from message_hub_sync.testing.rabbitmq_node import (
     RabbitMQNode,
     RabbitMQNodeError,

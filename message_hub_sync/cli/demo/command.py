@@ -16,11 +16,11 @@ from message_hub_sync.cli.demo.ledger import Ledger
 from message_hub_sync.cli.demo.report import Report, report_on
 from message_hub_sync.cli.demo.screen import PATIENCE, Screen, open_screen
 from message_hub_sync.cli.demo.service import Service
+from message_hub_sync.client.session import Session
 from message_hub_sync.config import ClientConfig, MemoryAddress, parse_addresses
-from message_hub_sync.deadlines import MAX_TIMEOUT
+from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.errors import MessageHubError
-from message_hub_sync.retry import RetryPolicy
-from message_hub_sync.session import Session
+from message_hub_sync.runtime.deadlines import MAX_TIMEOUT
 
 __all__ = ["demo"]
 

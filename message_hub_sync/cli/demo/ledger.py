@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID, uuid4
 
-from message_hub_sync.correlation import current_correlation_id
+from message_hub_sync.envelope.correlation import current_correlation_id
 from message_hub_sync.errors import MessageHubError
 
 __all__ = ["Ledger", "Receipt", "Sent"]

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 
 from message_hub_sync.catalogue import ActionPayload, Payload, catalogue
 from message_hub_sync.cli.demo.ledger import Ledger
-from message_hub_sync.client import MessageHubClient
-from message_hub_sync.correlation import bound_correlation
-from message_hub_sync.envelope import Event, Message
+from message_hub_sync.client.client import MessageHubClient
+from message_hub_sync.consuming.subscription import Subscription
+from message_hub_sync.envelope.correlation import bound_correlation
+from message_hub_sync.envelope.values import Event, Message
 from message_hub_sync.errors import MessageHubError
-from message_hub_sync.subscription import Subscription
-from message_hub_sync.topology import event_queue_name, inbox_name
+from message_hub_sync.transport.topology import event_queue_name, inbox_name
 
 __all__ = ["Service"]
 

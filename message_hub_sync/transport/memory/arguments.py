@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from message_hub_sync.errors import MessageHubConfigurationError
-from message_hub_sync.topology import QueueSpec
-from message_hub_sync.transport.memory.border import MAX_TTL_MS
+from message_hub_sync.transport.memory.validation import MAX_TTL_MS
+from message_hub_sync.transport.topology import QueueSpec
 
 __all__ = ["QueueArguments", "difference"]
 

@@ -12,15 +12,15 @@ from datetime import datetime, timezone
 from queue import SimpleQueue
 
 from message_hub_sync.errors import MessageHubConfigurationError
-from message_hub_sync.topology import DEFAULT_EXCHANGE, ExchangeSpec, QueueSpec, Topology
 from message_hub_sync.transport.base import Delivery, QueueStats, Result
 from message_hub_sync.transport.memory.arguments import QueueArguments, difference
-from message_hub_sync.transport.memory.border import StoredMessage, broker_refusal, short_text
 from message_hub_sync.transport.memory.clock import Clock
-from message_hub_sync.transport.memory.dead_letters import Reason, dead_letter, is_cycle
+from message_hub_sync.transport.memory.dead_lettering import Reason, dead_letter, is_cycle
 from message_hub_sync.transport.memory.queues import Entry, HubQueue, Subscriber
 from message_hub_sync.transport.memory.routing import TopicExchange
-from message_hub_sync.transport.waiting import Waiter, Waiters
+from message_hub_sync.transport.memory.validation import StoredMessage, broker_refusal, short_text
+from message_hub_sync.transport.threads import Waiter, Waiters
+from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, ExchangeSpec, QueueSpec, Topology
 
 __all__ = ["Adopted", "Answer", "Hub"]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from message_hub_sync.errors import MessageValidationError
-from message_hub_sync.log import Log
-from message_hub_sync.transport.waiting import Waiter
+from message_hub_sync.runtime.log import Log
+from message_hub_sync.transport.threads import Waiter
 
 __all__ = ["Clock", "SystemClock", "VirtualClock"]
 

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 
-from message_hub_sync.topology import QueueSpec
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.memory.arguments import QueueArguments
-from message_hub_sync.transport.memory.border import StoredMessage, copy_headers, copy_properties
+from message_hub_sync.transport.memory.validation import StoredMessage, copy_headers, copy_properties
+from message_hub_sync.transport.topology import QueueSpec
 
 __all__ = ["Entry", "HubQueue", "Subscriber"]
 

@@ -14,8 +14,7 @@ from message_hub_sync.errors import (
     MessageHubError,
     MessageValidationError,
 )
-from message_hub_sync.log import Log
-from message_hub_sync.topology import ExchangeSpec, QueueSpec, Topology
+from message_hub_sync.runtime.log import Log
 from message_hub_sync.transport.base import (
     ConnectionState,
     ConnectionStatus,
@@ -25,10 +24,11 @@ from message_hub_sync.transport.base import (
     Receipt,
     Result,
 )
-from message_hub_sync.transport.memory.border import admit
 from message_hub_sync.transport.memory.broker import Adopted, Hub
-from message_hub_sync.transport.memory.hubs import open_hub
 from message_hub_sync.transport.memory.queues import Subscriber
+from message_hub_sync.transport.memory.registry import open_hub
+from message_hub_sync.transport.memory.validation import admit
+from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 
 __all__ = ["MemoryConsumer", "MemoryTransport"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from message_hub_sync.transport.rabbitmq.transport import RabbitMQTransport
-from message_hub_sync.transport.waiting import on_io_thread
+from message_hub_sync.transport.threads import on_io_thread
 
 __all__ = ["RabbitMQTransport"]
 

@@ -14,8 +14,8 @@ from pika import spec
 from message_hub_sync.transport.base import Outgoing, Receipt, Result
 from message_hub_sync.transport.rabbitmq.confirms import ConfirmLedger
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
-from message_hub_sync.transport.rabbitmq.decoding import FRAME_END
-from message_hub_sync.transport.rabbitmq.encoding import OWN_FRAMES
+from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END
+from message_hub_sync.transport.rabbitmq.frames.encoding import OWN_FRAMES
 from message_hub_sync.transport.rabbitmq.rpc import BrokerChannel, opened
 from message_hub_sync.transport.rabbitmq.translation import RpcTimedOut, describe
 

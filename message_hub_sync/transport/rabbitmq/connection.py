@@ -32,13 +32,12 @@ import pika
 from pika import exceptions as amqp
 from pika.connection import Connection
 
-from message_hub_sync.log import Log
-from message_hub_sync.transport.rabbitmq.decoding import decode, frame_start
-from message_hub_sync.transport.rabbitmq.poller import Poller
+from message_hub_sync.runtime.log import Log
+from message_hub_sync.transport.rabbitmq.frames.decoding import decode, frame_start
+from message_hub_sync.transport.rabbitmq.polling import Poller, Waker
+from message_hub_sync.transport.rabbitmq.reader_role import Turn
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
-from message_hub_sync.transport.rabbitmq.turn import Turn
-from message_hub_sync.transport.rabbitmq.waker import Waker
-from message_hub_sync.transport.waiting import Waiter, Waiters, refuse_on_io_thread
+from message_hub_sync.transport.threads import Waiter, Waiters, refuse_on_io_thread
 
 __all__ = ["ThreadedConnection"]
 

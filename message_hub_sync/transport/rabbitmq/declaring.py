@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from message_hub_sync.log import Log
-from message_hub_sync.text import printable
-from message_hub_sync.topology import ExchangeSpec, QueueSpec, Topology
+from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import QueueStats
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.rpc import temporary_channel
 from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, entity_error
+from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 
 __all__ = ["Declarations", "present_name"]
 

@@ -15,7 +15,7 @@ from message_hub_sync.errors import (
     MessageHubConnectionError,
     MessageHubError,
 )
-from message_hub_sync.text import printable
+from message_hub_sync.runtime.text import printable
 
 __all__ = [
     "ChannelClosed",

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from uuid import uuid4
 
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.topology import ExchangeSpec, QueueSpec, Topology
 from message_hub_sync.transport.base import (
     ConnectionState,
     ConnectionStatus,
@@ -15,10 +14,11 @@ from message_hub_sync.transport.base import (
     QueueStats,
     Receipt,
 )
-from message_hub_sync.transport.rabbitmq.consuming import ConsumeLink
+from message_hub_sync.transport.rabbitmq.consume_connection import ConsumeLink
 from message_hub_sync.transport.rabbitmq.declaring import Declarations, present_name
-from message_hub_sync.transport.rabbitmq.link import Link
-from message_hub_sync.transport.rabbitmq.publishing import PublishLink
+from message_hub_sync.transport.rabbitmq.publish_connection import PublishLink
+from message_hub_sync.transport.rabbitmq.recovering_connection import Link
+from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 
 __all__ = ["RabbitMQTransport"]
 

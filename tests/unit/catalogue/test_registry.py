@@ -24,9 +24,9 @@ from message_hub_sync.catalogue import (
     campaign,
     character,
 )
+from message_hub_sync.envelope.encode import encode_payload
+from message_hub_sync.envelope.names import event_name, validate_event_pattern, validate_event_type
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
-from message_hub_sync.naming import event_name, validate_event_pattern, validate_event_type
-from message_hub_sync.wire import encode_payload
 
 CHARACTER_SERVICE = "character-service"
 SECRET = "swordfish"

@@ -10,10 +10,10 @@ from uuid import uuid4
 import pytest
 
 from message_hub_sync.config import ClientConfig, MemoryAddress
-from message_hub_sync.envelope import Properties
-from message_hub_sync.topology import QueueSpec, Topology
+from message_hub_sync.envelope.values import Properties
 from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, QueueStats, Receipt
 from message_hub_sync.transport.memory import MemoryTransport, VirtualClock, drop_hub, open_hub
+from message_hub_sync.transport.topology import QueueSpec, Topology
 
 
 def soon() -> float:

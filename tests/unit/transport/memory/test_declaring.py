@@ -11,9 +11,11 @@ from uuid import uuid4
 import pytest
 
 from message_hub_sync.config import BrokerAddress, ClientConfig, MemoryAddress
-from message_hub_sync.envelope import Properties
+from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import MessageHubConfigurationError, MessageHubConnectionError
-from message_hub_sync.topology import (
+from message_hub_sync.transport.base import ConnectionState, Outgoing, QueueStats, Result
+from message_hub_sync.transport.memory import MemoryTransport, VirtualClock, drop_hub, open_hub
+from message_hub_sync.transport.topology import (
     EVENT_EXCHANGE,
     Binding,
     ExchangeSpec,
@@ -23,8 +25,6 @@ from message_hub_sync.topology import (
     reply_topology,
     retry_queue,
 )
-from message_hub_sync.transport.base import ConnectionState, Outgoing, QueueStats, Result
-from message_hub_sync.transport.memory import MemoryTransport, VirtualClock, drop_hub, open_hub
 
 EXCLUSIVE = {"durable": False, "exclusive": True, "auto_delete": True}
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from message_hub_sync.envelope import Properties
-from message_hub_sync.topology import EVENT_EXCHANGE, Binding, QueueSpec, Topology
+from message_hub_sync.envelope.values import Properties
 from message_hub_sync.transport.base import Outgoing, Result
+from message_hub_sync.transport.topology import EVENT_EXCHANGE, Binding, QueueSpec, Topology
 
 
 def events(name: str, *patterns: str) -> Topology:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from message_hub_sync.errors import MessageValidationError
-from message_hub_sync.topology import EVENT_EXCHANGE, Binding, QueueSpec, Topology, retry_queue
 from message_hub_sync.transport.memory import SystemClock, VirtualClock
+from message_hub_sync.transport.topology import EVENT_EXCHANGE, Binding, QueueSpec, Topology, retry_queue
 
 
 def dead_lettering(key: str, **arguments: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from message_hub_sync.envelope import Properties
+from message_hub_sync.envelope.values import Properties
 from message_hub_sync.transport.base import Outgoing, Receipt, Result
 from message_hub_sync.transport.rabbitmq.confirms import ConfirmLedger
 

@@ -17,7 +17,7 @@ from pika import frame, spec
 
 from message_hub_sync.transport.rabbitmq import connection as module
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
-from message_hub_sync.transport.rabbitmq.waker import Waker
+from message_hub_sync.transport.rabbitmq.polling import Waker
 
 
 class Wire:

@@ -1,0 +1,101 @@
+"""How a client is, as plain values that JSON can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from message_hub_sync.consuming.subscription import Subscriptions
+from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
+from message_hub_sync.transport.base import ConnectionState, ConnectionStatus, Transport
+from message_hub_sync.transport.topology import DEAD_LETTER_SUFFIX
+
+__all__ = ["health_status", "queue_stats"]
+
+_USABLE = (ConnectionState.OPEN, ConnectionState.BLOCKED)
+
+
+def health_status(
+    service: str,
+    transport: Transport,
+    breakers: CircuitBreakers,
+    subscriptions: Subscriptions,
+    *,
+    closed: bool,
+) -> dict[str, Any]:
+    """The guide's keys, and beside them what makes them understood. Asks nobody: it returns at once."""
+    connections = list(transport.status())
+    known = subscriptions.known()
+    circuits = breakers.states()
+    errors = {consumer.queue: consumer.error for consumer in subscriptions.consumers()}
+    queues = {
+        queue: {
+            "active": subscription.active,
+            "event_types": list(subscription.event_types),
+            "error": errors.get(queue),
+        }
+        for subscription in known
+        for queue in subscription.queues
+    }
+    connected = not closed and all(connection.state in _USABLE for connection in connections)
+    failed = [connection for connection in connections if connection.last_error]
+    latest = max(failed, key=lambda connection: connection.last_error_at or 0, default=None)
+    return {
+        "service_name": service,
+        "connected": connected,
+        "subscriptions": list(dict.fromkeys(name for one in known for name in one.event_types)),
+        "circuit_breaker_state": breakers.worst(),
+        "status": _status(connections, circuits, all(subscription.active for subscription in known), errors, connected),
+        "circuit_breakers": circuits,
+        "connections": [
+            {
+                "role": connection.role,
+                "state": connection.state.value,
+                "address": connection.address,
+                "last_error": connection.last_error,
+                "last_error_at": _time(connection.last_error_at),
+            }
+            for connection in connections
+        ],
+        "queues": queues,
+        "last_error": None if latest is None else latest.last_error,
+        "last_error_at": None if latest is None else _time(latest.last_error_at),
+    }
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+
+
+def _status(
+    connections: Sequence[ConnectionStatus],
+    circuits: dict[str, str],
+    active: bool,
+    errors: dict[str, str | None],
+    connected: bool,
+) -> str:
+    """One word; ``degraded``: a circuit or a queue is not as it should be; ``idle``: nothing was needed so far."""
+    if not connected:
+        return "disconnected"
+    if any(connection.state is ConnectionState.BLOCKED for connection in connections):
+        return "blocked"
+    if any(state != "closed" for state in circuits.values()) or not active or any(errors.values()):
+        return "degraded"
+    return "ok" if connections else "idle"
+
+
+def queue_stats(transport: Transport, subscriptions: Subscriptions, deadline: float) -> dict[str, dict[str, int]]:
+    """Depth and consumers of each queue consumed here, and of its dead-letter queue where there is one.
+
+    :raises MessageHubError: the hub did not answer in time.
+    """
+    names: list[str] = []
+    for consumer in subscriptions.consumers():
+        names.append(consumer.queue)
+        if consumer.source.topology.queue.durable:
+            names.append(consumer.queue + DEAD_LETTER_SUFFIX)
+    found = transport.queue_stats(names, deadline) if names else {}
+    return {
+        name: {"depth": stats.depth, "consumers": stats.consumers} for name, stats in found.items() if stats is not None
+    }

@@ -1,0 +1,298 @@
+"""One delivery from arrival to settlement: who handles it, and what becomes of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from message_hub_sync.config import ClientConfig
+from message_hub_sync.consuming.decoded_delivery import Kind, Received
+from message_hub_sync.consuming.deduplication import DeduplicationStore
+from message_hub_sync.consuming.handlers import Handler
+from message_hub_sync.consuming.moved_properties import (
+    attempts_made,
+    crash_properties,
+    crashes,
+    dead_letter_properties,
+    expired,
+    reduced_properties,
+    retry_properties,
+)
+from message_hub_sync.consuming.republishing import Moves
+from message_hub_sync.consuming.retry_policy import LADDER_MS, RetryLater, RetryPolicy, decide
+from message_hub_sync.envelope.correlation import Handling, enter, leave
+from message_hub_sync.envelope.values import InvalidMessage, Properties
+from message_hub_sync.errors import MessageHubRejectError, MessageHubRetryError, MessageValidationError
+from message_hub_sync.metrics import ServiceMetrics
+from message_hub_sync.runtime.deadlines import certainly_past
+from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.text import error_text, printable
+from message_hub_sync.transport.base import Consumer, Delivery
+from message_hub_sync.transport.topology import QueueSpec, Topology, dead_letter_queue, retry_queue
+
+__all__ = ["Processing"]
+
+logger = Log("message_hub_sync.subscription")
+
+
+class Processing:
+    """Decides what becomes of each delivery of one queue.
+
+    Nothing in it changes, so that any number of workers share one. ``handlers`` is asked for at each
+    delivery, because subscriptions come and go. ``first``: this process has not consumed the queue before,
+    so that a redelivered message may be one that its predecessor died of.
+    """
+
+    def __init__(
+        self,
+        *,
+        topology: Topology,
+        kind: Kind,
+        first: bool,
+        retry: RetryPolicy,
+        deduplicate: DeduplicationStore | None,
+        config: ClientConfig,
+        metrics: ServiceMetrics,
+        claim_reply: Callable[[Delivery], bool],
+        send_reply: Callable[[Received, Any], None],
+        send_error: Callable[[Received, BaseException], None],
+        handlers: Callable[[], Iterable[Handler]],
+    ) -> None:
+        self._queue = topology.queue.name
+        self._durable = topology.queue.durable
+        self._kind: Kind = kind
+        self._first = first
+        self._retry = retry
+        self._deduplicate = deduplicate
+        self._config = config
+        self._metrics = metrics
+        self._claim_reply = claim_reply
+        self._send_reply = send_reply
+        self._send_error = send_error
+        self._handlers = handlers
+
+    def process(self, delivery: Delivery, consumer: Consumer, moves: Moves) -> None:
+        """Handle one delivery, and settle it or have it moved. Handlers' exceptions end here."""
+        work = _Work(self, delivery, consumer, moves)
+        received = work.received
+        current = Handling(
+            correlation_id=received.correlation_id,
+            message_id=received.message_id,
+            event_type=received.event_type if self._kind == "event" else None,
+            service=self._config.service_name,
+        )
+        token = enter(current)
+        try:
+            self._process(work)
+        finally:
+            leave(token)
+
+    def _process(self, work: _Work) -> None:
+        delivery = work.delivery
+        headers = delivery.properties.headers
+        if self._durable and delivery.redelivered and self._first and delivery.intake_number == 1:
+            # Its last handler may have died of it: this process's predecessor.
+            count = crashes(headers)
+            if count >= self._retry.attempts:
+                work.dead_letter(None, f"its consumer ended {count} times while handling it")
+            else:
+                work.move(
+                    retry_queue(self._queue, LADDER_MS[0]),
+                    crash_properties(delivery, crashes=count + 1, past=certainly_past(), delay_ms=LADDER_MS[0]),
+                )
+        elif expired(delivery.properties, certainly_past()):
+            work.dead_letter(None, "expired: its ttl passed while it waited for a retry")
+        elif self._kind == "message" and self._claim_reply(delivery):
+            work.settle()
+        else:
+            self._handle(work)
+
+    def _handle(self, work: _Work) -> None:
+        started = time.monotonic()
+        received = work.received
+        handler = None
+        try:
+            received.check()
+            if self._is_duplicate(received):
+                self._metrics.duplicate_dropped(self._queue)
+                work.settle()
+                return
+            answer = None
+            for handler in self._handlers():
+                result = handler(handler.arguments(received))
+                answer = result if answer is None else answer
+            if received.is_request and answer is not None:
+                self._send_reply(received, answer)
+            if self._deduplicate is not None:
+                self._deduplicate.add(_key(received))
+        except BaseException as error:  # a handler's sys.exit() must not end the worker either
+            self._metrics.count("receive", False, time.monotonic() - started)
+            self._failed(work, error, handler)
+        else:
+            self._metrics.count("receive", True, time.monotonic() - started)
+            work.settle()
+
+    def _is_duplicate(self, received: Received) -> bool:
+        return self._deduplicate is not None and _key(received) in self._deduplicate
+
+    def _failed(self, work: _Work, error: BaseException, handler: Handler | None) -> None:
+        received = work.received
+        attempt = attempts_made(work.delivery.properties.headers) + 1
+        if isinstance(error, InvalidMessage):
+            # Its bytes come from anywhere: one line, without its control characters, and no traceback.
+            logger.error(
+                "message %s in %s is not handled but %s: %s",
+                printable(received.message_id or "without an id"),
+                work.delivery.queue,
+                f"moved to {self._queue}.dead" if self._durable else "dropped, as its queue is not durable",
+                printable(str(error)),
+            )
+            if received.is_request and received.message_id:
+                self._send_error(received, error)
+            work.dead_letter(error, str(error), attempts=attempt - 1)
+            return
+        if received.is_request and not isinstance(error, MessageHubRetryError):
+            self._log_failure(work, error, handler, logging.ERROR, "the caller is told")
+            self._send_error(received, error)
+            work.settle()
+            return
+        decision = decide(self._retry, attempt, error)
+        if not self._durable:
+            self._log_failure(work, error, handler, logging.ERROR, "dropped, as its queue is not durable")
+            self._metrics.dead_lettered(self._queue)
+            work.settle()
+        elif isinstance(decision, RetryLater):
+            after = f"attempt {attempt} of {self._retry.attempts}, again in {decision.delay_ms / 1000:g} s"
+            # One line for those between the first and the last: theirs would be the same traceback once more.
+            between = attempt > 1
+            if isinstance(error, MessageHubRetryError):
+                after = f"{after}: {error.args[0]}" if error.args else after
+            elif between:
+                after = f"{after}: {type(error).__name__}: {error_text(error)}"
+            self._log_failure(work, error, handler, logging.WARNING, after, traceback=not between)
+            work.retry(error, attempt, decision.delay_ms)
+        else:
+            self._log_failure(work, error, handler, logging.ERROR, f"moved to {self._queue}.dead, {decision.reason}")
+            work.dead_letter(error, decision.reason, attempts=attempt)
+
+    def _log_failure(
+        self,
+        work: _Work,
+        error: BaseException,
+        handler: Handler | None,
+        level: int,
+        outcome: str,
+        *,
+        traceback: bool = True,
+    ) -> None:
+        hint = None if handler is None else handler.hint(error)
+        # What a handler decides is no fault to be looked for.
+        decided = isinstance(error, (MessageHubRejectError, MessageHubRetryError))
+        logger.log(
+            level,
+            "handler %s failed on message %s of %s: %s%s",
+            "" if handler is None else handler.name,
+            printable(work.received.message_id),
+            work.delivery.queue,
+            printable(outcome),
+            f" ({hint})" if hint else "",
+            exc_info=error if traceback and not decided else None,
+        )
+
+
+def _key(received: Received) -> str:
+    # The queue by its present name: one store may serve several subscriptions, and each handles the message.
+    return f"{received.delivery.queue}/{received.message_id}"
+
+
+class _Work:
+    """One delivery with what settles and moves it. Lives in one worker's thread."""
+
+    __slots__ = ("consumer", "delivery", "moves", "processing", "received")
+
+    def __init__(self, processing: Processing, delivery: Delivery, consumer: Consumer, moves: Moves) -> None:
+        self.processing = processing
+        self.delivery = delivery
+        self.consumer = consumer
+        self.moves = moves
+        config = processing._config
+        self.received = Received(
+            delivery, kind=processing._kind, service=config.service_name, max_bytes=config.max_message_bytes
+        )
+
+    def settle(self) -> None:
+        self.consumer.settle(self.delivery)
+        if self.processing._config.settle_each:
+            self.consumer.flush()
+
+    def move(self, queue: QueueSpec, properties: Properties, counted: Callable[[], None] | None = None) -> None:
+        def done() -> None:
+            self.settle()
+            if counted is not None:
+                counted()
+
+        def otherwise(error: MessageValidationError) -> tuple[QueueSpec, Properties, Callable[[], None]]:
+            processing = self.processing
+            name = processing._queue
+            logger.error(
+                "message %s of %s is moved to %s.dead with the least that it can bear: %s",
+                printable(self.received.message_id),
+                name,
+                name,
+                printable(str(error)),
+            )
+            # Not to a retry queue: without its headers it would be another message to its handler.
+            dead = dead_letter_queue(name, processing._config.queue_type)
+            return dead, reduced_properties(properties, str(error)), self.given_up
+
+        self.moves.add(self.delivery, queue, properties, done, otherwise)
+
+    def given_up(self) -> None:
+        """It is among the dead letters."""
+        self.settle()
+        self.processing._metrics.dead_lettered(self.processing._queue)
+
+    def retry(self, error: BaseException, attempts: int, delay_ms: int) -> None:
+        processing = self.processing
+        queue = processing._queue
+        properties = retry_properties(
+            self.delivery,
+            attempts=attempts,
+            error=error,
+            service=processing._config.service_name,
+            now=time.time(),
+            delay_ms=delay_ms,
+            past=certainly_past(),
+        )
+        self.move(retry_queue(queue, delay_ms), properties, lambda: processing._metrics.retried(queue))
+
+    def dead_letter(self, error: BaseException | None, reason: str, *, attempts: int | None = None) -> None:
+        processing = self.processing
+        queue = processing._queue
+        if not processing._durable:
+            processing._metrics.dead_lettered(queue)
+            self.settle()
+            return
+        if error is None:
+            logger.error(
+                "message %s of %s is moved to %s.dead: %s",
+                printable(self.received.message_id),
+                queue,
+                queue,
+                reason,
+            )
+        properties = dead_letter_properties(
+            self.delivery,
+            error=error,
+            reason=reason,
+            attempts=attempts_made(self.delivery.properties.headers) if attempts is None else attempts,
+            service=processing._config.service_name,
+            now=time.time(),
+        )
+        self.move(
+            dead_letter_queue(queue, processing._config.queue_type),
+            properties,
+            lambda: processing._metrics.dead_lettered(queue),
+        )

@@ -1,0 +1,360 @@
+"""Properties and headers of a message that is republished to a retry queue or a dead-letter queue. Pure.
+
+Left out are ``expiration`` (a dead letter that kept it would vanish), ``user_id`` (the broker refuses that of another
+user), and these headers:
+
+* ``x-death``, ``x-first-death-*``, ``x-last-death-*``: the broker writes them when a retry queue hands back,
+  and reads them to find dead-lettering cycles, which it ends by dropping the message. A retry must not look
+  like one.
+* ``x-delivery-count``: a quorum queue's count of its own, wrong in any other queue.
+* ``CC`` and ``BCC``: the broker would route the message to those queues once more.
+* what an AMQP encoder cannot write: objects, whole numbers above 64 bits, texts that are not UTF-8, tables nested
+  deeper than 16. Decimals of more digits than AMQP has go along as text, and so do NaN and the infinities, for
+  which RabbitMQ ends the connection.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import traceback
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import Any, Protocol
+
+from message_hub_sync.envelope.header_names import (
+    ATTEMPTS,
+    CRASHES,
+    ERROR_MESSAGE,
+    ERROR_TRACEBACK,
+    ERROR_TYPE,
+    FIRST_FAILED_AT,
+    LEFT_OUT,
+    ORIGINAL_EXCHANGE,
+    ORIGINAL_EXPIRATION,
+    ORIGINAL_ROUTING_KEY,
+    ORIGINAL_USER_ID,
+    REASON,
+    SERVICE,
+    TIMESTAMP,
+    TTL_LEFT,
+    X_DEATH,
+)
+from message_hub_sync.envelope.values import PERSISTENT, Properties
+from message_hub_sync.runtime.text import cut, encodable, error_text, printable
+from message_hub_sync.transport.amqp_values import decimal_fits
+
+__all__ = [
+    "MAX_HEADER_BYTES",
+    "Moved",
+    "attempts_made",
+    "crash_properties",
+    "crashes",
+    "dead_letter_properties",
+    "expired",
+    "headers_to_move",
+    "reduced_properties",
+    "retry_properties",
+]
+
+MAX_TRACEBACK_BYTES = 4 * 1024
+#: Bytes of each text, of where it was published, and of all headers in what fits into the smallest frame there is.
+_REDUCED_TEXT, _REDUCED_ORIGIN, _REDUCED_HEADERS = 128, 255, 2_560
+_MAX_TEXT = 500
+_MAX_COUNT = 2**31 - 1
+#: Half of what makes the broker end the connection (about 129 KiB), with room for the properties.
+MAX_HEADER_BYTES = 60 * 1024
+_INT64 = 2**63
+_MAX_DEPTH = 16
+_DROPPED_HEADERS = frozenset({X_DEATH, "x-delivery-count", "CC", "BCC"})
+_DROPPED_PREFIXES = ("x-first-death-", "x-last-death-")
+_DROPPED = object()
+
+
+class Moved(Protocol):
+    """What is asked of a delivery in order to move it."""
+
+    properties: Properties
+    exchange: str
+    routing_key: str
+
+
+def attempts_made(headers: Mapping[str, Any]) -> int:
+    """How many handler runs this message has failed so far; 0 where the header is absent or no count."""
+    return _count(headers, ATTEMPTS)
+
+
+def crashes(headers: Mapping[str, Any]) -> int:
+    """How often this message was moved because its last consumer may have died of it."""
+    return _count(headers, CRASHES)
+
+
+def _count(headers: Mapping[str, Any], name: str) -> int:
+    value = headers.get(name)
+    return min(max(value, 0), _MAX_COUNT) if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def retry_properties(
+    delivery: Moved,
+    *,
+    attempts: int,
+    error: BaseException | None,
+    service: str,
+    now: float,
+    delay_ms: int,
+    past: float | None = None,
+) -> Properties:
+    """What a message bears on its way to a retry queue.
+
+    :param attempts: handler runs that failed, this one included.
+    :param now: wall clock, seconds since the epoch.
+    :param delay_ms: how long it will wait there.
+    :param past: as :func:`expired` has it; the wall clock where it is left out.
+    """
+    ours = {ATTEMPTS: attempts, SERVICE: service, **_first_failed(delivery, now), **_error(error)}
+    return _moved(delivery, {**ours, **_ttl_after(delivery, now if past is None else past, delay_ms)})
+
+
+def crash_properties(delivery: Moved, *, crashes: int, past: float, delay_ms: int) -> Properties:
+    """What a message bears that is set aside unhandled, because its last consumer may have died of it.
+
+    :param crashes: this one included; at least one more than the message bears already is written.
+        Its ``x-attempts`` stays as it is.
+    """
+    ours = {CRASHES: max(crashes, _count(delivery.properties.headers, CRASHES) + 1)}
+    return _moved(delivery, {**ours, **_ttl_after(delivery, past, delay_ms)})
+
+
+def dead_letter_properties(
+    delivery: Moved, *, error: BaseException | None, reason: str, attempts: int, service: str, now: float
+) -> Properties:
+    """What a message bears that is given up.
+
+    :param error: what the handler raised, ``None`` where none did: type, text and traceback's tail go along.
+    :param attempts: handler runs that failed.
+    :param now: wall clock, seconds since the epoch.
+    """
+    ours = {ATTEMPTS: attempts, SERVICE: service, REASON: printable(reason, _MAX_TEXT)}
+    if error is not None:
+        ours[ERROR_TRACEBACK] = _traceback_tail(error)
+    return _moved(delivery, {**ours, **_first_failed(delivery, now), **_error(error)})
+
+
+def reduced_properties(properties: Properties, why: str) -> Properties:
+    """What a message bears that cannot be moved as it is: short ids, our headers shortened, its own small ones.
+
+    They fit into 4096 bytes, the least that a frame may be limited to. Its message id is whole where it is a UUID.
+
+    :param properties: those that it was to bear.
+    :param why: what AMQP cannot carry.
+    """
+    headers = {REASON: "it cannot be moved as it is", **properties.headers, LEFT_OUT: why}
+    sizes = {**dict.fromkeys(_OURS, _REDUCED_TEXT), ORIGINAL_EXCHANGE: _REDUCED_ORIGIN}
+    sizes[ORIGINAL_ROUTING_KEY] = _REDUCED_ORIGIN
+    ours = {}
+    for name, size in sizes.items():
+        value = headers.pop(name, None)
+        if isinstance(value, (int, str)):  # whoever may publish can write anything there
+            ours[name] = cut(value, size) if isinstance(value, str) else value
+    texts = {name: getattr(properties, name) for name in _SHORT_TEXTS}
+    return Properties(
+        **{name: None if text is None else cut(text, _REDUCED_TEXT) for name, text in texts.items()},
+        delivery_mode=PERSISTENT,
+        priority=properties.priority,
+        timestamp=properties.timestamp,
+        headers=headers_to_move(headers, ours, _REDUCED_HEADERS),
+    )
+
+
+_OURS = (
+    *(ATTEMPTS, CRASHES, SERVICE, FIRST_FAILED_AT, REASON, LEFT_OUT),
+    *(ERROR_TYPE, ERROR_MESSAGE, ORIGINAL_EXPIRATION, TTL_LEFT, ORIGINAL_USER_ID),
+)
+_SHORT_TEXTS = ("message_id", "correlation_id", "type", "app_id", "content_type", "content_encoding", "reply_to")
+
+
+def expired(properties: Properties, past: float) -> bool:
+    """Whether a message back from a retry queue is past its ttl, which the broker no longer watches.
+
+    What is left of the ttl is carried along and shortened by each delay, for which the broker answers. Clocks are asked
+    only for how long the message waited before it failed first and since it came back: whoever sets one must not
+    have messages given up.
+
+    :param past: seconds since the epoch, or fewer: the reading of a clock that nobody has set forward
+        (:func:`~message_hub_sync.runtime.deadlines.certainly_past`).
+    """
+    left = _ttl_left(properties, past) if TTL_LEFT in properties.headers else None
+    return left is not None and left <= 0
+
+
+def _ttl_left(properties: Properties, past: float) -> int | None:
+    """Milliseconds, ``None``: it has none."""
+    headers = properties.headers
+    total = properties.expiration if properties.expiration is not None else headers.get(ORIGINAL_EXPIRATION)
+    if not isinstance(total, str) or not (total.isascii() and total.isdigit()):
+        return None
+    # Ten digits are more than the broker takes; more than 4,300 would make int() raise.
+    ttl = int(total[:10])
+    left = headers.get(TTL_LEFT)
+    if properties.expiration is None and isinstance(left, int) and not isinstance(left, bool):
+        back = _came_back(headers)
+        # The broker writes whole seconds.
+        waited = 0.0 if back is None else max(0.0, past - back - 1)
+        return min(max(left, -ttl), ttl) - int(waited * 1000)
+    sent = _epoch(headers.get(TIMESTAMP))
+    sent = properties.timestamp if sent is None else sent
+    waited = 0.0 if sent is None else past - sent
+    # The broker would not have handed out one that is past its ttl: where the clocks say so, somebody has set one.
+    return ttl - int(waited * 1000) if 0 <= waited * 1000 < ttl else ttl
+
+
+def _ttl_after(delivery: Moved, past: float, delay_ms: int) -> dict[str, Any]:
+    left = _ttl_left(delivery.properties, past)
+    return {} if left is None else {TTL_LEFT: left - delay_ms}
+
+
+def _came_back(headers: Mapping[str, Any]) -> float | None:
+    """When the broker moved it from its retry queue to where it was delivered from."""
+    deaths = headers.get(X_DEATH)
+    latest = deaths[0] if isinstance(deaths, list) and deaths else None
+    return _epoch(latest.get("time")) if isinstance(latest, Mapping) else None
+
+
+def _epoch(iso: Any) -> float | None:
+    try:
+        moment = iso if isinstance(iso, datetime) else datetime.fromisoformat(iso.replace("Z", "+00:00"))
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)).timestamp()
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        return None
+
+
+# --- what a moved message bears ------------------------------------------------------------------
+
+
+def _moved(delivery: Moved, ours: dict[str, Any]) -> Properties:
+    properties = delivery.properties
+    ours = {
+        ORIGINAL_EXCHANGE: _earlier(properties, ORIGINAL_EXCHANGE, delivery.exchange),
+        ORIGINAL_ROUTING_KEY: _earlier(properties, ORIGINAL_ROUTING_KEY, delivery.routing_key),
+        **ours,
+    }
+    for name, value in ((ORIGINAL_EXPIRATION, properties.expiration), (ORIGINAL_USER_ID, properties.user_id)):
+        if value is not None:
+            ours[name] = value
+    stamp = properties.timestamp
+    return dataclasses.replace(
+        properties,
+        headers=headers_to_move(properties.headers, ours),
+        delivery_mode=PERSISTENT,
+        expiration=None,
+        user_id=None,
+        timestamp=stamp if stamp is not None and 0 <= stamp < 2**63 else None,
+    )
+
+
+def _earlier(properties: Properties, name: str, otherwise: str) -> str:
+    """What an earlier move wrote there; anything that no move of ours writes is replaced."""
+    value = properties.headers.get(name)
+    return value if isinstance(value, str) and len(value.encode("utf-8", "replace")) <= 255 else otherwise
+
+
+def _first_failed(delivery: Moved, now: float) -> dict[str, Any]:
+    earlier = delivery.properties.headers.get(FIRST_FAILED_AT)
+    if _epoch(earlier) is not None and isinstance(earlier, str):
+        return {FIRST_FAILED_AT: earlier}
+    return {FIRST_FAILED_AT: datetime.fromtimestamp(now, timezone.utc).isoformat()}
+
+
+def _error(error: BaseException | None) -> dict[str, Any]:
+    if error is None:
+        return {}
+    return {
+        ERROR_TYPE: printable(type(error).__name__),
+        ERROR_MESSAGE: printable(error_text(error), _MAX_TEXT),
+    }
+
+
+def _traceback_tail(error: BaseException) -> str:
+    # The innermost frames say most; a deep recursion has thousands.
+    try:
+        formatted = "".join(traceback.TracebackException.from_exception(error, limit=-64).format())
+    except Exception:
+        # An exception that cannot be shown must not keep its message from being moved.
+        return ""
+    lines = "\n".join(printable(line, 2 * _MAX_TEXT) for line in formatted.rstrip("\n").split("\n"))
+    return lines.encode()[-MAX_TRACEBACK_BYTES:].decode("utf-8", "ignore")
+
+
+# --- headers ---
+
+
+def headers_to_move(headers: Mapping[str, Any], ours: dict[str, Any], most: int = MAX_HEADER_BYTES) -> dict[str, Any]:
+    """The headers that go along: ours, then the message's own; where they are too large, its small ones.
+
+    :param most: bytes for all of them.
+    """
+    room = most - sum(_size(name) + _size(value) for name, value in ours.items())
+    others: list[tuple[int, str, Any]] = []
+    for name, value in headers.items():
+        if name in ours or not _goes_along(name):
+            continue
+        kept = _carried(value, _MAX_DEPTH)
+        if kept is not _DROPPED:
+            others.append((_size(name) + _size(kept), name, kept))
+    if sum(size for size, _, _ in others) > room:
+        others.sort(key=lambda item: item[0])
+    found: dict[str, Any] = {}
+    for size, name, kept in others:
+        room -= size
+        if room < 0:
+            break
+        found[name] = kept
+    return {**found, **ours}
+
+
+def _goes_along(name: Any) -> bool:
+    return _is_key(name) and name not in _DROPPED_HEADERS and not name.startswith(_DROPPED_PREFIXES)
+
+
+def _carried(value: Any, depth: int) -> Any:
+    """``value`` as every AMQP encoder takes it, or ``_DROPPED``."""
+    if value is None or isinstance(value, (bool, bytes)):
+        return value
+    if isinstance(value, str):
+        return value if encodable(value) else _DROPPED
+    if isinstance(value, int):
+        return value if -_INT64 <= value < _INT64 else _DROPPED
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Decimal):
+        return value if decimal_fits(value) else str(value)
+    if isinstance(value, datetime):
+        aware = value if value.tzinfo is not None else value.replace(tzinfo=timezone.utc)
+        return value if aware.timestamp() >= 0 else _DROPPED
+    if depth <= 0:
+        return _DROPPED
+    if isinstance(value, Mapping):
+        pairs = ((key, _carried(item, depth - 1)) for key, item in value.items() if _is_key(key))
+        return {key: item for key, item in pairs if item is not _DROPPED}
+    if isinstance(value, (list, tuple)):
+        items = (_carried(item, depth - 1) for item in value)
+        return [item for item in items if item is not _DROPPED]
+    return _DROPPED
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, str) and encodable(key) and len(key.encode()) <= 255
+
+
+def _size(value: Any) -> int:
+    """Bytes in a header table, at most: a kind, a length, the content."""
+    if isinstance(value, str):
+        return 5 + len(value.encode())
+    if isinstance(value, bytes):
+        return 5 + len(value)
+    if isinstance(value, Mapping):
+        return 5 + sum(_size(key) + _size(item) for key, item in value.items())
+    if isinstance(value, list):
+        return 5 + sum(_size(item) for item in value)
+    return 9

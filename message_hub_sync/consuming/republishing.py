@@ -1,0 +1,219 @@
+"""Moving a message to its retry or dead-letter queue: published with confirm, and only then settled."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from message_hub_sync.envelope.values import Properties
+from message_hub_sync.errors import MessageHubError, MessageValidationError
+from message_hub_sync.runtime.deadlines import remaining
+from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.text import printable
+from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, Receipt, Result, Transport
+from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, QueueSpec
+
+__all__ = ["Moves"]
+
+logger = Log("message_hub_sync.moving")
+
+#: Seconds a worker gives to one move before it turns to its next message. A confirm takes milliseconds.
+PATIENCE = 0.25
+#: Seconds it may take to write when nobody waits for the answer: enough unless there is no connection.
+WRITE_PATIENCE = 0.01
+#: Seconds for declaring a queue that is not there yet; once per queue, as a rule.
+DECLARE_TIMEOUT = 5.0
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 10.0
+
+
+#: Where a message goes whose properties AMQP cannot carry, what it bears, and what settles it then.
+Otherwise = Callable[[MessageValidationError], tuple[QueueSpec, Properties, Callable[[], None]]]
+
+
+@dataclass(slots=True)
+class _Move:
+    delivery: Delivery
+    queue: QueueSpec
+    outgoing: Outgoing
+    done: Callable[[], None]
+    otherwise: Otherwise | None
+    receipt: Receipt | None = None
+    alone: bool = False
+    undeclared: bool = False
+    due: float = 0.0
+    pause: float = FIRST_PAUSE
+    complained: bool = False
+    #: Why it is stuck: not before it failed twice, or its queue cannot be declared.
+    stuck: str = ""
+
+
+@dataclass(slots=True)
+class _Barred:
+    """A queue that cannot be declared: nothing is moved there before ``due``."""
+
+    why: str
+    due: float
+    pause: float
+
+
+class Moves:
+    """The moves of one worker that are not confirmed yet.
+
+    Mutable, without a lock: all of it belongs to the worker's thread, save that :meth:`stuck` copies ``_pending``.
+    What cannot be moved now stays unacknowledged and is tried again later; a move whose answer is still out is
+    waited for, not repeated, so that a slow broker does not get it twice. A queue that cannot be declared has one
+    backoff for all that waits for it (``_barred``): to be refused, or not to be answered, takes up to 5 s each time.
+    ``_declared``: the queues declared in the present round.
+    """
+
+    def __init__(self, transport: Transport, consumer: Consumer) -> None:
+        self._transport = transport
+        self._consumer = consumer
+        self._pending: list[_Move] = []
+        self._barred: dict[str, _Barred] = {}
+        self._declared: set[str] = set()
+
+    def add(
+        self,
+        delivery: Delivery,
+        queue: QueueSpec,
+        properties: Properties,
+        done: Callable[[], None],
+        otherwise: Otherwise | None = None,
+    ) -> None:
+        """Move ``delivery`` to ``queue``.
+
+        :param done: settles the delivery; called once the broker has the message in ``queue``.
+        :param otherwise: asked where to, when AMQP cannot carry ``properties`` and never will.
+        """
+        move = _Move(delivery, queue, _outgoing(delivery, queue, properties), done, otherwise)
+        self._declared.clear()
+        # While others are stuck the road is blocked: this one is sent, but nobody waits for it.
+        patience = 0.0 if self._pending else PATIENCE
+        if not self._advance(move, patience):
+            self._pending.append(move)
+
+    def keep(self, origin: object) -> None:
+        """Forget the moves of deliveries that did not come from ``origin``, where the newest one came from.
+
+        Their channel is gone, so that they went back to the queue: they are delivered again, and must not be
+        moved besides.
+        """
+        if self._pending:
+            self._pending = [move for move in self._pending if move.delivery.origin is origin]
+
+    def next_due(self) -> float | None:
+        """Seconds until :meth:`advance` is worth calling, ``None`` when nothing is pending."""
+        if not self._pending:
+            return None
+        return remaining(min(move.due for move in self._pending))
+
+    def advance(self) -> None:
+        """Carry on with those that are due; those that can no longer be settled come again, and are forgotten."""
+        now = time.monotonic()
+        self._declared.clear()
+        self._pending = [
+            move
+            for move in self._pending
+            if self._consumer.holds(move.delivery) and (move.due > now or not self._advance(move, 0.0))
+        ]
+
+    def stuck(self) -> dict[tuple[str, str], int]:
+        """How many messages cannot be moved, by where to and why. From any thread."""
+        return Counter((move.queue.name, move.stuck) for move in list(self._pending) if move.stuck)
+
+    def _advance(self, move: _Move, patience: float) -> bool:
+        """One step; whether the move is complete."""
+        barred = self._bar(move.queue)
+        if barred is not None:
+            return self._later(move, barred.why, barred.due)
+        try:
+            try:
+                result = self._attempt(move, patience)
+            except MessageValidationError as error:
+                if move.otherwise is None:
+                    raise
+                # How large a frame may be is known only now, and it stays too small: to try again is of no use.
+                move.queue, properties, move.done = move.otherwise(error)
+                move.outgoing, move.otherwise = _outgoing(move.delivery, move.queue, properties), None
+                result = self._attempt(move, patience)
+            if result is Result.RETURNED:
+                move.receipt, move.undeclared = None, True
+                result = self._attempt(move, patience)
+        except MessageHubError as error:
+            barred = self._bar(move.queue)
+            return self._later(move, str(error), 0.0 if barred is None else barred.due)
+        except Exception:
+            logger.exception("the transport failed in an unexpected way")
+            return self._later(move, "the transport failed in an unexpected way")
+        if result is Result.CONFIRMED:
+            self._barred.pop(move.queue.name, None)
+            try:
+                move.done()
+            except Exception:
+                logger.exception("a message of %s was moved, but could not be settled", move.delivery.queue)
+            return True
+        reason = "no confirm yet" if move.receipt is None else move.receipt.reason
+        if result is not None:
+            move.receipt = None
+            move.undeclared = result is Result.RETURNED
+            move.alone = result in (Result.CHANNEL_CLOSED, Result.REFUSED)
+            reason = reason or result.value
+        return self._later(move, reason or "no confirm yet")
+
+    def _attempt(self, move: _Move, patience: float) -> Result | None:
+        now = time.monotonic()
+        if move.undeclared:
+            self._declare(move.queue)
+            move.undeclared = False
+            now = time.monotonic()
+        if move.receipt is None:
+            patience_to_write = max(patience, WRITE_PATIENCE)
+            move.receipt = self._transport.publish(move.outgoing, now + patience_to_write, alone=move.alone)
+        return move.receipt.wait(now + patience)
+
+    def _declare(self, queue: QueueSpec) -> None:
+        """Make the queue exist, once for all that wait for it; bar it where that fails."""
+        if queue.name in self._declared:
+            return
+        began = time.monotonic()
+        try:
+            self._transport.declare_queue(queue, began + DECLARE_TIMEOUT)
+        except MessageHubError as error:
+            earlier = self._barred.get(queue.name)
+            now = time.monotonic()
+            # Where nobody answers, half of the time at least is for other messages.
+            pause = max(now - began, FIRST_PAUSE if earlier is None else min(2 * earlier.pause, LONGEST_PAUSE))
+            self._barred[queue.name] = _Barred(str(error), now + pause, pause)
+            raise
+        self._declared.add(queue.name)
+        self._barred.pop(queue.name, None)
+
+    def _bar(self, queue: QueueSpec) -> _Barred | None:
+        barred = self._barred.get(queue.name)
+        return barred if barred is not None and barred.due > time.monotonic() else None
+
+    def _later(self, move: _Move, why: str, due: float = 0.0) -> bool:
+        """Have it tried again after its own pause; at ``due`` where its queue is barred until then."""
+        move.stuck = why if due or move.complained else ""
+        move.due = due or time.monotonic() + move.pause
+        move.pause = move.pause if due else min(2 * move.pause, LONGEST_PAUSE)
+        logger.log(
+            # Once per message: a broker that is down must not be told of once per attempt.
+            logging.DEBUG if move.complained else logging.WARNING,
+            "message %s of %s could not be moved to %s yet and stays where it is: %s",
+            printable(move.outgoing.properties.message_id or "without an id"),
+            move.delivery.queue,
+            move.queue.name,
+            why,
+        )
+        move.complained = True
+        return False
+
+
+def _outgoing(delivery: Delivery, queue: QueueSpec, properties: Properties) -> Outgoing:
+    return Outgoing(DEFAULT_EXCHANGE, queue.name, delivery.body, properties, mandatory=True)

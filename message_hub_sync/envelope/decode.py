@@ -1,0 +1,216 @@
+"""From the wire: a body's JSON object, and the envelope of what arrived."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import Any, NoReturn, cast
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from message_hub_sync.envelope.header_names import CAUSATION_ID, DESTINATION, EVENT_TYPE, SOURCE, TIMESTAMP, TTL
+from message_hub_sync.envelope.ids import uuid_of
+from message_hub_sync.envelope.values import (
+    EVENT,
+    MAX_TTL_SECONDS,
+    SERVICE_MESSAGE,
+    Event,
+    InvalidMessage,
+    Message,
+    Properties,
+)
+from message_hub_sync.runtime.text import printable
+
+__all__ = [
+    "NotJSON",
+    "checked_identity",
+    "decode_payload",
+    "event_from_wire",
+    "message_from_wire",
+    "refuse_constant",
+    "validation_reason",
+]
+
+
+def decode_payload(body: bytes, max_bytes: int) -> dict[str, Any]:
+    """The JSON object in a body.
+
+    :raises InvalidMessage: it is empty, too large, not UTF-8, not JSON, not an object, nested too deeply,
+        or holds NaN, duplicate keys or a number of too many digits.
+    """
+    if not body:
+        raise InvalidMessage("the body is empty: a JSON object is needed")
+    if len(body) > max_bytes:
+        raise InvalidMessage(f"the body is {len(body)} bytes: at most {max_bytes} are allowed (max_message_bytes)")
+    try:
+        text = body.decode("utf-8")
+        payload = _DECODER.decode(text)
+    except UnicodeDecodeError:
+        raise InvalidMessage("the body is not UTF-8") from None
+    except RecursionError:
+        raise InvalidMessage("the body is nested too deeply") from None
+    except (NotJSON, _Duplicate) as error:
+        raise InvalidMessage(str(error)) from None
+    except json.JSONDecodeError as error:
+        raise InvalidMessage(f"the body is not JSON: {error.msg} at character {error.pos}") from None
+    except ValueError:  # the interpreter's limit on digits, sys.get_int_max_str_digits()
+        raise InvalidMessage("the body holds a number of too many digits") from None
+    if not isinstance(payload, dict):
+        raise InvalidMessage(f"the body is a JSON {_json_kind(payload)}: an object is needed")
+    return payload
+
+
+class NotJSON(ValueError):
+    pass
+
+
+class _Duplicate(ValueError):
+    pass
+
+
+def refuse_constant(name: str) -> NoReturn:
+    raise NotJSON(f"the body holds {name}, which is not JSON")
+
+
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Duplicate("the body holds an object with a duplicate key")
+    return found
+
+
+#: Made once: ``json.loads`` with hooks makes one at each call.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object_without_duplicates, parse_constant=refuse_constant)
+
+
+def _json_kind(value: Any) -> str:
+    return {list: "array", str: "string", bool: "boolean", type(None): "null"}.get(type(value), "number")
+
+
+def event_from_wire(
+    properties: Properties,
+    routing_key: str,
+    payload: Any,
+    model: Any = Event,
+    *,
+    redelivered: bool = False,
+    identity: UUID | None = None,
+) -> Event[Any]:
+    """The envelope of a received event; what is absent is filled in.
+
+    :param model: ``Event`` or ``Event[Model]``.
+    :param identity: what :func:`checked_identity` said, where it was asked before.
+    :raises InvalidMessage: no usable ``message_id``, another ``type``, or a payload that the model refuses.
+    """
+    if identity is None:
+        identity = checked_identity(properties, EVENT)
+    event_type = _text(properties.headers.get(EVENT_TYPE)) or routing_key
+    fields = _common_fields(identity, properties, payload, redelivered)
+    return cast("Event[Any]", _built(model, {**fields, "event_type": event_type}))
+
+
+def message_from_wire(
+    properties: Properties,
+    destination: str,
+    payload: Any,
+    model: Any = Message,
+    *,
+    redelivered: bool = False,
+    identity: UUID | None = None,
+) -> Message[Any]:
+    """The envelope of a received message; what is absent is filled in.
+
+    :param destination: the receiving service's name, used when the header is absent.
+    :param model: ``Message`` or ``Message[Model]``.
+    :param identity: what :func:`checked_identity` said, where it was asked before.
+    :raises InvalidMessage: no usable ``message_id``, another ``type``, or a payload that the model refuses.
+    """
+    if identity is None:
+        identity = checked_identity(properties, SERVICE_MESSAGE)
+    headers = properties.headers
+    fields = _common_fields(identity, properties, payload, redelivered)
+    ttl = headers.get(TTL)
+    fields["destination"] = _text(headers.get(DESTINATION)) or destination
+    fields["ttl"] = None if ttl is None else _seconds(ttl)
+    fields["priority"] = properties.priority or 0
+    fields["reply_to"] = properties.reply_to or None
+    return cast("Message[Any]", _built(model, fields))
+
+
+def checked_identity(properties: Properties, expected: str) -> UUID:
+    """The message id of what arrived as an ``expected`` type (:data:`EVENT` or :data:`SERVICE_MESSAGE`).
+
+    :raises InvalidMessage: another ``type``, or no usable ``message_id``.
+    """
+    if properties.type and properties.type != expected:
+        raise InvalidMessage(f"its type is {printable(properties.type)!r}: {expected!r} is expected here")
+    if not properties.message_id:
+        raise InvalidMessage("it has no message_id")
+    try:
+        return uuid_of(properties.message_id)
+    except ValueError:
+        raise InvalidMessage("its message_id is not a UUID") from None
+
+
+def _common_fields(identity: UUID, properties: Properties, payload: Any, redelivered: bool) -> dict[str, Any]:
+    headers = properties.headers
+    return {
+        "id": identity,
+        "source": _text(headers.get(SOURCE)) or properties.app_id or "unknown",
+        "correlation_id": properties.correlation_id or str(identity),
+        "payload": payload,
+        "timestamp": _moment(headers.get(TIMESTAMP), properties.timestamp),
+        "causation_id": _text(headers.get(CAUSATION_ID)) if CAUSATION_ID in headers else None,
+        "headers": headers,
+        "redelivered": redelivered,
+    }
+
+
+def _built(model: Any, fields: dict[str, Any]) -> Any:
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        raise InvalidMessage(validation_reason(error)) from None
+
+
+def validation_reason(error: ValidationError) -> str:
+    """What a model refused: where and why, without the values (they are the message's own)."""
+    found = [
+        f"{'.'.join(printable(str(part)) for part in item['loc']) or 'payload'}: {printable(item['msg'])}"
+        for item in error.errors(include_url=False, include_context=False, include_input=False)[:5]
+    ]
+    return f"the payload does not fit {printable(error.title)}: {'; '.join(found)}"
+
+
+def _moment(iso: Any, seconds: int | None) -> datetime:
+    """The header's moment, else the property's, else now: always aware, in UTC where it says nothing."""
+    try:
+        if isinstance(iso, datetime):
+            found = iso
+        else:
+            # fromisoformat learned 'Z' in 3.11.
+            found = datetime.fromisoformat(iso[:-1] + "+00:00" if iso.endswith("Z") else iso)
+        return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
+    except (ValueError, TypeError, AttributeError):
+        pass
+    try:
+        if seconds is not None:
+            return datetime.fromtimestamp(seconds, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        pass
+    return datetime.now(timezone.utc)
+
+
+def _seconds(value: Any) -> float | None:
+    if type(value) is int and 0 < value <= MAX_TTL_SECONDS:
+        return value
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (int(found) if found.is_integer() else found) if 0 < found <= MAX_TTL_SECONDS else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

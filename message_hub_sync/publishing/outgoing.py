@@ -1,0 +1,157 @@
+"""From what a caller gives to the one value that travels: an ``Outgoing``, every part of it checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from message_hub_sync import catalogue
+from message_hub_sync.config import ClientConfig
+from message_hub_sync.envelope.encode import encode_payload, event_properties, message_properties
+from message_hub_sync.envelope.header_names import RESERVED_PREFIX, WIRE_HEADERS
+from message_hub_sync.envelope.names import validate_event_type, validate_service_name
+from message_hub_sync.envelope.values import Event, Message
+from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.transport.base import Outgoing
+from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, EVENTS, inbox_name
+
+__all__ = ["DEFAULT_TTL", "outgoing_event", "outgoing_events", "outgoing_message", "outgoing_messages"]
+
+#: Seconds a message lives when the caller says nothing (the guide's five minutes).
+DEFAULT_TTL = 300
+
+
+def outgoing_message(
+    config: ClientConfig,
+    destination: Any,
+    payload: Any = None,
+    *,
+    correlation_id: UUID | str | None = None,
+    ttl: float | None = DEFAULT_TTL,
+    priority: int = 0,
+    message_id: UUID | None = None,
+    headers: Mapping[str, Any] | None = None,
+    reply_to: str | None = None,
+) -> Outgoing:
+    """A message to a service's inbox.
+
+    :raises MessageValidationError: which value is wrong and what is allowed.
+    """
+    if isinstance(destination, Message):
+        if payload is not None:
+            raise MessageValidationError("a Message was given with a second payload: give the Message alone")
+        given = destination
+        destination, payload = given.destination, given.payload
+        correlation_id = given.correlation_id if correlation_id is None else correlation_id
+        message_id = given.id if message_id is None else message_id
+        ttl, priority = given.ttl, given.priority
+        headers = headers if headers is not None else _own_headers(given.headers)
+    destination = validate_service_name(destination, what="destination")
+    body = encode_payload(payload, config.max_message_bytes)
+    properties = message_properties(
+        source=config.service_name,
+        destination=destination,
+        message_id=message_id,
+        correlation_id=correlation_id,
+        ttl=ttl,
+        priority=priority,
+        reply_to=reply_to,
+        headers=headers,
+    )
+    return Outgoing(DEFAULT_EXCHANGE, inbox_name(destination), body, properties, mandatory=True)
+
+
+def outgoing_event(
+    config: ClientConfig,
+    event_type: Any,
+    payload: Any = None,
+    *,
+    correlation_id: UUID | str | None = None,
+    message_id: UUID | None = None,
+    headers: Mapping[str, Any] | None = None,
+) -> Outgoing:
+    """An event for the exchange. ``event_type`` may be an ``Event`` or a catalogued payload, given alone.
+
+    :raises MessageValidationError: which value is wrong and what is allowed.
+    """
+    if isinstance(event_type, BaseModel):
+        if payload is not None:
+            raise MessageValidationError(
+                f"a {type(event_type).__name__} was given as event_type with a second payload: give it alone"
+            )
+        payload = event_type
+        if isinstance(payload, Event):
+            given = payload
+            event_type, payload = given.event_type, given.payload
+            correlation_id = given.correlation_id if correlation_id is None else correlation_id
+            message_id = given.id if message_id is None else message_id
+            headers = headers if headers is not None else _own_headers(given.headers)
+        else:
+            event_type = catalogue.event_type_of(payload)
+    name = validate_event_type(event_type)
+    body = encode_payload(payload, config.max_message_bytes)
+    properties = event_properties(
+        source=config.service_name,
+        event_type=name,
+        message_id=message_id,
+        correlation_id=correlation_id,
+        headers=headers,
+    )
+    # Last, so that it warns of no event that is refused.
+    catalogue.check_publish(name, payload, config.service_name, config.strict_catalogue)
+    return Outgoing(EVENTS, name, body, properties)
+
+
+def outgoing_messages(config: ClientConfig, messages: Any) -> list[Outgoing]:
+    """Those of a bulk call: pairs of destination and payload, or ``Message`` envelopes."""
+    return _each(
+        _items(messages, "messages"),
+        lambda item: outgoing_message(config, *_parts(item, Message, "(destination, payload)")),
+    )
+
+
+def outgoing_events(config: ClientConfig, events: Any) -> list[Outgoing]:
+    """Those of a bulk call: pairs of event type and payload, ``Event`` envelopes, or catalogued payloads."""
+    return _each(
+        _items(events, "events"),
+        lambda item: outgoing_event(config, *_parts(item, BaseModel, "(event_type, payload)")),
+    )
+
+
+def _each(items: list[Any], make: Callable[[Any], Outgoing]) -> list[Outgoing]:
+    made: list[Outgoing] = []
+    try:
+        for item in items:
+            made.append(make(item))  # how many there are says which one failed
+    except MessageValidationError as error:
+        raise MessageValidationError(f"item {len(made)}: {error}") from None
+    return made
+
+
+def _items(items: Any, name: str) -> list[Any]:
+    if isinstance(items, (str, bytes, Mapping, BaseModel)):
+        raise MessageValidationError(f"{name} of type {type(items).__name__} is not usable: a list is")
+    try:
+        return list(items)
+    except TypeError:
+        raise MessageValidationError(f"{name} of type {type(items).__name__} is not usable: a list is") from None
+
+
+def _parts(item: Any, envelope: type[BaseModel], pair: str) -> tuple[Any, ...]:
+    if isinstance(item, envelope):
+        return (item,)
+    if isinstance(item, (tuple, list)) and len(item) == 2:
+        return tuple(item)
+    raise MessageValidationError(f"its type {type(item).__name__} is not usable: a pair {pair} or an envelope is")
+
+
+def _own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The sender's own headers of an envelope that is sent on; the hub's are made anew."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if name not in WIRE_HEADERS and not name.startswith(RESERVED_PREFIX)
+    }

@@ -1,0 +1,245 @@
+"""Publishing: circuit breaker, transport, receipt; and what the attempts at one message amount to."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Literal
+from uuid import UUID
+
+from message_hub_sync.config import ClientConfig
+from message_hub_sync.envelope.header_names import DESTINATION
+from message_hub_sync.errors import MessageHubCircuitBreakerError, MessageHubError, MessageValidationError
+from message_hub_sync.metrics import ServiceMetrics
+from message_hub_sync.publishing.circuit_breaker import Admission, CircuitBreakers
+from message_hub_sync.publishing.publish_attempts import Attempts, Verdict, bulk_error, resolve
+from message_hub_sync.runtime.log import Log
+from message_hub_sync.transport.base import Outgoing, Receipt, Transport
+from message_hub_sync.transport.topology import EVENT_EXCHANGE, EVENTS
+
+__all__ = ["BULK_SLICE", "SLICES_UNDER_WAY", "Publisher"]
+
+logger = Log("message_hub_sync.publisher")
+
+#: Messages of a bulk call handed to the transport at a time, and how many such slices may be unconfirmed while the next
+#: one goes out. RabbitMQ confirms a thousand at once: with two thousand under way it was out of work each time.
+BULK_SLICE, SLICES_UNDER_WAY = 250, 16
+
+
+class Publisher:
+    """Hands messages to the transport and waits for what became of them.
+
+    Safe from any thread; callers share nothing but the transport. Mutable: ``_awaited``, the receipts being
+    waited for, whose single ``add`` and ``discard`` calls the interpreter makes atomic.
+    """
+
+    def __init__(
+        self, transport: Transport, config: ClientConfig, breakers: CircuitBreakers, metrics: ServiceMetrics
+    ) -> None:
+        self._transport = transport
+        self._config = config
+        self._breakers = breakers
+        self._metrics = metrics
+        self._awaited: set[Receipt] = set()
+
+    def publish(self, outgoing: Outgoing, timeout: float) -> UUID:
+        """Publish one message and return its id once the broker has it.
+
+        :param timeout: seconds for everything: connection, repeated attempts, confirm.
+        :raises MessageHubError: a connection, circuit-breaker, authorization or delivery error.
+        """
+        started = time.monotonic()
+        attempts = Attempts(outgoing)
+        try:
+            admission = self._breakers.admit(_circuit(outgoing))
+        except MessageHubCircuitBreakerError:
+            self._count(attempts, time.monotonic() - started)
+            raise
+        try:
+            self._attempt(attempts, started + (self._trial_seconds(timeout) if admission.trial else timeout))
+        except BaseException:  # a signal or a gevent timeout: nobody knows, so nothing is counted
+            admission.ignored()
+            raise
+        if attempts.verdict is Verdict.CONFIRMED:
+            admission.succeeded()
+        else:
+            resolve(admission, [attempts])
+        self._count(attempts, time.monotonic() - started)
+        if attempts.verdict is not Verdict.CONFIRMED:
+            raise attempts.error()
+        return attempts.message_id
+
+    def hand_over(self, outgoing: Outgoing, timeout: float) -> None:
+        """Publish what is no user's call to a destination (a reply): past the circuit breakers."""
+        attempts = Attempts(outgoing)
+        started = time.monotonic()
+        self._attempt(attempts, started + timeout)
+        self._count(attempts, time.monotonic() - started)
+        if attempts.verdict is not Verdict.CONFIRMED:
+            raise attempts.error()
+
+    def publish_many(self, batch: Sequence[Outgoing], timeout: float) -> list[UUID]:
+        """Publish messages in order, pipelined, and return their ids once the broker has all of them.
+
+        :param timeout: seconds for the whole call.
+        :raises MessageHubDeliveryError: ``failures`` names each that was not confirmed.
+        :raises MessageHubError: none was sent, and all for the same reason: that reason's own error.
+        """
+        started = time.monotonic()
+        all_attempts = [Attempts(outgoing) for outgoing in batch]
+        by_circuit: dict[str, list[Attempts]] = {}
+        for attempts in all_attempts:
+            by_circuit.setdefault(_circuit(attempts.outgoing), []).append(attempts)
+        admissions, refusal = self._admit_all(by_circuit)
+        try:
+            trial = any(admission.trial for admission in admissions.values())
+            self._attempt_many(all_attempts, started + (self._trial_seconds(timeout) if trial else timeout))
+        except BaseException:
+            for admission in admissions.values():
+                admission.ignored()
+            raise
+        for key, admission in admissions.items():
+            resolve(admission, by_circuit[key])
+        # Each its share: none of them took as long as all.
+        share = (time.monotonic() - started) / max(1, len(all_attempts))
+        unconfirmed = 0
+        for group in by_circuit.values():
+            kind = _kind(group[0])  # a call has events or messages, not both
+            confirmed = [attempts.verdict for attempts in group].count(Verdict.CONFIRMED)
+            self._metrics.count(kind, True, share, confirmed)
+            self._metrics.count(kind, False, share, len(group) - confirmed)
+            unconfirmed += len(group) - confirmed
+        if unconfirmed:
+            raise bulk_error(all_attempts, refusal)
+        return [attempts.message_id for attempts in all_attempts]
+
+    def await_confirms(self, deadline: float) -> None:
+        """Wait for the answers to what is under way now; for an orderly close."""
+        for receipt in self._awaited.copy():
+            receipt.wait(deadline)
+
+    def _trial_seconds(self, timeout: float) -> float:
+        # Others fail fast while a trial runs, so that it may not take as long as it likes.
+        return min(timeout, self._config.circuit_breaker.half_open_timeout, self._config.delivery_timeout)
+
+    # --- attempts ---------------------------------------------------------------------------------
+
+    def _attempt(self, attempts: Attempts, deadline: float) -> MessageHubError | None:
+        """Publish until there is a verdict. Raises only what interrupts the thread.
+
+        :returns: why the transport takes nothing at all, where that was the end of it.
+        """
+        while attempts.verdict is None:
+            if attempts.lost_connection and time.monotonic() >= deadline:
+                attempts.out_of_time()
+                break
+            try:
+                if attempts.exchange_missing:
+                    self._declare_exchange(attempts, deadline)
+                receipt = self._transport.publish(attempts.outgoing, deadline, alone=attempts.alone)
+            except MessageValidationError as error:
+                attempts.end(Verdict.INVALID, str(error))  # a value that only the transport can judge
+            except MessageHubError as error:
+                attempts.refused(error)
+                return error
+            except Exception:
+                logger.exception("the transport failed in an unexpected way")
+                attempts.broken()
+            else:
+                # Outside: what is raised while waiting is a signal handler's, and the caller's to see.
+                self._await(attempts, receipt, deadline)
+        return None
+
+    def _await(self, attempts: Attempts, receipt: Receipt, deadline: float) -> None:
+        self._awaited.add(receipt)
+        try:
+            result = receipt.wait(deadline)
+        finally:
+            self._awaited.discard(receipt)
+        if result is None:
+            receipt.abandoned = True
+        attempts.note(result, receipt.reason, receipt.code)
+
+    def _declare_exchange(self, attempts: Attempts, deadline: float) -> None:
+        logger.info("the exchange %s is missing and is declared", EVENTS)
+        attempts.exchange_missing = False
+        attempts.exchange_declared = True
+        self._transport.declare_exchange(EVENT_EXCHANGE, deadline)
+
+    def _attempt_many(self, all_attempts: list[Attempts], deadline: float) -> None:
+        due = [attempts for attempts in all_attempts if attempts.verdict is None]
+        while due:
+            self._pipelined(due, deadline)
+            due = [attempts for attempts in due if attempts.verdict is None]
+            for attempts in due:
+                if attempts.alone:
+                    self._attempt(attempts, deadline)
+            due = [attempts for attempts in due if attempts.verdict is None]
+            if due:
+                # The first one waits for the connection; where none will come, none of the others waits again.
+                error = self._attempt(due[0], deadline)
+                for attempts in due[1:]:
+                    if error is not None:
+                        attempts.refused(error)
+                    elif time.monotonic() >= deadline:
+                        attempts.out_of_time()
+            due = [attempts for attempts in due if attempts.verdict is None]
+
+    def _pipelined(self, due: list[Attempts], deadline: float) -> None:
+        """One attempt for each. While some slices are being confirmed, the next ones are written already."""
+        under_way: deque[list[tuple[Attempts, Receipt]]] = deque()
+        for start in range(0, len(due), BULK_SLICE):
+            part = due[start : start + BULK_SLICE]
+            try:
+                receipts = self._transport.publish_many([attempts.outgoing for attempts in part], deadline)
+            except MessageHubError as error:
+                for attempts in part:
+                    attempts.refused(error)
+                receipts = []
+            except Exception:
+                logger.exception("the transport failed in an unexpected way")
+                for attempts in part:
+                    attempts.broken()
+                receipts = []
+            under_way.append(list(zip(part, receipts, strict=False)))
+            if len(under_way) > SLICES_UNDER_WAY:
+                self._settled(under_way.popleft(), deadline)
+        while under_way:
+            self._settled(under_way.popleft(), deadline)
+
+    def _settled(self, waiting: list[tuple[Attempts, Receipt]], deadline: float) -> None:
+        for attempts, receipt in waiting:
+            self._await(attempts, receipt, deadline)
+            attempts.identify()  # while the broker is at work on those behind it
+
+    # --- around them ------------------------------------------------------------------------------
+
+    def _admit_all(
+        self, by_circuit: dict[str, list[Attempts]]
+    ) -> tuple[dict[str, Admission], MessageHubCircuitBreakerError | None]:
+        """One admission per circuit; what an open one bars gets its verdict at once."""
+        admissions: dict[str, Admission] = {}
+        refusal = None
+        for key, group in by_circuit.items():
+            try:
+                admissions[key] = self._breakers.admit(key)
+            except MessageHubCircuitBreakerError as error:
+                refusal = error
+                for attempts in group:
+                    attempts.end(Verdict.REFUSED_CIRCUIT, str(error))
+        return admissions, refusal
+
+    def _count(self, attempts: Attempts, seconds: float) -> None:
+        self._metrics.count(_kind(attempts), attempts.verdict is Verdict.CONFIRMED, seconds)
+
+
+def _circuit(outgoing: Outgoing) -> str:
+    if outgoing.exchange == EVENTS:
+        return EVENTS
+    destination: str = outgoing.properties.headers[DESTINATION]
+    return destination
+
+
+def _kind(attempts: Attempts) -> Literal["publish", "send"]:
+    return "publish" if attempts.outgoing.exchange == EVENTS else "send"

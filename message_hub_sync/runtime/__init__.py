@@ -1,0 +1,1 @@
+"""This process: what runs it, its deadlines, forks and signals, its log."""

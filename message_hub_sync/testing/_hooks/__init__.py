@@ -1,0 +1,1 @@
+"""What watches a client from inside its process, for the test framework."""

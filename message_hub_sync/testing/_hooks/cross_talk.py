@@ -1,0 +1,68 @@
+"""Whether mock services get what is addressed to them, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from uuid import UUID
+
+from message_hub_sync.envelope.encode import event_properties, message_properties
+from message_hub_sync.envelope.values import Event
+from message_hub_sync.testing.expectations import described
+from message_hub_sync.testing.framework_state import SERVICE_NAME
+from message_hub_sync.testing.mock_service import PROBE_HEADER, MockService
+from message_hub_sync.transport.base import Outgoing, Result, Transport
+from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, inbox_name
+
+__all__ = ["cross_talk"]
+
+
+def cross_talk(transport: Transport, mocks: Sequence[MockService], deadline: float) -> list[str]:
+    """What is wrong, a line each; empty when nothing is."""
+    findings = [finding for mock in mocks for finding in _consumers(transport, mock, deadline)]
+    probes = [(mock, queue, _send_probe(transport, mock, queue, deadline)) for mock in mocks for queue in _queues(mock)]
+    for mock, queue, probe in probes:
+        if probe is None:
+            findings.append(f"the queue {queue} of {mock.name} takes no messages")
+        elif mock._script.probes.find(lambda found: found == probe, deadline) is None:  # noqa: B023
+            findings.append(f"a probe in the queue {queue} did not reach {mock.name}")
+    findings += [finding for mock in mocks for finding in _misdirected(mock)]
+    return findings
+
+
+def _queues(mock: MockService) -> list[str]:
+    return [queue for one in mock._subscriptions if one.active for queue in one.queues]
+
+
+def _consumers(transport: Transport, mock: MockService, deadline: float) -> Iterator[str]:
+    """Queues that somebody else consumes from as well. A queue that is not durable belongs to one client anyway."""
+    durable = {source.topology.queue.name for one in mock._subscriptions for source in one._sources if source.key[1]}
+    queues = [queue for queue in _queues(mock) if queue in durable]
+    for queue, stats in transport.queue_stats(queues, deadline).items():
+        if stats is None or stats.consumers != 1:
+            found = "no" if stats is None else stats.consumers
+            yield f"the queue {queue} of {mock.name} has {found} consumers, not one: somebody shares its messages"
+
+
+def _send_probe(transport: Transport, mock: MockService, queue: str, deadline: float) -> UUID | None:
+    """Put a probe into a queue; its id, once the hub has it."""
+    if queue == inbox_name(mock.name):
+        properties = message_properties(source=SERVICE_NAME, destination=mock.name)
+    else:
+        properties = event_properties(source=SERVICE_NAME, event_type="test.probe")
+    properties.headers[PROBE_HEADER] = True
+    outgoing = Outgoing(DEFAULT_EXCHANGE, queue, b"{}", properties, mandatory=True)
+    if transport.publish(outgoing, deadline).wait(deadline) is not Result.CONFIRMED:
+        return None
+    return UUID(properties.message_id)
+
+
+def _misdirected(mock: MockService) -> Iterator[str]:
+    script = mock._script
+    received = [*script.messages.all(), *script.events.all(), *(envelope for envelope, _ in script.failed.all())]
+    for envelope in received:
+        if isinstance(envelope, Event):
+            meant = mock._is_subscribed(envelope.event_type)
+        else:
+            meant = envelope.destination == mock.name
+        if not meant:
+            yield f"{mock.name} received what is not addressed to it: {described(envelope)}"

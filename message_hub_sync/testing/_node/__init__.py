@@ -1,0 +1,1 @@
+"""How a RabbitMQ node is found, started and ended."""

@@ -1,0 +1,127 @@
+"""Where a framework's messages go: a hub or a virtual host of its own where it may have one."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+from uuid import uuid4
+
+from message_hub_sync.config import BrokerAddress, MemoryAddress, parse_addresses
+from message_hub_sync.errors import MessageHubConfigurationError
+from message_hub_sync.testing.rabbitmq_node import running_node
+from message_hub_sync.transport.memory import VirtualClock, drop_hub, open_hub
+from message_hub_sync.transport.memory.broker import Hub
+
+__all__ = ["Place", "find_place"]
+
+logger = logging.getLogger("message_hub_sync.testing")
+
+#: Where the management plugin listens unless it is told otherwise.
+_API_PORT, _API_TLS_PORT = 15672, 15671
+#: Seconds for one request to the management API, which is either there at once or not at all.
+_API_TIMEOUT = 2.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A hub to test on. ``own``: nobody else is there, and ``leave`` removes it with all that is in it.
+
+    ``hub``: the embedded one; ``clock``: where its time is a test's to move.
+    """
+
+    url: str
+    own: bool
+    leave: Callable[[], object]
+    clock: VirtualClock | None = None
+    hub: Hub | None = None
+
+
+def find_place(url: str, *, isolated: bool | None, virtual_clock: bool) -> Place:
+    """Make, or find, the hub that ``url`` asks for.
+
+    :param isolated: a hub or virtual host of its own: ``None``, where the URL names none and one can be made.
+    :raises MessageHubConfigurationError: the URL is not usable, or what is asked for cannot be had there.
+    """
+    addresses = parse_addresses(url)
+    if isinstance(addresses, MemoryAddress):
+        return _memory(url, addresses, isolated, virtual_clock)
+    if virtual_clock:
+        raise MessageHubConfigurationError("virtual_clock=True needs memory://: RabbitMQ's clock cannot be moved")
+    names_vhost = urlsplit(url).path not in ("", "/")
+    if isolated or (isolated is None and not names_vhost):
+        name = f"message-hub-test-{uuid4().hex[:12]}"
+        delete = _through_node(addresses[0], name) or _through_api(addresses[0], name)
+        if delete is not None:
+            return Place(_with_vhost(url, name), True, delete)
+        if isolated:
+            raise MessageHubConfigurationError(
+                f"no virtual host can be made on {addresses[0]}: it is no RabbitMQNode of this process, and its "
+                "management API does not do it for this user; enable rabbitmq_management, or leave isolated out"
+            )
+        logger.info("no virtual host can be made on %s: the one of the URL is used", addresses[0])
+    return Place(url, False, lambda: None)
+
+
+def _memory(url: str, address: MemoryAddress, isolated: bool | None, virtual_clock: bool) -> Place:
+    clock = VirtualClock() if virtual_clock else None
+    named = url.removeprefix("memory://").strip("/") != ""
+    if named and not isolated:
+        return Place(url, False, lambda: None, clock, open_hub(address.name, clock))
+    name = f"test-{uuid4().hex[:12]}"
+    return Place(f"memory://{name}", True, lambda: drop_hub(name), clock, open_hub(name, clock))
+
+
+def _with_vhost(url: str, name: str) -> str:
+    scheme, _, rest = url.partition("://")
+    authority, _, query = rest.partition("?")
+    return f"{scheme}://{authority.partition('/')[0]}/{quote(name, safe='')}{'?' + query if query else ''}"
+
+
+def _through_node(address: BrokerAddress, name: str) -> Callable[[], object] | None:
+    """Make a virtual host on a throwaway node of this process; returns what deletes it."""
+    node = running_node(address.host, address.port)
+    if node is None:
+        return None
+    node.create_vhost(name)
+    return lambda: node.delete_vhost(name) if node.running else None
+
+
+def _through_api(address: BrokerAddress, name: str) -> Callable[[], object] | None:
+    """Make a virtual host through the management plugin's API on its usual port; returns what deletes it."""
+    vhost, user = quote(name, safe=""), quote(address.username, safe="")
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    if not _ask(address, "PUT", f"/api/vhosts/{vhost}", {}):
+        return None
+
+    def delete() -> None:
+        _ask(address, "DELETE", f"/api/vhosts/{vhost}", None)
+
+    if _ask(address, "PUT", f"/api/permissions/{vhost}/{user}", everything):
+        return delete
+    delete()
+    return None
+
+
+def _ask(address: BrokerAddress, method: str, path: str, body: Any) -> bool:
+    connection: http.client.HTTPConnection
+    if address.tls:
+        context = address.ssl_context or ssl.create_default_context()
+        connection = http.client.HTTPSConnection(address.host, _API_TLS_PORT, timeout=_API_TIMEOUT, context=context)
+    else:
+        connection = http.client.HTTPConnection(address.host, _API_PORT, timeout=_API_TIMEOUT)
+    credentials = base64.b64encode(f"{address.username}:{address.password}".encode()).decode()
+    headers = {"Authorization": f"Basic {credentials}", "Content-Type": "application/json"}
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        return connection.getresponse().status in (201, 204)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

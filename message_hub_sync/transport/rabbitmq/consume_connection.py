@@ -1,0 +1,339 @@
+"""The consume connection: a channel per consumer, restored for as long as the consumer is not closed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from message_hub_sync.config import ClientConfig
+from message_hub_sync.errors import MessageHubError
+from message_hub_sync.runtime.log import Log
+from message_hub_sync.transport.base import Delivery
+from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
+from message_hub_sync.transport.rabbitmq.consumer_channel import Intake
+from message_hub_sync.transport.rabbitmq.declaring import Declarations, present_name
+from message_hub_sync.transport.rabbitmq.frames.encoding import encode_reject
+from message_hub_sync.transport.rabbitmq.recovering_connection import Link
+from message_hub_sync.transport.rabbitmq.rpc import opened
+from message_hub_sync.transport.rabbitmq.translation import (
+    ChannelClosed,
+    ConnectionEnded,
+    RpcTimedOut,
+    describe,
+    entity_error,
+)
+from message_hub_sync.transport.topology import Topology
+
+__all__ = ["ConsumeLink", "RabbitMQConsumer"]
+
+logger = Log("message_hub_sync.rabbitmq")
+
+#: Seconds an acknowledgement may wait for others, and how many may wait at most.
+_FLUSH_SECONDS, _FLUSH_COUNT = 0.05, 64
+#: Seconds in which a consumer is to be restored, and after which it is given up for now because somebody else waits.
+_RESTORE_SECONDS, _HURRIED_SECONDS = 10.0, 2.0
+#: Seconds of restoring after which those who wait for the I/O thread have their turn.
+_TURN_SECONDS = 0.5
+#: Seconds after the end of a consumer in which those that failed are left alone: more ends may follow, as at a close.
+_CALM_SECONDS = 0.5
+#: Seconds until a consumer that cannot be restored is tried again: soon at first, then rarely.
+_FIRST_RETRY, _LONGEST_RETRY = 0.5, 10.0
+
+
+class RabbitMQConsumer:
+    """One queue being consumed (see :class:`~message_hub_sync.transport.base.Consumer`).
+
+    Mutable: ``cancelled`` and ``_closed``, set once by the owner; ``_intake``, ``_intakes`` (how many there
+    were), ``_queue``, ``_retry_at``, ``_failures`` and ``_tried_on``, the I/O thread's own. Each is one reference or
+    flag, read without a lock.
+    """
+
+    def __init__(self, owner: ConsumeLink, topology: Topology, prefetch: int) -> None:
+        self._owner = owner
+        self._topology = topology
+        self._prefetch = prefetch
+        self._flush_at = 1 if owner.settle_each else max(1, min(_FLUSH_COUNT, prefetch // 2))
+        self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
+        self.tag_prefix = owner.tag_prefix
+        self.cancelled = False
+        self._closed = False
+        self._intake: Intake | None = None
+        self._intakes = 0
+        self._queue = topology.queue.name
+        self._tried_on: ThreadedConnection | None = None
+        self._failures = 0
+        self._retry_at = 0.0
+
+    @property
+    def deliveries(self) -> SimpleQueue[Delivery | None]:
+        """Where deliveries appear."""
+        return self._deliveries
+
+    @property
+    def queue(self) -> str:
+        """The queue's present name."""
+        return self._queue
+
+    @property
+    def active(self) -> bool:
+        """Whether the broker is delivering from it now."""
+        intake = self._intake
+        return (
+            intake is not None
+            and intake.consuming
+            and not (intake.closed or self.cancelled)
+            and intake.connection.usable
+        )
+
+    def settle(self, delivery: Delivery) -> None:
+        """Acknowledge, together with others."""
+        intake = delivery.origin
+        assert isinstance(intake, Intake)
+        with intake.connection.lock:
+            if intake.closed:
+                return
+            intake.settlements.finished(delivery.delivery_tag)
+            if intake.settlements.waiting >= self._flush_at or self._deliveries.empty():
+                intake.flush()
+            else:
+                intake.flush_within(_FLUSH_SECONDS)
+
+    def release(self, delivery: Delivery) -> None:
+        """Give it back to its queue."""
+        intake = delivery.origin
+        assert isinstance(intake, Intake)
+        with intake.connection.lock:
+            if not intake.closed and intake.settlements.given_back(delivery.delivery_tag):
+                intake.connection.write(encode_reject(intake.number, delivery.delivery_tag))
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether its channel is open."""
+        return isinstance(delivery.origin, Intake) and not delivery.origin.closed
+
+    def flush(self) -> None:
+        """Say what waits."""
+        intake = self._intake
+        if intake is not None:
+            with intake.connection.lock:
+                intake.flush()
+
+    def cancel(self, deadline: float) -> None:
+        """Stop the intake."""
+        if not self.cancelled:
+            self.cancelled = True
+            self._owner.calm_down()
+            self._on_intake(self._send_cancel, deadline)
+
+    def close(self, deadline: float) -> None:
+        """Flush and give back what is not settled."""
+        self.cancelled = self._closed = True
+        self._owner.forget(self)
+        self.flush()
+        self._on_intake(self._close_channel, deadline)
+
+    def discard_deliveries(self) -> None:
+        """What came on a channel that is gone is delivered again: handled from here, it would be handled twice."""
+        calls_to_look_up = 0
+        try:
+            while True:
+                calls_to_look_up += self._deliveries.get_nowait() is None
+        except Empty:
+            for _ in range(calls_to_look_up):
+                self._deliveries.put(None)
+
+    def _on_intake(self, work: Callable[[Intake, float], None], deadline: float) -> None:
+        """Do ``work`` on the I/O thread; where the channel is gone there is nothing left to do."""
+        intake = self._intake
+        if intake is None or intake.closed:
+            return
+
+        def on_its_channel() -> None:
+            if not intake.closed:
+                work(intake, deadline)
+
+        self._owner.link.on_connection(intake.connection, on_its_channel, deadline)
+
+    def _send_cancel(self, intake: Intake, deadline: float) -> None:
+        if intake.consumer_tag in intake.channel.pika.consumer_tags:  # else pika asks nothing, and nobody answers
+            intake.channel.ask(lambda pika, done: pika.basic_cancel(intake.consumer_tag, callback=done), deadline)
+
+    def _close_channel(self, intake: Intake, deadline: float) -> None:
+        intake.channel.close(deadline)
+
+    # --- on the I/O thread ---------------------------------------------------------------------
+
+    @property
+    def failures(self) -> int:
+        """How often in a row it could not be restored."""
+        return self._failures
+
+    def due(self, connection: ThreadedConnection) -> float | None:
+        """When to establish it on this connection; ``None``: it is, or is not to be."""
+        intake = self._intake
+        established = intake is not None and not intake.closed and intake.connection is connection
+        if self.cancelled or established:
+            return None
+        return self._retry_at if self._tried_on is connection else 0.0
+
+    def establish(self, connection: ThreadedConnection, deadline: float) -> None:
+        """Declare and consume on this connection, where that is not so yet.
+
+        :raises MessageHubError: something is not allowed or does not fit.
+        :raises ConnectionEnded: the connection ended meanwhile.
+        """
+        if self.due(connection) is None:
+            return
+        if self._tried_on is not connection:
+            # Once a connection: what an attempt that failed has declared is used by the next one.
+            self._tried_on = connection
+            self._queue = present_name(self._topology.queue)
+        name = self._queue
+        self._owner.declarations.topology(connection, self._topology, name, deadline)
+        channel = opened(connection, deadline)
+        intake = Intake(self, channel, name, self._intakes + 1)
+        try:
+            with connection.lock:
+                channel.pika.add_on_cancel_callback(intake.cancelled_by_broker)
+            channel.ask(lambda pika, done: pika.basic_qos(prefetch_count=self._prefetch, callback=done), deadline)
+            self._intake = intake
+            self._intakes += 1  # from here on it may receive
+            channel.ask(
+                lambda pika, done: pika.basic_consume(
+                    name, intake.deliver, consumer_tag=intake.consumer_tag, callback=done
+                ),
+                deadline,
+            )
+        except ChannelClosed as closed:
+            raise entity_error(closed, f"consuming the queue {name!r}") from None
+        except BaseException:
+            with connection.lock:
+                intake.close()
+            channel.close(deadline)
+            raise
+        with connection.lock:
+            intake.consuming = True
+        if intake.closed:
+            self.restore()  # between the answer and now
+        elif self._closed:
+            channel.close(deadline)  # whoever closed it saw no channel yet
+        elif self.cancelled:
+            self._send_cancel(intake, deadline)
+        if self._failures:
+            logger.info("the queue %s is consumed again", name)
+        self._failures = 0
+
+    def not_established(self, error: BaseException) -> None:
+        """Restoring failed: say so once, and try again later, ever more rarely."""
+        self._failures += 1
+        pause = min(_LONGEST_RETRY, _FIRST_RETRY * 2.0 ** min(self._failures - 1, 10))
+        self._retry_at = time.monotonic() + pause
+        logger.log(
+            logging.ERROR if self._failures == 1 else logging.DEBUG,
+            "the consumer of %s cannot be restored, next try in %.1f s: %s",
+            self._queue,
+            pause,
+            describe(error),
+        )
+
+    def restore(self) -> None:
+        """Its channel is gone: have another one made soon. No lock held."""
+        self._owner.link.disturb()
+
+    def replace(self, intake: Intake) -> None:
+        """The broker ended the consumer: another channel is made, and what was not settled goes back. No lock held."""
+        with intake.connection.lock:
+            intake.flush()
+            intake.close()
+            if intake.channel.pika.is_open:
+                intake.channel.pika.close()
+        self.restore()
+
+
+class ConsumeLink:
+    """All consumers of one client, over one connection.
+
+    Mutable, guarded by ``_lock``: ``_consumers``. ``_calm_until``, a moment, is written by anyone.
+    """
+
+    def __init__(self, config: ClientConfig, declarations: Declarations, tag_prefix: str) -> None:
+        self.settle_each = config.settle_each
+        self.tag_prefix = tag_prefix
+        self.declarations = declarations
+        self._lock = threading.Lock()
+        self._consumers: list[RabbitMQConsumer] = []
+        self._calm_until = 0.0
+        self.link = Link("consume", config, restore=self._restore, wanted=lambda: bool(self._consumers))
+
+    def consume(self, topology: Topology, prefetch: int, deadline: float) -> RabbitMQConsumer:
+        """Declare and consume, and keep it so."""
+        consumer = RabbitMQConsumer(self, topology, prefetch)
+        try:
+            self.link.call(
+                lambda connection: consumer.establish(connection, min(deadline, Link.restore_deadline())),
+                deadline,
+            )
+            with self._lock:
+                self._consumers.append(consumer)
+            if not consumer.active:
+                consumer.restore()  # it was lost between being established and being known
+        except BaseException:
+            consumer.close(deadline)
+            raise
+        return consumer
+
+    def forget(self, consumer: RabbitMQConsumer) -> None:
+        """It is not to be restored any more."""
+        with self._lock:
+            if consumer in self._consumers:
+                self._consumers.remove(consumer)
+
+    def close(self, deadline: float) -> None:
+        """Say what waits to be acknowledged, and end the connection."""
+        with self._lock:
+            consumers = list(self._consumers)
+        for consumer in consumers:
+            consumer.flush()
+        self.link.close(deadline)
+
+    def calm_down(self) -> None:
+        """A consumer ends, whose end the I/O thread has to see to: it is not to be busy with what fails."""
+        self._calm_until = time.monotonic() + _CALM_SECONDS
+
+    def _restore(self, connection: ThreadedConnection) -> float | None:
+        """Entity by entity: what fails is reported and tried again, the others go on.
+
+        A queue may be silent (a quorum queue without its majority), and there may be many: those that failed last come
+        last, none is waited for long while somebody else waits, and after each of them callers have their turn.
+        """
+        with self._lock:
+            consumers = list(self._consumers)
+        began = time.monotonic()
+        due = [one for one in consumers if (moment := self._due(one, connection)) is not None and moment <= began]
+        due.sort(key=lambda consumer: consumer.failures)
+        for number, consumer in enumerate(due, 1):
+            self._restore_one(consumer, connection, others=number < len(due))
+            if time.monotonic() - began > _TURN_SECONDS:
+                break
+        moments = [moment for one in consumers if (moment := self._due(one, connection)) is not None]
+        return min(moments, default=None)
+
+    def _restore_one(self, consumer: RabbitMQConsumer, connection: ThreadedConnection, others: bool) -> None:
+        now = time.monotonic()
+        connection.hurry_at, connection.hurry_for = now + _HURRIED_SECONDS, lambda: others or self.link.awaited
+        try:
+            consumer.establish(connection, now + _RESTORE_SECONDS)
+        except ConnectionEnded:
+            raise
+        except (MessageHubError, ChannelClosed, RpcTimedOut) as error:
+            # No answer is the entity's fault too.
+            consumer.not_established(error)
+        finally:
+            connection.hurry_at = math.inf
+
+    def _due(self, consumer: RabbitMQConsumer, connection: ThreadedConnection) -> float | None:
+        moment = consumer.due(connection)
+        return moment if moment is None or not consumer.failures else max(moment, self._calm_until)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from message_hub_sync.consuming.retry_policy import LADDER_MS, DeadLetter, RetryLater, RetryPolicy, decide, rung
+from message_hub_sync.envelope.values import InvalidMessage
+from message_hub_sync.errors import (
+    MessageHubConfigurationError,
+    MessageHubError,
+    MessageHubRejectError,
+    MessageHubRetryError,
+)
+
+# --- the policy ----------------------------------------------------------------------------------
+
+
+def test_by_default_a_message_is_tried_four_times_after_1_5_and_30_seconds() -> None:
+    outcomes = [decide(RetryPolicy(), attempt, ValueError("no")) for attempt in (1, 2, 3, 4)]
+    assert outcomes == [
+        RetryLater(1_000),
+        RetryLater(5_000),
+        RetryLater(30_000),
+        DeadLetter("failed 4 times, at last with ValueError"),
+    ]
+
+
+def test_the_last_delay_repeats() -> None:
+    policy = RetryPolicy(attempts=10, delays=(1, 60))
+    assert [decide(policy, n, ValueError()) for n in (1, 2, 3, 9)] == [
+        RetryLater(1_000),
+        RetryLater(60_000),
+        RetryLater(60_000),
+        RetryLater(60_000),
+    ]
+
+
+def test_a_policy_of_one_attempt_never_repeats() -> None:
+    assert decide(RetryPolicy.none(), 1, ValueError()) == DeadLetter("failed once, at last with ValueError")
+
+
+@pytest.mark.parametrize(
+    ("delay", "ms"),
+    [
+        (0, 1_000),
+        (0.001, 1_000),
+        (1, 1_000),
+        (1.001, 5_000),
+        (6, 30_000),
+        (300, 300_000),
+        (301, 3_600_000),
+        (1e9, 3_600_000),
+        (math.inf, 3_600_000),
+    ],
+)
+def test_a_delay_is_rounded_up_to_a_rung_and_above_the_top_is_the_top(delay: float, ms: int) -> None:
+    assert rung(delay) == ms
+    assert ms in LADDER_MS
+
+
+def test_a_handler_that_asks_for_a_retry_gets_its_own_delay_within_the_attempts() -> None:
+    policy = RetryPolicy(attempts=2, never=(MessageHubError,))
+    assert decide(policy, 1, MessageHubRetryError(delay=45)) == RetryLater(60_000)
+    assert decide(policy, 1, MessageHubRetryError(delay=0)) == RetryLater(1_000)
+    assert isinstance(decide(policy, 2, MessageHubRetryError(delay=45)), DeadLetter)
+
+
+def test_a_retry_without_a_delay_takes_the_one_of_the_policy() -> None:
+    assert decide(RetryPolicy(), 2, MessageHubRetryError()) == RetryLater(5_000)
+
+
+def test_rejected_and_invalid_messages_are_given_up_at_once_with_their_reason() -> None:
+    assert decide(RetryPolicy(), 1, MessageHubRejectError("no such campaign")) == DeadLetter("no such campaign")
+    assert decide(RetryPolicy(), 1, InvalidMessage("the body is empty")) == DeadLetter("the body is empty")
+
+
+def test_errors_that_are_never_retried_are_given_up_at_once_with_their_subclasses() -> None:
+    policy = RetryPolicy(never=(LookupError,))
+    assert decide(policy, 1, KeyError("x")) == DeadLetter("KeyError is never retried here")
+    assert decide(policy, 1, ValueError()) == RetryLater(1_000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"attempts": 0}, "attempts 0 is not usable"),
+        ({"attempts": True}, "attempts True"),
+        ({"attempts": 2.5}, "attempts 2.5"),
+        ({"delays": ()}, "delays is empty"),
+        ({"delays": 5}, "delays 5 is not usable"),
+        ({"delays": (1, -1)}, "-1 is not usable"),
+        ({"delays": (math.nan,)}, "nan is not usable"),
+        ({"delays": (1, 99_999)}, "greater than 0 and at most 3600 is"),
+        ({"delays": "15"}, "delays '15'"),
+        ({"never": ValueError}, "never .*ValueError.* is not usable: a tuple"),
+        ({"never": (ValueError("x"),)}, "never holds"),
+        ({"never": (int,)}, "never holds .*int"),
+    ],
+)
+def test_a_policy_says_which_of_its_values_is_wrong(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(MessageHubConfigurationError, match=says):
+        RetryPolicy(**settings)
+
+
+def test_lists_are_as_good_as_tuples() -> None:
+    settings: dict[str, Any] = {"delays": [1, 60], "never": [ValueError]}
+    assert RetryPolicy(**settings) == RetryPolicy(delays=(1, 60), never=(ValueError,))
+    hash(RetryPolicy(**settings))

@@ -1,0 +1,805 @@
+"""Consuming, played by hand: what is settled when, and what a failed move leaves behind."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from collector import Collector
+from mailing import mailing
+from scripted_transport import ScriptedConsumer, ScriptedTransport, Step
+
+from message_hub_sync.client.health import health_status
+from message_hub_sync.config import CircuitBreakerConfig, ClientConfig, MemoryAddress
+from message_hub_sync.consuming.handlers import handler_for
+from message_hub_sync.consuming.queue_consumer import Options, QueueConsumer, Surroundings
+from message_hub_sync.consuming.republishing import FIRST_PAUSE
+from message_hub_sync.consuming.retry_policy import RetryPolicy
+from message_hub_sync.consuming.subscription import Subscription, Subscriptions, event_sources, inbox_sources
+from message_hub_sync.envelope.values import Properties
+from message_hub_sync.errors import (
+    MessageHubAuthorizationError,
+    MessageHubConnectionError,
+    MessageHubError,
+    MessageHubRejectError,
+    MessageHubRetryError,
+    MessageValidationError,
+)
+from message_hub_sync.metrics import ServiceMetrics
+from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
+from message_hub_sync.publishing.publisher import Publisher
+from message_hub_sync.requests import Replies, Requests
+from message_hub_sync.runtime import process_kind
+from message_hub_sync.transport.base import Delivery, Outgoing, Receipt, Result
+from message_hub_sync.transport.topology import QueueSpec, Topology
+
+ID = "4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e2000{}"
+
+
+class OneConsumer(ScriptedTransport):
+    """Hands out one consumer, and tells each settlement."""
+
+    def __init__(self, *steps: Step) -> None:
+        super().__init__(*steps)
+        self.settled = Collector()
+        self.consumers: list[ScriptedConsumer] = []
+
+    def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
+        consumer = ScriptedConsumer(topology.queue.name)
+        consumer.settle = lambda delivery: self.settled(delivery.delivery_tag)  # type: ignore[method-assign]
+        self.consumers.append(consumer)
+        return consumer
+
+
+class Bench:
+    """Subscriptions over a script. :meth:`deliver` plays the broker."""
+
+    def __init__(self, *steps: Step, retry: RetryPolicy | None = None) -> None:
+        self.transport = OneConsumer(*steps)
+        self.config = ClientConfig("image-service", MemoryAddress("unused"))
+        metrics = ServiceMetrics("image-service")
+        publisher = Publisher(self.transport, self.config, None, metrics)  # type: ignore[arg-type]
+        self.requests = Requests(self.transport, self.config, publisher, metrics)
+        replies = Replies(self.config, publisher)
+        surroundings = Surroundings(
+            self.transport,
+            self.config,
+            metrics,
+            retry or RetryPolicy(),
+            claim_reply=self.requests.claim,
+            send_reply=replies.answer,
+            send_error=replies.fail,
+        )
+        self.subscriptions = Subscriptions(surroundings)
+        self.tag = 0
+
+    def subscribe(
+        self, callback: Callable[..., Any], *, durable: bool = True, options: Options | None = None
+    ) -> Subscription:
+        sources = event_sources(self.config, ["quest.started"], durable=durable)
+        handler = handler_for(callback, "event")
+        subscription = Subscription(lambda: self.subscriptions, self.config, sources, handler, options or Options())
+        subscription.start()
+        return subscription
+
+    def subscribe_messages(self, callback: Callable[..., Any]) -> Subscription:
+        sources = inbox_sources(self.config)
+        handler = handler_for(callback, "message")
+        subscription = Subscription(lambda: self.subscriptions, self.config, sources, handler, Options())
+        subscription.start()
+        return subscription
+
+    def deliver(
+        self, *, redelivered: bool = False, intake_number: int = 1, origin: object = None, **properties: Any
+    ) -> int:
+        self.tag += 1
+        fields = {"message_id": ID.format(self.tag), "headers": {}, **properties}
+        consumer = self.transport.consumers[-1]
+        consumer.deliveries.put(
+            Delivery(
+                body=b"{}",
+                properties=Properties(**fields),
+                exchange="events",
+                routing_key="quest.started",
+                queue=consumer.queue,
+                redelivered=redelivered,
+                delivery_tag=self.tag,
+                intake_number=intake_number,
+                origin=origin,
+            )
+        )
+        return self.tag
+
+
+def fail(event: str) -> None:
+    raise ValueError("always")
+
+
+def _broken(metrics: ServiceMetrics, queue: str) -> None:
+    raise OSError("no space left on device")
+
+
+def moved_to(bench: Bench) -> list[str]:
+    return [outgoing.routing_key for outgoing in bench.transport.published]
+
+
+def test_a_delivery_is_settled_after_its_handler_not_before() -> None:
+    bench = Bench()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def handle(event: str) -> None:
+        inside.set()
+        go_on.wait(5)
+
+    bench.subscribe(handle)
+    tag = bench.deliver()
+    assert inside.wait(5)
+    assert bench.transport.settled.items == []
+
+    go_on.set()
+
+    assert bench.transport.settled.wait() == [tag]
+
+
+def test_a_failed_message_is_settled_only_when_the_broker_has_its_retry() -> None:
+    bench = Bench(None)
+    bench.subscribe(fail)
+    tag = bench.deliver()
+    with pytest.raises(AssertionError):
+        bench.transport.settled.wait(1, timeout=0.4)
+    assert moved_to(bench) == ["image-service.quest.started.retry.1000"]
+
+    bench.transport.receipts[0].settle(Result.CONFIRMED)
+
+    assert bench.transport.settled.wait() == [tag]
+    assert len(bench.transport.published) == 1
+
+
+@pytest.mark.parametrize(
+    "step", [Result.NACKED, Result.LOST, Result.NOT_WRITTEN, MessageHubConnectionError("down"), OSError("a bug")]
+)
+def test_a_move_that_fails_is_repeated_without_running_the_handler_again(step: Step) -> None:
+    bench = Bench(step, step)
+    ran = Collector()
+
+    def handle(event: str) -> None:
+        ran(event)
+        raise ValueError("always")
+
+    bench.subscribe(handle)
+    tag = bench.deliver()
+
+    assert bench.transport.settled.wait() == [tag]
+    assert len(ran.items) == 1
+    assert len(bench.transport.published) == 3
+
+
+def test_a_missing_retry_queue_is_declared_and_the_move_repeated_at_once() -> None:
+    bench = Bench(Result.RETURNED)
+    bench.subscribe(fail)
+    bench.deliver()
+
+    bench.transport.settled.wait(timeout=0.2)
+
+    assert ("declare_queue", "image-service.quest.started.retry.1000") in bench.transport.log
+    assert all(outgoing.mandatory for outgoing in bench.transport.published)
+
+
+@pytest.mark.parametrize("result", [Result.CHANNEL_CLOSED, Result.REFUSED])
+def test_a_channel_closed_under_a_move_has_it_repeated_alone(result: Result) -> None:
+    bench = Bench((result, "404", 404))
+    bench.subscribe(fail)
+    bench.deliver()
+
+    bench.transport.settled.wait()
+
+    assert bench.transport.asked() == ["publish", "alone"]
+
+
+def test_a_move_that_cannot_be_encoded_ends_in_the_dead_letters_with_what_can_be() -> None:
+    bench = Bench(MessageValidationError("properties and headers do not fit into a frame"))
+    bench.subscribe(fail)
+    tag = bench.deliver(
+        headers={"source": "elsewhere", "note": "n" * 3_000}, correlation_id="c" * 256, app_id="\u00e9" * 200
+    )
+
+    assert bench.transport.settled.wait() == [tag]
+
+    retried, given_up = bench.transport.published
+    assert retried.routing_key == "image-service.quest.started.retry.1000"
+    assert given_up.routing_key == "image-service.quest.started.dead"
+    properties = given_up.properties
+    assert properties.message_id == ID.format(tag)
+    assert properties.correlation_id == "c" * 128
+    assert properties.app_id == "\u00e9" * 64
+    assert properties.headers["source"] == "elsewhere"
+    assert properties.headers["x-error-type"] == "ValueError"
+    assert properties.headers["x-reason"] == "it cannot be moved as it is"
+    assert properties.headers["x-left-out"] == "properties and headers do not fit into a frame"
+    assert "note" not in properties.headers
+
+
+def test_a_move_that_cannot_be_encoded_even_so_is_tried_again_later() -> None:
+    bench = Bench(*[MessageValidationError("no")] * 3)
+    bench.subscribe(fail)
+    tag = bench.deliver()
+
+    assert bench.transport.settled.wait() == [tag]
+
+    assert len(bench.transport.published) == 4
+
+
+def test_a_move_whose_channel_has_gone_is_not_repeated_for_its_message_comes_again() -> None:
+    bench = Bench(Result.NACKED, Result.NACKED)
+    bench.subscribe(fail)
+    gone, stays = bench.deliver(), bench.deliver()
+    eventually(lambda: len(bench.transport.published) == 2)
+
+    bench.transport.consumers[-1].lost.add(gone)
+
+    assert bench.transport.settled.wait(timeout=3 * FIRST_PAUSE) == [stays]
+    time.sleep(FIRST_PAUSE)
+    assert [outgoing.properties.message_id for outgoing in bench.transport.published[2:]] == [ID.format(stays)]
+
+
+class Undeclarable(Bench):
+    """Nothing can be moved until somebody grants the permission to declare where to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.granted = False
+        self.there: set[str] = set()
+        self.declared: list[float] = []
+        self.transport.declare_queue = self._declare_queue  # type: ignore[method-assign]
+        self.transport.publish = self._publish  # type: ignore[method-assign]
+
+    def _declare_queue(self, queue: QueueSpec, deadline: float) -> None:
+        self.declared.append(time.monotonic())
+        if not self.granted:
+            raise MessageHubAuthorizationError(f"declaring the queue {queue.name!r}: 403")
+        self.there.add(queue.name)
+
+    def _publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
+        receipt = Receipt()
+        receipt.settle(Result.CONFIRMED if outgoing.routing_key in self.there else Result.RETURNED)
+        return receipt
+
+
+def test_a_queue_that_cannot_be_declared_is_tried_ever_more_rarely_however_many_messages_wait_for_it() -> None:
+    bench = Undeclarable()
+    subscription = bench.subscribe(fail)
+    tags = [bench.deliver(message_id=str(uuid4())) for _ in range(20)]
+    eventually(lambda: len(bench.declared) == 3)
+    assert bench.declared[1] - bench.declared[0] >= FIRST_PAUSE
+    assert bench.declared[2] - bench.declared[1] >= 2 * FIRST_PAUSE
+
+    health = health_status("me", bench.transport, _breakers(), bench.subscriptions, closed=False)
+    (queue,) = subscription.queues
+    assert health["queues"][queue]["error"] == (
+        f"20 messages cannot be moved to {queue}.retry.1000: declaring the queue '{queue}.retry.1000': 403"
+    )
+    assert health["status"] == "degraded"
+
+    bench.granted = True
+    assert bench.transport.settled.wait(20) == tags
+    assert len(bench.declared) == 4, "once for all of them"
+    health = health_status("me", bench.transport, _breakers(), bench.subscriptions, closed=False)
+    assert health["queues"][queue]["error"] is None
+
+
+def _breakers() -> CircuitBreakers:
+    return CircuitBreakers(CircuitBreakerConfig(), "me")
+
+
+def eventually(condition: Callable[[], bool], timeout: float = 5) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_others_are_handled_while_moves_are_stuck_and_the_log_names_each_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(*[MessageHubConnectionError("down")] * 5)
+    handled = Collector()
+
+    def handle(event: str, envelope: Any) -> None:
+        if "fails" in envelope.headers:
+            raise ValueError("always")
+        handled(envelope.id)
+
+    bench.subscribe(handle)
+    for _ in range(2):
+        bench.deliver(headers={"fails": 1})
+    began = time.monotonic()
+    for _ in range(3):
+        bench.deliver()
+
+    handled.wait(3)
+    assert time.monotonic() - began < 1
+    bench.transport.settled.wait(5)
+    moves = [record for record in caplog.records if "could not be moved" in record.getMessage()]
+    assert [record.levelno for record in moves if record.levelno >= logging.WARNING] == [logging.WARNING] * 2
+
+
+def test_a_redelivered_message_on_a_first_intake_waits_a_rung_unhandled() -> None:
+    bench = Bench(retry=RetryPolicy(attempts=2))
+    handled = Collector()
+    bench.subscribe(handled)
+
+    bench.deliver(redelivered=True)
+    bench.deliver(redelivered=True, headers={"x-crashes": 1})
+    bench.deliver(redelivered=True, headers={"x-crashes": 2})
+    bench.transport.settled.wait(3)
+
+    first, second, third = bench.transport.published
+    assert first.routing_key == second.routing_key == "image-service.quest.started.retry.1000"
+    assert (first.properties.headers["x-crashes"], second.properties.headers["x-crashes"]) == (1, 2)
+    assert third.routing_key == "image-service.quest.started.dead"
+    assert handled.items == []
+
+
+def test_what_a_cancelled_subscription_gave_back_is_no_crash() -> None:
+    bench = Bench()
+    handled = Collector()
+    subscription = bench.subscribe(handled)
+    subscription.cancel()
+    subscription.start()
+
+    bench.deliver(redelivered=True)
+
+    handled.wait()
+    assert bench.transport.published == []
+
+
+def test_a_subscription_that_failed_to_start_has_given_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.transport, "consume", _down)
+        with pytest.raises(MessageHubConnectionError):
+            bench.subscribe(fail)
+    bench.subscribe(fail)
+
+    bench.deliver(redelivered=True)
+
+    bench.transport.settled.wait()
+    assert bench.transport.published[0].properties.headers["x-crashes"] == 1
+
+
+def test_a_delivery_taken_while_its_subscription_is_cancelled_is_not_settled_unhandled() -> None:
+    bench = Bench()
+    handled = Collector()
+    subscription = bench.subscribe(handled)
+    (consumer,) = bench.subscriptions.consumers()
+    cancel = consumer.cancel
+
+    def late(deadline: float) -> None:
+        bench.deliver()
+        bench.transport.settled.wait()
+        cancel(deadline)
+
+    consumer.cancel = late  # type: ignore[method-assign]
+
+    subscription.cancel()
+
+    assert len(handled.items) == len(bench.transport.settled.items) == 1
+
+
+def test_a_move_whose_message_went_back_to_its_queue_is_given_up() -> None:
+    bench = Bench(MessageHubConnectionError("down"))
+    handled = Collector()
+
+    def handle(event: str, envelope: Any) -> None:
+        handled(envelope.redelivered)
+        if not envelope.redelivered:
+            raise ValueError("once")
+
+    bench.subscribe(handle)
+    bench.deliver(origin="the first channel")
+    handled.wait()
+
+    last = bench.deliver(redelivered=True, intake_number=2, origin="the second channel")
+
+    assert bench.transport.settled.wait() == [last]
+    bench.transport.settled.stays(1, 2 * FIRST_PAUSE)
+    assert len(bench.transport.published) == 1
+
+
+def test_a_message_that_cannot_be_moved_yet_forges_no_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(MessageHubConnectionError("down"))
+    bench.subscribe(fail)
+
+    bench.deliver(message_id="x\r\nERROR all is lost \x1b[31m")
+
+    bench.transport.settled.wait()
+    assert any("could not be moved" in record.getMessage() for record in caplog.records)
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+def test_a_moved_message_whose_count_fails_is_not_moved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(MessageHubConnectionError("down"))
+    monkeypatch.setattr(ServiceMetrics, "retried", _broken)
+    handled = Collector()
+
+    def handle(event: str, envelope: Any) -> None:
+        handled(envelope.id)
+        if "fails" in envelope.headers:
+            raise ValueError("always")
+
+    bench.subscribe(handle)
+    bench.deliver(headers={"fails": 1})
+    bench.transport.settled.wait()
+
+    bench.deliver()
+
+    handled.wait(2)
+    assert len(bench.transport.published) == 2
+
+
+def test_a_second_worker_that_cannot_start_takes_the_first_one_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    start = threading.Thread.start
+
+    def only_one(thread: threading.Thread) -> None:
+        if thread.name.endswith("-2"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", only_one)
+    began = time.monotonic()
+    with pytest.raises(MessageHubConnectionError, match="can't start new thread"):
+        bench.subscribe(fail, options=Options(workers=2))
+
+    assert time.monotonic() - began < 2
+    assert bench.subscriptions.consumers() == []
+    assert bench.transport.consumers[-1].closed
+
+
+def test_a_start_that_is_interrupted_leaves_the_queue_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    inside, go_on = threading.Event(), threading.Event()
+    whole, start = bench.transport.consume, QueueConsumer.start
+    starts, ended = Collector(), Collector()
+
+    def interrupted(topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
+        monkeypatch.setattr(bench.transport, "consume", whole)
+        inside.set()
+        go_on.wait(5)
+        raise KeyboardInterrupt
+
+    def subscribe() -> None:
+        try:
+            bench.subscribe(fail)
+            ended(None)
+        except BaseException as error:
+            ended(type(error))
+
+    def announced(consumer: QueueConsumer, deadline: float) -> None:
+        starts(consumer)
+        start(consumer, deadline)
+
+    monkeypatch.setattr(bench.transport, "consume", interrupted)
+    monkeypatch.setattr(QueueConsumer, "start", announced)
+    threading.Thread(target=subscribe).start()
+    assert inside.wait(5)
+    threading.Thread(target=subscribe).start()
+    starts.wait(2)
+
+    go_on.set()
+
+    assert set(ended.wait(2)) == {None, KeyboardInterrupt}
+    assert [consumer.active for consumer in bench.subscriptions.consumers()] == [True]
+
+
+def test_a_redelivered_message_on_a_later_intake_is_handled_in_place() -> None:
+    bench = Bench()
+    handled = Collector()
+    bench.subscribe(handled)
+
+    bench.deliver(redelivered=True, intake_number=2)
+
+    handled.wait()
+    assert bench.transport.published == []
+
+
+def test_a_redelivered_event_of_a_passing_subscription_is_handled() -> None:
+    bench = Bench()
+    handled = Collector()
+    bench.subscribe(handled, durable=False)
+
+    bench.deliver(redelivered=True)
+
+    handled.wait()
+
+
+def test_a_store_that_raises_has_the_message_retried_not_dropped() -> None:
+    class Broken:
+        def __contains__(self, key: str) -> bool:
+            raise ConnectionError("the store is down")
+
+        def add(self, key: str) -> None: ...
+
+    bench = Bench()
+    handled = Collector()
+    bench.subscribe(handled, options=Options(deduplicate=Broken()))
+
+    bench.deliver()
+
+    bench.transport.settled.wait()
+    assert moved_to(bench) == ["image-service.quest.started.retry.1000"]
+    assert handled.items == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, RecursionError])
+def test_no_exception_ends_a_worker(error: type[BaseException]) -> None:
+    bench = Bench()
+
+    def handle(event: str, envelope: Any) -> None:
+        if "fails" in envelope.headers:
+            raise error
+
+    bench.subscribe(handle)
+    bench.deliver(headers={"fails": 1})
+    last = bench.deliver()
+
+    assert last in bench.transport.settled.wait(2)
+
+
+def test_a_fault_of_the_transport_does_not_end_a_worker_either(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.subscribe(lambda event: None)
+    settled = Collector()
+
+    def settle(delivery: Delivery) -> None:
+        settled(delivery.delivery_tag)
+        if delivery.delivery_tag == 1:
+            raise RuntimeError("a bug")
+
+    bench.transport.consumers[-1].settle = settle  # type: ignore[method-assign]
+    bench.deliver()
+    bench.deliver()
+
+    assert settled.wait(2) == [1, 2]
+    assert "stays unsettled" in caplog.text
+
+
+def test_a_logging_handler_that_raises_keeps_no_message_unsettled() -> None:
+    bench = Bench(Result.NACKED)
+    bench.subscribe(fail)
+    with mailing():
+        tags = [bench.deliver(), bench.deliver(message_id="no UUID"), bench.deliver(redelivered=True)]
+        last = bench.deliver(headers={"x-crashes": 9}, redelivered=True)
+
+        assert sorted(bench.transport.settled.wait(4)) == [*tags, last]
+
+
+def test_a_logging_handler_that_raises_ends_no_worker_whose_move_fails() -> None:
+    bench = Bench(RuntimeError("a bug"), RuntimeError("a bug"))
+    bench.subscribe(fail)
+    with mailing():
+        first = bench.deliver()
+
+        assert bench.transport.settled.wait() == [first]  # the worker's third try, with no delivery to wake it
+
+
+@pytest.mark.parametrize(
+    ("decision", "text"),
+    [
+        (MessageHubRetryError("the press is busy", delay=5), "again in 5 s: the press is busy"),
+        (MessageHubRejectError("not for us"), "moved to image-service.quest.started.dead, not for us"),
+    ],
+)
+def test_what_a_handler_decides_is_logged_with_its_reason_and_without_a_traceback(
+    caplog: pytest.LogCaptureFixture, decision: MessageHubError, text: str
+) -> None:
+    def decide(event: Any) -> None:
+        raise decision
+
+    bench = Bench()
+    bench.subscribe(decide)
+    bench.deliver()
+    bench.transport.settled.wait()
+
+    (record,) = [record for record in caplog.records if record.name == "message_hub_sync.subscription"]
+    assert record.exc_info is None
+    assert text in record.getMessage()
+
+
+def test_a_failure_is_logged_once_with_its_traceback_and_correlation(caplog: pytest.LogCaptureFixture) -> None:
+    from message_hub_sync.envelope.correlation import CorrelationFilter
+
+    bench = Bench()
+    caplog.handler.addFilter(CorrelationFilter())
+    bench.subscribe(fail)
+    bench.deliver(correlation_id="journey-1")
+    bench.transport.settled.wait()
+
+    (record,) = [record for record in caplog.records if record.name == "message_hub_sync.subscription"]
+    assert record.levelno == logging.WARNING
+    assert record.exc_info is not None
+    assert record.correlation_id == "journey-1"  # type: ignore[attr-defined]
+    assert "attempt 1 of 4, again in 1 s" in record.getMessage()
+
+
+def test_only_the_first_and_the_last_failure_of_a_message_bear_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.subscribe(fail)
+    for attempts in range(4):
+        bench.deliver(headers={"x-attempts": attempts})
+    bench.transport.settled.wait(4)
+
+    records = [record for record in caplog.records if record.name == "message_hub_sync.subscription"]
+    assert [record.exc_info is not None for record in records] == [True, False, False, True]
+    assert records[1].getMessage().endswith("attempt 2 of 4, again in 5 s: ValueError: always")
+
+
+class UnreadableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("it has no text")
+
+
+def test_an_error_without_a_text_is_retried_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    def handle(event: str) -> None:
+        raise UnreadableError
+
+    bench = Bench()
+    bench.subscribe(handle)
+    bench.deliver(headers={"x-attempts": 1})
+    bench.transport.settled.wait()
+
+    assert "again in 5 s: UnreadableError" in caplog.text
+
+
+def test_the_parent_of_a_reloader_stays_inactive(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("message_hub_sync.consuming.subscription.reloader_parent", lambda: "django")
+    bench = Bench()
+
+    with caplog.at_level(logging.INFO):
+        subscription = bench.subscribe(lambda event: None)
+
+    assert not subscription.active
+    assert bench.transport.consumers == []
+    assert "parent of the django reloader" in caplog.text
+
+
+def test_a_process_that_becomes_a_reloaders_parent_consumes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    handled = Collector()
+    subscription = bench.subscribe(handled)
+    (worker,) = [t for t in threading.enumerate() if t.name.startswith("message-hub-image-service")]
+    monkeypatch.setattr("message_hub_sync.consuming.queue_consumer.became_reloader_parent", lambda: True)
+
+    bench.deliver()
+
+    worker.join(5)
+    assert bench.transport.consumers[-1].closed
+    assert handled.items == []
+    assert bench.transport.settled.items == []
+    assert not subscription.active
+
+
+def test_concurrent_subscriptions_to_one_queue_share_one_consumer() -> None:
+    bench = Bench()
+    together = threading.Barrier(8)
+
+    def subscribe() -> None:
+        together.wait(5)
+        bench.subscribe(lambda event: None)
+
+    threads = [threading.Thread(target=subscribe) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+
+    assert len(bench.transport.consumers) == 1
+    assert len(bench.subscriptions.running()) == 8
+
+
+def test_a_failed_start_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    works = bench.transport.consume
+    monkeypatch.setattr(bench.transport, "consume", _down)
+    with pytest.raises(MessageHubConnectionError):
+        bench.subscribe(lambda event: None)
+    assert bench.subscriptions.known() == []
+
+    monkeypatch.setattr(bench.transport, "consume", works)
+
+    assert bench.subscribe(lambda event: None).active
+
+
+def _down(topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
+    raise MessageHubConnectionError("no connection to the hub in time")
+
+
+def test_cancelling_leaves_no_thread_and_nothing_to_remember() -> None:
+    bench = Bench()
+    for _ in range(20):
+        bench.subscribe(lambda event: None).cancel()
+
+    assert bench.subscriptions.known() == []
+    assert bench.subscriptions.consumers() == []
+    assert all(consumer.closed for consumer in bench.transport.consumers)
+    assert not [t for t in threading.enumerate() if t.name.startswith("message-hub-image-service")]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    made: list[Bench] = []
+    init = Bench.__init__
+
+    def remembered(self: Bench, *steps: Step, **options: Any) -> None:
+        init(self, *steps, **options)
+        made.append(self)
+
+    monkeypatch = request.getfixturevalue("monkeypatch")
+    monkeypatch.setattr(Bench, "__init__", remembered)
+    yield
+    for bench in made:
+        bench.subscriptions.stop(time.monotonic() + 5)
+    assert not [t for t in threading.enumerate() if t.name.startswith("message-hub-image-service")]
+
+
+# --- which process is a reloader's parent ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "modules", "expected"),
+    [
+        (["manage.py", "runserver"], {}, ["django"], "django"),
+        (["manage.py", "runserver", "8001"], {"RUN_MAIN": "true"}, ["django"], None),
+        (["manage.py", "runserver", "--noreload"], {}, ["django"], None),
+        (["manage.py", "migrate"], {}, ["django"], None),
+        (["worker.py", "runserver"], {}, [], None),
+        (["flask", "run", "--debug"], {"FLASK_RUN_FROM_CLI": "true"}, [], "flask"),
+        (["flask", "--debug", "run"], {"FLASK_RUN_FROM_CLI": "true"}, [], "flask"),
+        (["flask", "run"], {"FLASK_RUN_FROM_CLI": "true", "FLASK_DEBUG": "1"}, [], "flask"),
+        (["flask", "run", "--reload"], {"FLASK_RUN_FROM_CLI": "true"}, [], "flask"),
+        (["flask", "run", "--debug", "--no-reload"], {"FLASK_RUN_FROM_CLI": "true"}, [], None),
+        (["flask", "run"], {"FLASK_RUN_FROM_CLI": "true"}, [], None),
+        (["flask", "run"], {"FLASK_RUN_FROM_CLI": "true", "FLASK_RUN_RELOAD": "1"}, [], "flask"),
+        (["flask", "shell"], {"FLASK_RUN_FROM_CLI": "true", "FLASK_DEBUG": "1"}, [], None),
+        (["flask", "run", "--debug"], {"FLASK_RUN_FROM_CLI": "true", "WERKZEUG_RUN_MAIN": "true"}, [], None),
+        (["app.py"], {}, ["werkzeug._reloader"], "werkzeug"),
+        (["app.py"], {"WERKZEUG_RUN_MAIN": "true"}, ["werkzeug._reloader"], None),
+        (["gunicorn", "app:app"], {"FLASK_DEBUG": "1"}, ["django"], None),
+    ],
+)
+def test_a_reloaders_parent_is_recognised(
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    environ: dict[str, str],
+    modules: list[str],
+    expected: str | None,
+) -> None:
+    import sys
+    import types
+
+    for name in ("FLASK_RUN_FROM_CLI", "FLASK_DEBUG", "FLASK_RUN_RELOAD", "RUN_MAIN", "WERKZEUG_RUN_MAIN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    for name in ("django", "werkzeug._reloader"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in modules:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setattr(sys, "argv", argv)
+
+    assert process_kind.reloader_parent() == expected
+
+
+def test_refusing_takes_no_new_subscription() -> None:
+    bench = Bench()
+    bench.subscriptions.refuse()
+
+    with pytest.raises(MessageHubError, match="closed"):
+        bench.subscribe(lambda event: None)

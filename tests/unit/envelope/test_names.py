@@ -1,0 +1,143 @@
+"""What services and events may be called, and what an error says about a name that is not allowed."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from message_hub_sync.envelope.names import (
+    MAX_NAME_BYTES,
+    event_name,
+    validate_event_pattern,
+    validate_event_type,
+    validate_queue_parts,
+    validate_service_name,
+)
+from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
+from message_hub_sync.transport.topology import retry_queue
+
+
+class Named(str):
+    """As the catalogue's event types are."""
+
+
+class Ours(str, enum.Enum):
+    """As services keep the names of their events together; ``str()`` of one is not its value."""
+
+    STARTED = "quest.started"
+
+
+# --- services --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["character-service", "a", "0", "a_b-c9", "x" * MAX_NAME_BYTES])
+def test_a_service_name_is_lower_case_letters_digits_underscores_and_dashes(name: str) -> None:
+    assert validate_service_name(name) == name
+
+
+BAD_SERVICES: list[Any] = [
+    "", " ", "Character", "character service", "-a", "_a", "a.b", "a/b", "ä", "a\n", "x" * 201, None, 7, b"a", ["a"]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_SERVICES, ids=ascii)
+@pytest.mark.parametrize(
+    ("configuring", "kind"), [(False, MessageValidationError), (True, MessageHubConfigurationError)]
+)
+def test_another_service_name_is_refused_naming_the_parameter_the_value_and_what_is_allowed(
+    name: Any, configuring: bool, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind) as caught:
+        validate_service_name(name, what="destination", configuring=configuring)
+    text = str(caught.value)
+    assert text.startswith(f"destination {repr(name)[:77]}")
+    assert "lower-case letters, digits, '_' and '-', starting with a letter or digit, at most 200 bytes" in text
+    assert "character-service" in text
+    assert text.isprintable()
+    assert len(text) < 300
+
+
+def test_a_url_in_the_place_of_a_name_is_not_shown() -> None:
+    for validate in (validate_service_name, validate_event_type, validate_event_pattern):
+        with pytest.raises(MessageValidationError) as caught:
+            validate("amqp://guest:s3cret@localhost")
+        assert "s3cret" not in str(caught.value)
+        assert "(a URL)" in str(caught.value)
+
+
+# --- events ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["character.created", "a.b", "a_1.b_2.c_3", "a." + "b" * 198])
+def test_an_event_type_is_words_joined_by_dots(name: str) -> None:
+    assert validate_event_type(name) == name
+    assert type(validate_event_type(Named(name))) is str
+    assert validate_event_type(Named(name)) == name
+    assert validate_event_pattern(name) == name
+    assert event_name(Named(name)) == name
+
+
+def test_a_member_of_an_enum_is_its_text() -> None:
+    assert event_name(Ours.STARTED) == validate_event_type(Ours.STARTED) == "quest.started"
+    assert type(event_name(Ours.STARTED)) is str
+
+
+BAD_EVENTS: list[Any] = [
+    "", "created", "character.", ".created", "a..b", "Character.Created", "a-b.c", "a b.c", "ä.b", "a.b\n",
+    "a." + "b" * 199, None, 7, b"a.b", Named("created"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*BAD_EVENTS, "character.*", "#", "*.created"], ids=ascii)
+def test_another_event_type_cannot_be_published_and_the_error_says_what_can(name: Any) -> None:
+    with pytest.raises(MessageValidationError) as caught:
+        validate_event_type(name)
+    text = str(caught.value)
+    assert text.startswith(f"event_type {repr(event_name(name))[:77]}")
+    assert "words of lower-case letters, digits and '_' joined by dots, at least two, no wildcard" in text
+    assert "at most 200 bytes" in text
+    assert text.isprintable()
+
+
+@pytest.mark.parametrize("pattern", ["#", "*", "character.*", "*.created", "#.created", "a.*.b", "*.*"])
+def test_a_pattern_may_have_wildcards_as_whole_words(pattern: str) -> None:
+    assert validate_event_pattern(pattern) == pattern
+
+
+@pytest.mark.parametrize(
+    "pattern", [*BAD_EVENTS, "char*.created", "a.b#", "**", "a.#b", "*.", "*." + "a" * 199], ids=ascii
+)
+def test_another_pattern_cannot_be_subscribed_to_and_the_error_shows_it(pattern: Any) -> None:
+    with pytest.raises(MessageValidationError) as caught:
+        validate_event_pattern(pattern)
+    assert repr(event_name(pattern))[:77] in str(caught.value)
+    assert "words of lower-case letters, digits and '_' joined by dots" in str(caught.value)
+
+
+@given(st.text(max_size=300))
+def test_no_name_that_passes_holds_anything_the_wire_reads_differently(name: str) -> None:
+    try:
+        validate_event_type(name)
+    except MessageValidationError:
+        return
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_.")
+    assert all(name.split("."))
+
+
+# --- together --------------------------------------------------------------------------------------
+
+
+def test_service_and_event_type_together_leave_room_for_the_longest_queue_name() -> None:
+    service, event_type = "s" * 100, "e." + "e" * 98
+    validate_queue_parts(service, event_type)
+    assert len(retry_queue(f"{service}.{event_type}", 3_600_000).name.encode()) <= 255
+    with pytest.raises(MessageValidationError) as caught:
+        validate_queue_parts(service, event_type + "e")
+    text = str(caught.value)
+    assert "together are 201 bytes long; at most 200 are allowed" in text
+    assert service in text
+    assert event_type in text

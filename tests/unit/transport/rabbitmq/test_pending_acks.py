@@ -1,0 +1,93 @@
+"""Acknowledgements, held to a broker that closes the channel over an unknown tag, as RabbitMQ does."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from message_hub_sync.transport.rabbitmq.pending_acks import Settlements
+
+
+class SimulatedBroker:
+    """Knows what is unacknowledged on one channel."""
+
+    def __init__(self) -> None:
+        self.outstanding: set[int] = set()
+        self.delivered = 0
+        self.acknowledged: set[int] = set()
+
+    def deliver(self) -> int:
+        self.delivered += 1
+        self.outstanding.add(self.delivered)
+        return self.delivered
+
+    def ack(self, tag: int, multiple: bool) -> None:
+        assert tag in self.outstanding, f"406 PRECONDITION_FAILED - unknown delivery tag {tag}"
+        covered = {each for each in self.outstanding if each <= tag} if multiple else {tag}
+        self.acknowledged |= covered
+        self.outstanding -= covered
+
+    def reject(self, tag: int) -> None:
+        assert tag in self.outstanding, f"406 PRECONDITION_FAILED - unknown delivery tag {tag}"
+        self.outstanding.remove(tag)
+
+
+class Consumer(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.broker = SimulatedBroker()
+        self.settlements = Settlements()
+        self.finished: set[int] = set()
+        self.given_back: set[int] = set()
+
+    @rule(count=st.integers(1, 8))
+    def deliver(self, count: int) -> None:
+        for _ in range(count):
+            self.broker.deliver()
+
+    # Any tag, settled ones too: a handler's second settle must do nothing.
+    @precondition(lambda self: self.broker.delivered)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        tag = data.draw(st.integers(1, self.broker.delivered))
+        self.settlements.finished(tag)
+        if tag not in self.given_back:
+            self.finished.add(tag)
+
+    @precondition(lambda self: self.broker.delivered)
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        tag = data.draw(st.integers(1, self.broker.delivered))
+        if self.settlements.given_back(tag):
+            assert tag not in self.finished
+            self.given_back.add(tag)
+            self.broker.reject(tag)
+        else:
+            assert tag in self.finished | self.given_back
+
+    @rule()
+    def say(self) -> None:
+        for tag, multiple in self.settlements.take():
+            self.broker.ack(tag, multiple)
+        assert self.settlements.waiting == 0
+        assert self.broker.acknowledged == self.finished
+
+    @invariant()
+    def nothing_unfinished_is_acknowledged(self) -> None:
+        assert self.broker.acknowledged <= self.finished
+        assert self.settlements.waiting == len(self.finished - self.broker.acknowledged)
+
+
+TestSettlements = Consumer.TestCase
+TestSettlements.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+
+
+def test_a_contiguous_prefix_takes_one_acknowledgement() -> None:
+    settlements = Settlements()
+    for tag in (3, 1, 2, 4, 7):
+        settlements.finished(tag)
+    assert settlements.take() == [(4, True), (7, False)]
+    for tag in (5, 6):
+        settlements.finished(tag)
+    assert settlements.take() == [(6, True)]  # 7 was said before, and is unknown to the broker now

@@ -1,0 +1,521 @@
+"""Who reads, the I/O thread or the one caller who waits; and who writes for whom. Over a socket pair, with a script."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pika
+import pytest
+from pika import frame, spec
+
+from message_hub_sync.transport.base import Outgoing, Receipt, Result
+from message_hub_sync.transport.rabbitmq import confirm_channel as module
+from message_hub_sync.transport.rabbitmq.confirm_channel import ConfirmChannel
+from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
+from message_hub_sync.transport.rabbitmq.polling import Waker
+
+NUMBER = 1
+MESSAGE = b"a message's frames."
+
+
+class InterruptedBySignal(BaseException):
+    """What a signal handler raises."""
+
+
+class Line:
+    """A confirm channel on a connection with its I/O thread, and the broker's end of the socket."""
+
+    def __init__(self) -> None:
+        ours, self.peer = socket.socketpair()
+        ours.setblocking(False)
+        self.peer.settimeout(5)
+        self.waker = Waker()
+        self.connection = ThreadedConnection(pika.ConnectionParameters(), ours, self.waker)
+        self.connection._body_max_length = 100_000  # as negotiated
+        channel: Any = SimpleNamespace(connection=self.connection, number=NUMBER)
+        #: Where each answer to somebody who had given up is told.
+        self.late: list[threading.Thread] = []
+        self.channel = ConfirmChannel(channel, lambda: self.late.append(threading.current_thread()))
+        #: Which thread took each batch of answers.
+        self.readers: list[threading.Thread] = []
+        self.connection.receivers[NUMBER] = self
+        self.stopping = False
+        self.rung = 0
+        self.io = threading.Thread(target=self._serve, name="io", daemon=True)
+        self.io.start()
+
+    def take(self, data: bytes, position: int) -> int:
+        """As the channel, noting who reads."""
+        self.readers.append(threading.current_thread())
+        return self.channel.take(data, position)
+
+    def _serve(self) -> None:
+        while self.connection.alive and not self.stopping:
+            self.connection.serve(time.monotonic() + 5)
+            self.rung += 1
+        # As a link does: the channel is told.
+        self.connection.end("the test is over")
+        with self.connection.lock:
+            self.channel._fail(ConnectionResetError())
+
+    def submit(self) -> Receipt:
+        receipt = Receipt()
+        self.channel.submit(receipt, Outgoing("", "q", b"", SimpleNamespace()), MESSAGE)  # type: ignore[arg-type]
+        return receipt
+
+    def got(self, messages: int) -> None:
+        """The broker's end has got so many more."""
+        left = messages * len(MESSAGE)
+        while left:
+            data = self.peer.recv(left)
+            assert data
+            left -= len(data)
+
+    def ack(self, tag: int, multiple: bool = False) -> None:
+        self.peer.sendall(frame.Method(NUMBER, spec.Basic.Ack(tag, multiple)).marshal())
+
+    def confirmed(self) -> Receipt:
+        """One message, confirmed."""
+        receipt = self.submit()
+        self.got(1)
+        self.ack(self.channel._ledger._next_tag - 1)
+        assert receipt.wait(soon()) is Result.CONFIRMED
+        return receipt
+
+    def offer(self) -> None:
+        """Publish alone until callers may read for themselves."""
+        turn = self.connection.turn
+        deadline = soon()
+        while not turn.offered:
+            assert time.monotonic() < deadline
+            self.confirmed()
+        self.readers.clear()
+
+    def close(self) -> None:
+        self.stopping = True
+        self.waker.wake()
+        self.io.join(5)
+        self.peer.close()
+        self.waker.close()
+
+
+def soon(seconds: float = 5.0) -> float:
+    return time.monotonic() + seconds
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> bool:
+    """Wait for what nothing announces: the state of another thread."""
+    deadline, pause = soon(seconds), threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(0.002)
+    return True
+
+
+@pytest.fixture
+def lasting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The I/O thread does not take the socket back for want of a reader, however late that one comes."""
+    monkeypatch.setattr("message_hub_sync.transport.rabbitmq.reader_role._TICK", 30.0)
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    line = Line()
+    yield line
+    line.close()
+
+
+def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, results
+
+
+def lone_caller(line: Line) -> tuple[threading.Thread, list[Any]]:
+    """In a thread of its own: publishes, and reads for itself."""
+    thread, results = in_thread(lambda: line.submit().wait(soon()))
+    line.got(1)
+    return thread, results
+
+
+# --- who reads -----------------------------------------------------------------------------------
+
+
+def test_a_caller_that_is_alone_reads_its_own_answer(line: Line) -> None:
+    line.offer()
+    deadline = soon()
+    while line.readers[-1:] != [threading.current_thread()]:  # between two calls the I/O thread may take it back
+        assert time.monotonic() < deadline
+        line.offer()
+        line.confirmed()
+
+
+def test_what_comes_unasked_is_read_when_nobody_publishes(line: Line) -> None:
+    line.offer()
+    line.ack(999)
+    assert eventually(lambda: line.readers == [line.io])
+    assert not line.connection.turn.offered
+
+
+def test_a_wake_of_the_io_thread_is_heard_while_a_caller_reads(line: Line) -> None:
+    line.offer()
+    thread, results = lone_caller(line)
+    before = line.rung
+    line.waker.wake()
+    assert eventually(lambda: line.rung > before, 1)
+    line.ack(line.channel._ledger._next_tag - 1)
+    thread.join(5)
+    assert results == [Result.CONFIRMED]
+
+
+@pytest.mark.parametrize("first_answered", ["the reader's", "the other's", "both at once"])
+def test_callers_that_meet_while_one_reads_all_get_their_answers(line: Line, first_answered: str) -> None:
+    line.offer()
+    reader, results = lone_caller(line)
+    tag = line.channel._ledger._next_tag - 1
+    other, others = in_thread(lambda: line.submit().wait(soon()))
+    line.got(1)
+    began = time.monotonic()
+    if first_answered == "both at once":
+        line.ack(tag + 1, multiple=True)
+    else:
+        one, two = (tag, tag + 1) if first_answered == "the reader's" else (tag + 1, tag)
+        line.ack(one)
+        assert eventually(lambda: len(results) + len(others) == 1)
+        line.ack(two)
+    reader.join(5)
+    other.join(5)
+    assert results + others == [Result.CONFIRMED] * 2
+    assert time.monotonic() - began < 1
+
+
+def test_a_bulk_between_two_lone_calls_is_answered(line: Line) -> None:
+    line.offer()
+    receipts = [Receipt() for _ in range(3)]
+    outgoing: Any = Outgoing("", "q", b"", SimpleNamespace())  # type: ignore[arg-type]
+    line.channel.submit_many([(receipt, outgoing, MESSAGE) for receipt in receipts])
+    assert eventually(lambda: not line.connection.turn.offered, 1)
+    line.got(3)
+    line.ack(line.channel._ledger._next_tag - 1, multiple=True)
+    assert [receipt.wait(soon()) for receipt in receipts] == [Result.CONFIRMED] * 3
+    line.confirmed()
+
+
+def test_who_gives_up_leaves_its_tag_and_the_socket_behind(line: Line) -> None:
+    line.offer()
+    abandoned = line.submit()
+    line.got(1)
+    assert abandoned.wait(soon(0.2)) is None
+    assert eventually(lambda: not line.connection.turn.offered)
+    late = line.channel._ledger._next_tag - 1
+    following = line.submit()
+    line.got(1)
+    line.ack(late)
+    assert eventually(lambda: abandoned.result is Result.CONFIRMED)
+    assert following.result is None
+    line.ack(late + 1)
+    assert following.wait(soon()) is Result.CONFIRMED
+
+
+def test_whoever_was_to_read_and_never_came_is_missed_soon(line: Line) -> None:
+    line.offer()
+    vanished = line.submit()  # its caller does not wait for it
+    line.got(1)
+    line.ack(line.channel._ledger._next_tag - 1)
+    assert eventually(lambda: vanished.result is Result.CONFIRMED, 1)
+
+
+def test_the_end_of_the_stream_fails_the_caller_that_reads(line: Line) -> None:
+    line.offer()
+    thread, results = lone_caller(line)
+    line.peer.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+    assert results == [Result.LOST]
+
+
+def test_after_an_exception_between_reading_and_parsing_nothing_more_is_parsed(
+    lasting: None, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line.offer()
+    thread, results = lone_caller(line)
+    take_in, kill = line.connection._on_data_available, line.connection.kill
+    tag = line.channel._ledger._next_tag - 1
+    receipt = line.channel._ledger.in_flight[tag][0]
+
+    def interrupted(data: bytes, **options: bool) -> None:
+        if threading.current_thread() is thread:
+            raise InterruptedBySignal
+        take_in(data, **options)
+
+    def parsed_once_more(reason: Exception) -> None:  # as by the I/O thread, if it is at it just then
+        kill(reason)
+        line.connection._parse(frame.Method(NUMBER, spec.Basic.Ack(tag, False)).marshal())
+
+    monkeypatch.setattr(line.connection, "_on_data_available", interrupted)
+    monkeypatch.setattr(line.connection, "kill", parsed_once_more)
+    # It is lost that this was returned: the acknowledgement behind it would say that it was accepted.
+    line.peer.sendall(frame.Method(NUMBER, spec.Basic.Return(312, "NO_ROUTE", "", "q")).marshal())
+    thread.join(5)
+    assert [type(result) for result in results] == [InterruptedBySignal]
+    assert eventually(lambda: line.connection.ended)
+    assert eventually(lambda: receipt.result is Result.LOST)
+
+
+def test_an_exception_while_the_caller_sleeps_hands_the_socket_back(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(descriptor: int, seconds: float) -> bool:
+        raise InterruptedBySignal
+
+    line.offer()
+    receipt = line.submit()
+    line.got(1)
+    with monkeypatch.context() as patch:
+        patch.setattr("message_hub_sync.transport.rabbitmq.reader_role.wait_readable", interrupted)
+        with pytest.raises(InterruptedBySignal):
+            receipt.wait(soon())
+    assert eventually(lambda: not line.connection.turn.offered, 1)
+    line.ack(line.channel._ledger._next_tag - 1)
+    assert eventually(lambda: receipt.result is Result.CONFIRMED)
+    line.confirmed()
+
+
+def test_an_answer_to_somebody_who_gave_up_is_told_once_on_the_io_thread(line: Line) -> None:
+    abandoned = [line.submit() for _ in range(3)]
+    line.got(3)
+    for receipt in abandoned[:2]:
+        assert receipt.wait(time.monotonic()) is None
+        receipt.abandoned = True
+    line.ack(2, multiple=True)
+    assert eventually(lambda: line.late == [line.io])
+    line.ack(3)
+    assert abandoned[2].wait(soon()) is Result.CONFIRMED
+    line.confirmed()
+    assert line.late == [line.io]
+
+
+def test_what_is_no_answer_is_left_to_the_io_thread(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    process, seen = line.connection._process_frame, []
+
+    def noting(value: Any) -> None:
+        seen.append((threading.current_thread(), line.channel._ledger.in_flight.copy()))
+        process(value)
+
+    monkeypatch.setattr(line.connection, "_process_frame", noting)
+    deadline = soon()
+    reader = threading.current_thread()
+    while reader not in line.readers:  # between two calls the I/O thread may take it back
+        assert time.monotonic() < deadline
+        line.offer()
+        seen.clear()
+        reader, results = lone_caller(line)
+        tag = line.channel._ledger._next_tag - 1
+        # A method that pika is to have, between two answers; the second one in two pieces.
+        answers = [frame.Method(NUMBER, spec.Basic.Ack(number, False)).marshal() for number in (tag - 1, tag)]
+        method = frame.Method(0, spec.Connection.Unblocked()).marshal()
+        line.peer.sendall(answers[0] + method + answers[1][:9])
+        assert eventually(lambda: seen)
+        line.peer.sendall(answers[1][9:])
+        reader.join(5)
+        assert results == [Result.CONFIRMED]
+        assert [(thread, list(in_flight)) for thread, in_flight in seen] == [(line.io, [tag])]
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_a_caller_has_read_before_the_end_and_left_is_parsed(lasting: None, line: Line, tls: bool) -> None:
+    line.offer()
+    line.connection._tls = tls  # then one read takes in all there is, and the end with it
+    receipt, tag = line.submit(), line.channel._ledger._next_tag - 1
+    line.got(1)
+    answer = frame.Method(NUMBER, spec.Basic.Ack(tag, False)).marshal()
+    line.peer.sendall(frame.Method(0, spec.Connection.Unblocked()).marshal() + answer)
+    line.peer.shutdown(socket.SHUT_RDWR)
+    assert receipt.wait(soon()) is Result.CONFIRMED
+
+
+class RaisedByHandler(Exception):
+    """What a signal handler may raise, too."""
+
+
+def test_an_exception_while_an_answer_is_taken_in_reaches_the_caller_and_leaves_no_receipt_behind(
+    lasting: None, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acknowledged = line.channel._ledger.acknowledged
+    line.offer()
+    thread, results = lone_caller(line)
+    receipt = line.channel._ledger.in_flight[line.channel._ledger._next_tag - 1][0]
+
+    class Interrupted(dict[int, Any]):
+        def __delitem__(self, tag: int) -> None:
+            raise RaisedByHandler
+
+    def interrupted(tag: int, multiple: bool) -> int:
+        if threading.current_thread() is thread:
+            monkeypatch.setattr(line.channel._ledger, "in_flight", Interrupted(line.channel._ledger.in_flight))
+        return acknowledged(tag, multiple)
+
+    monkeypatch.setattr(line.channel._ledger, "acknowledged", interrupted)
+    line.ack(line.channel._ledger._next_tag - 1)
+    thread.join(5)
+    assert [type(result) for result in results] == [RaisedByHandler]
+    assert eventually(lambda: line.connection.ended)
+    assert receipt.result is Result.CONFIRMED
+
+
+def test_what_the_socket_does_not_take_is_the_io_threads(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = b"x" * 8_000_000
+    line.offer()
+    with line.connection.lock:
+        line.connection.turn.offered = True  # whatever happened since
+    receipt, outgoing = Receipt(), Outgoing("", "q", b"", SimpleNamespace())  # type: ignore[arg-type]
+    line.channel.submit(receipt, outgoing, large)
+    assert receipt.reader is None
+    left = len(large)
+    while left:
+        left -= len(line.peer.recv(left))
+    line.ack(line.channel._ledger._next_tag - 1)
+    assert receipt.wait(soon()) is Result.CONFIRMED
+
+
+# --- who writes ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def writes(line: Line, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What goes out in one write each."""
+    found: list[bytes] = []
+    write = line.connection.write
+
+    def noting(data: bytes) -> None:
+        found.append(data)
+        write(data)
+
+    monkeypatch.setattr(line.connection, "write", noting)
+    return found
+
+
+@pytest.fixture
+def patient(line: Line, monkeypatch: pytest.MonkeyPatch) -> Line:
+    """Three callers were answered just now, and whoever is back waits for the others as long as it takes."""
+    monkeypatch.setattr(module, "_BACK_WITHIN", 30.0)
+    monkeypatch.setattr(module, "_BACK_EACH", 30.0)
+    line.connection.read_at = time.monotonic()
+    line.channel._returning = 3
+    return line
+
+
+def test_callers_that_were_answered_together_share_one_write(patient: Line, writes: list[bytes]) -> None:
+    callers = [in_thread(lambda: patient.submit().wait(soon())) for _ in range(2)]
+    assert eventually(lambda: len(patient.channel._pending) == 2)
+    assert writes == []
+    callers.append(in_thread(lambda: patient.submit().wait(soon())))
+    patient.got(3)
+    assert writes == [MESSAGE * 3]
+    patient.ack(3, multiple=True)
+    for thread, results in callers:
+        thread.join(5)
+        assert results == [Result.CONFIRMED]
+
+
+def test_nobody_waits_long_for_callers_that_do_not_come_back(
+    patient: Line, writes: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = patient
+    monkeypatch.setattr(module, "_BACK_EACH", 0.05)
+    began = time.monotonic()
+    line.submit()
+    assert writes == [MESSAGE]
+    assert 0.09 < time.monotonic() - began < 5  # for two others
+    line.got(1)
+    line.submit()
+    assert writes == [MESSAGE] * 2
+
+
+def test_nobody_waits_for_callers_that_were_answered_long_ago(patient: Line, writes: list[bytes]) -> None:
+    patient.connection.read_at = time.monotonic() - 100
+    patient.submit()
+    assert writes == [MESSAGE]
+
+
+def test_an_exception_in_the_one_that_waits_for_others_leaves_no_message_unwritten(
+    patient: Line, writes: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, go_on = threading.Event(), threading.Event()
+
+    class Interrupted(Receipt):
+        __slots__ = ()
+
+        def wait(self, deadline: float) -> Result | None:
+            waiting.set()
+            go_on.wait(5)
+            raise InterruptedBySignal
+
+    outgoing: Any = Outgoing("", "q", b"", SimpleNamespace())  # type: ignore[arg-type]
+    first, results = in_thread(lambda: patient.channel.submit(Interrupted(), outgoing, MESSAGE))
+    assert waiting.wait(5)
+    second = patient.submit()  # relies on the first
+    assert writes == []
+    go_on.set()
+    first.join(5)
+    assert [type(result) for result in results] == [InterruptedBySignal]
+    patient.got(2)
+    patient.ack(2, multiple=True)
+    assert second.wait(soon()) is Result.CONFIRMED
+
+
+def test_an_exception_in_a_bulk_call_leaves_no_message_unwritten(
+    line: Line, writes: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain, interruptions = line.channel._drain, [InterruptedBySignal]
+
+    def interrupted(*arguments: Any) -> None:
+        if interruptions:
+            raise interruptions.pop()
+        drain(*arguments)
+
+    monkeypatch.setattr(line.channel, "_drain", interrupted)
+    outgoing: Any = Outgoing("", "q", b"", SimpleNamespace())  # type: ignore[arg-type]
+    with pytest.raises(InterruptedBySignal):
+        line.channel.submit_many([(Receipt(), outgoing, MESSAGE)])
+    assert writes == [MESSAGE]
+
+
+def test_who_comes_while_another_one_writes_has_it_written_by_that_one(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, later, written = line.connection.write, [module._ROUNDS], []
+
+    def while_another_comes(data: bytes) -> None:
+        written.append(threading.current_thread())
+        write(data)
+        if later[0]:
+            later[0] -= 1
+            thread, _ = in_thread(line.submit)
+            thread.join(5)
+            assert not thread.is_alive()  # it did not wait for the lock
+
+    monkeypatch.setattr(line.connection, "write", while_another_comes)
+    line.submit()
+    line.got(1 + module._ROUNDS)
+    # Nobody is kept at it for ever: what came during the last round is written by the I/O thread.
+    assert written == [threading.current_thread()] * module._ROUNDS + [line.io]
+
+
+def test_a_tag_is_what_the_frames_say(line: Line) -> None:
+    ack = struct.pack(">BHILQBB", 1, NUMBER, 13, 60 << 16 | 80, 1, 0, 0xCE)
+    assert ack == frame.Method(NUMBER, spec.Basic.Ack(1, False)).marshal()
