@@ -181,8 +181,8 @@ class ConfirmChannel:
                 frames.append(data)
             if frames:
                 self.connection.write(frames[0] if len(frames) == 1 else b"".join(frames))
-            if self.connection.turn.offered:
-                self.connection.turn.written(receipt, ledger.in_flight)
+            if self.connection.reader_role.callers_may_read:
+                self.connection.reader_role.written(receipt, ledger.in_flight)
         except BaseException:
             # A signal's exception in here leaves tags and wire out of step: only a new connection is sure.
             self.connection.kill(amqp.StreamLostError("publishing was interrupted"))
@@ -208,7 +208,7 @@ class ConfirmChannel:
                 break
             count = self._ledger.acknowledged(tag, bits & 1 != 0)
             self._answered(count)
-            self.connection.turn.answered(count, len(self._ledger.in_flight))
+            self.connection.reader_role.answered(count, len(self._ledger.in_flight))
             position += _ACK_BYTES
         return position
 

@@ -35,7 +35,7 @@ from pika.connection import Connection
 from message_hub_sync.runtime.log import Log
 from message_hub_sync.transport.rabbitmq.frames.decoding import decode, frame_start
 from message_hub_sync.transport.rabbitmq.polling import Poller, Waker
-from message_hub_sync.transport.rabbitmq.reader_role import Turn
+from message_hub_sync.transport.rabbitmq.reader_role import ReaderRole
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
 from message_hub_sync.transport.threads import Waiter, Waiters, refuse_on_io_thread
 
@@ -98,7 +98,7 @@ class ThreadedConnection(Connection):
         self._torn = False
         self._poller = Poller(connected, waker)
         #: Who reads. When something was parsed last, in monotonic seconds.
-        self.turn = Turn(self)
+        self.reader_role = ReaderRole(self)
         self.read_at = 0.0
         #: The I/O thread's own: from when on it gives up what it asks the broker as soon as somebody waits for it.
         self.hurry_at = math.inf
@@ -224,7 +224,7 @@ class ThreadedConnection(Connection):
     def serve(self, until: float) -> None:
         """Rounds, until somebody rings the waker, ``until`` has passed or the connection has ended."""
         while not (self.step(until) or self._ending):
-            if self.turn.due and self.turn.stand_by(until):
+            if self.reader_role.single_caller and self.reader_role.let_callers_read(until):
                 return
 
     def step(self, until: float) -> bool:
@@ -257,7 +257,7 @@ class ThreadedConnection(Connection):
             self.finish()
         return rung or now >= until
 
-    def mind(self, until: float) -> bool:
+    def step_without_socket(self, until: float) -> bool:
         """A round without the socket, which callers read: wait for a wake or a timer, and run what is due.
 
         :returns: whether the waker rang.

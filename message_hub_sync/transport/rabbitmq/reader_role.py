@@ -10,7 +10,7 @@ from typing import Protocol
 from message_hub_sync.transport.base import Receipt
 from message_hub_sync.transport.rabbitmq.polling import wait_readable
 
-__all__ = ["Turn"]
+__all__ = ["ReaderRole"]
 
 #: After so many answers in a row with nothing else in flight, callers read for themselves.
 _ALONE = 3
@@ -39,28 +39,28 @@ class SharedConnection(Protocol):
     def wake(self) -> None:
         """End the I/O thread's wait."""
 
-    def mind(self, until: float) -> bool:
+    def step_without_socket(self, until: float) -> bool:
         """A round of the I/O thread without the socket."""
 
 
-class Turn:
+class ReaderRole:
     """Lets a caller that is alone in waiting for the broker read the answer itself.
 
     Otherwise the I/O thread is woken to wake the caller: two changes of thread, which take longer and cost more than
-    everything else that a publish does here. While it is ``offered``, the I/O thread leaves the socket to callers and
-    sees to its timers; it takes it back when it is wanted for anything, when callers become several, when
+    everything else that a publish does here. While it is ``callers_may_read``, the I/O thread leaves the socket to
+    callers and sees to its timers; it takes it back when it is wanted for anything, when callers become several, when
     something came that is not theirs, and when nobody has read for a moment.
 
-    A caller reads and parses under the connection's lock, and only while ``offered``; the I/O thread only while not. It
-    alone changes that from false to true, between two rounds of its own, so that nothing is parsed out of order. A
-    caller that vanished (a signal's exception) is missed after its slice.
+    A caller reads and parses under the connection's lock, and only while ``callers_may_read``; the I/O thread only
+    while not. It alone changes that from false to true, between two rounds of its own, so that nothing is parsed out
+    of order. A caller that vanished (a signal's exception) is missed after its slice.
 
-    Mutable, guarded by the connection's lock: all of it; ``offered`` is also read without.
+    Mutable, guarded by the connection's lock: all of it; ``callers_may_read`` is also read without.
     """
 
     def __init__(self, connection: SharedConnection) -> None:
         self._connection = connection
-        self.offered = False
+        self.callers_may_read = False
         self._alone = 0
         self._reads = 0
         self._reader_until = 0.0
@@ -74,7 +74,7 @@ class Turn:
         self._alone = 0 if others or count > 1 else self._alone + 1
 
     @property
-    def due(self) -> bool:
+    def single_caller(self) -> bool:
         """Whether callers come one at a time."""
         return self._alone >= _ALONE
 
@@ -93,7 +93,7 @@ class Turn:
             self._in_flight = in_flight
             receipt.reader = self._read
         else:
-            self.offered = False
+            self.callers_may_read = False
             self._connection.wake()
 
     # --- for the caller --------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class Turn:
                 except OSError:
                     pass  # closed meanwhile, where there is no poll: seen below
                 with lock:
-                    if not self.offered:
+                    if not self.callers_may_read:
                         return
                     self._reads += 1
                     connection.read_now()
@@ -126,13 +126,13 @@ class Turn:
 
     def _stop_reading(self) -> None:
         self._reader_until = 0.0
-        if self.offered and (self._in_flight or self._wanted or self._connection.needs_its_thread):
-            self.offered = False
+        if self.callers_may_read and (self._in_flight or self._wanted or self._connection.needs_its_thread):
+            self.callers_may_read = False
             self._connection.wake()
 
     # --- for the I/O thread ----------------------------------------------------------------------
 
-    def stand_by(self, until: float) -> bool:
+    def let_callers_read(self, until: float) -> bool:
         """Leave the reading to callers for as long as they do it.
 
         :returns: whether the waker rang or ``until`` has passed.
@@ -140,19 +140,19 @@ class Turn:
         connection = self._connection
         seen = 0
         with connection.lock:
-            self.offered = True
+            self.callers_may_read = True
             self._reads = self._alone = 0
         woken = False
         while True:
-            woken = connection.mind(min(until, time.monotonic() + _TICK)) or woken
+            woken = connection.step_without_socket(min(until, time.monotonic() + _TICK)) or woken
             now = time.monotonic()
             with connection.lock:
-                if not self.offered:
+                if not self.callers_may_read:
                     break
                 woken = woken or now >= until
                 if woken or connection.needs_its_thread or self._reads == seen:
                     if self._reader_until <= now:
-                        self.offered = False
+                        self.callers_may_read = False
                         break
                     # It hands the socket back as soon as it has read something, and at the end of its slice.
                     self._wanted = woken or connection.needs_its_thread

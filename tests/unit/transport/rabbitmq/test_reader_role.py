@@ -90,9 +90,9 @@ class Line:
 
     def offer(self) -> None:
         """Publish alone until callers may read for themselves."""
-        turn = self.connection.turn
+        turn = self.connection.reader_role
         deadline = soon()
-        while not turn.offered:
+        while not turn.callers_may_read:
             assert time.monotonic() < deadline
             self.confirmed()
         self.readers.clear()
@@ -169,7 +169,7 @@ def test_what_comes_unasked_is_read_when_nobody_publishes(line: Line) -> None:
     line.offer()
     line.ack(999)
     assert eventually(lambda: line.readers == [line.io])
-    assert not line.connection.turn.offered
+    assert not line.connection.reader_role.callers_may_read
 
 
 def test_a_wake_of_the_io_thread_is_heard_while_a_caller_reads(line: Line) -> None:
@@ -209,7 +209,7 @@ def test_a_bulk_between_two_lone_calls_is_answered(line: Line) -> None:
     receipts = [Receipt() for _ in range(3)]
     outgoing: Any = Outgoing("", "q", b"", SimpleNamespace())  # type: ignore[arg-type]
     line.channel.submit_many([(receipt, outgoing, MESSAGE) for receipt in receipts])
-    assert eventually(lambda: not line.connection.turn.offered, 1)
+    assert eventually(lambda: not line.connection.reader_role.callers_may_read, 1)
     line.got(3)
     line.ack(line.channel._ledger._next_tag - 1, multiple=True)
     assert [receipt.wait(soon()) for receipt in receipts] == [Result.CONFIRMED] * 3
@@ -221,7 +221,7 @@ def test_who_gives_up_leaves_its_tag_and_the_socket_behind(line: Line) -> None:
     abandoned = line.submit()
     line.got(1)
     assert abandoned.wait(soon(0.2)) is None
-    assert eventually(lambda: not line.connection.turn.offered)
+    assert eventually(lambda: not line.connection.reader_role.callers_may_read)
     late = line.channel._ledger._next_tag - 1
     following = line.submit()
     line.got(1)
@@ -289,7 +289,7 @@ def test_an_exception_while_the_caller_sleeps_hands_the_socket_back(
         patch.setattr("message_hub_sync.transport.rabbitmq.reader_role.wait_readable", interrupted)
         with pytest.raises(InterruptedBySignal):
             receipt.wait(soon())
-    assert eventually(lambda: not line.connection.turn.offered, 1)
+    assert eventually(lambda: not line.connection.reader_role.callers_may_read, 1)
     line.ack(line.channel._ledger._next_tag - 1)
     assert eventually(lambda: receipt.result is Result.CONFIRMED)
     line.confirmed()
@@ -381,7 +381,7 @@ def test_what_the_socket_does_not_take_is_the_io_threads(line: Line, monkeypatch
     large = b"x" * 8_000_000
     line.offer()
     with line.connection.lock:
-        line.connection.turn.offered = True  # whatever happened since
+        line.connection.reader_role.callers_may_read = True  # whatever happened since
     receipt, outgoing = Receipt(), Outgoing("", "q", b"", SimpleNamespace())  # type: ignore[arg-type]
     line.channel.submit(receipt, outgoing, large)
     assert receipt.reader is None
