@@ -13,14 +13,14 @@ from message_hub_sync.transport.base import ConnectionState
 from message_hub_sync.transport.rabbitmq.translation import Refusal
 from message_hub_sync.transport.threads import Waiter, Waiters, refuse_on_io_thread
 
-__all__ = ["Gate"]
+__all__ = ["ConnectionGate"]
 
 logger = Log("message_hub_sync.rabbitmq")
 
 _TROUBLED = (ConnectionState.BLOCKED, ConnectionState.RECOVERING)
 
 
-class Gate:
+class ConnectionGate:
     """The state of one connection, over all its lives.
 
     Mutable, guarded by ``lock`` (which also guards the thread of the link that owns this): ``state``,
@@ -46,11 +46,11 @@ class Gate:
         return bool(self._waiters)
 
     def wait(
-        self, deadline: float, attend: Callable[[], None], address: Callable[[], str], blocked_will_do: bool
+        self, deadline: float, ensure_thread: Callable[[], None], address: Callable[[], str], accept_blocked: bool
     ) -> ConnectionState:
         """Wait until the connection is open.
 
-        :param attend: called with the lock held before each wait: sees to it that somebody connects.
+        :param ensure_thread: called with the lock held before each wait: sees to it that somebody connects.
         :returns: ``OPEN`` or ``BLOCKED`` (also when it is still blocked at the deadline).
         :raises MessageHubConnectionError: not open by the deadline, or closed; at once on an I/O thread.
         :raises MessageHubAuthorizationError: refused.
@@ -64,10 +64,10 @@ class Gate:
                         raise MessageHubConnectionError("the client is closed: make a new one")
                     if self.state is ConnectionState.OPEN:
                         return self.state
-                    if self.state is ConnectionState.BLOCKED and blocked_will_do:
+                    if self.state is ConnectionState.BLOCKED and accept_blocked:
                         return self.state
                     refuse_on_io_thread()
-                    attend()
+                    ensure_thread()
                     if self._hopeless and self.refusal is not None:
                         raise self.refusal.error()
                     remaining = deadline - time.monotonic()

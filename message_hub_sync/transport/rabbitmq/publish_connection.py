@@ -97,7 +97,7 @@ class PublishLink:
         Returns once the broker answered or the deadline passed.
         """
         while True:
-            if self.link.wait_open(deadline, blocked_will_do=False) is ConnectionState.BLOCKED:
+            if self.link.wait_open(deadline, accept_blocked=False) is ConnectionState.BLOCKED:
                 return _blocked()
             channel = self._idle_single()
             if channel is None:
@@ -133,7 +133,7 @@ class PublishLink:
             channel = self._shared
             if channel is not None and channel.usable and self.link.state is ConnectionState.OPEN:
                 return channel
-            if self.link.wait_open(deadline, blocked_will_do=False) is ConnectionState.BLOCKED:
+            if self.link.wait_open(deadline, accept_blocked=False) is ConnectionState.BLOCKED:
                 return None
             channel = self._shared
             if channel is None or not channel.usable:

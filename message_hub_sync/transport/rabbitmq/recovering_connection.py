@@ -14,7 +14,7 @@ from message_hub_sync.runtime.log import Log
 from message_hub_sync.transport.base import ConnectionState, ConnectionStatus
 from message_hub_sync.transport.rabbitmq.backoff import Backoff
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
-from message_hub_sync.transport.rabbitmq.connection_gate import Gate
+from message_hub_sync.transport.rabbitmq.connection_gate import ConnectionGate
 from message_hub_sync.transport.rabbitmq.io_tasks import Task, Tasks
 from message_hub_sync.transport.rabbitmq.opening import GivenUp, Opening
 from message_hub_sync.transport.rabbitmq.polling import Waker
@@ -69,7 +69,7 @@ class Link:
         self._restore = restore
         self._wanted = wanted
         self._on_open = on_open
-        self._gate = Gate(f"{role} connection of {config.service_name}")
+        self._gate = ConnectionGate(f"{role} connection of {config.service_name}")
         self._thread: threading.Thread | None = None
         self._waker: Waker | None = None
         self._close_deadline = 0.0
@@ -106,12 +106,12 @@ class Link:
         error, at = self._last_error or (None, None)
         return ConnectionStatus(self._role, self._gate.state, str(self._address), error, at)
 
-    def wait_open(self, deadline: float, *, blocked_will_do: bool = True) -> ConnectionState:
-        """Wait until the connection is open, starting it where need be. As :meth:`Gate.wait`.
+    def wait_open(self, deadline: float, *, accept_blocked: bool = True) -> ConnectionState:
+        """Wait until the connection is open, starting it where need be. As :meth:`ConnectionGate.wait`.
 
-        :param blocked_will_do: whether a connection on which the broker accepts no messages counts.
+        :param accept_blocked: whether a connection on which the broker accepts no messages counts.
         """
-        return self._gate.wait(deadline, self._attend, lambda: str(self._address), blocked_will_do)
+        return self._gate.wait(deadline, self._ensure_thread, lambda: str(self._address), accept_blocked)
 
     def call(self, work: Callable[[ThreadedConnection], T], deadline: float) -> T:
         """Have the I/O thread do ``work``; again on the next connection if this one ends meanwhile.
@@ -195,7 +195,7 @@ class Link:
         self._wake()
         return True
 
-    def _attend(self) -> None:
+    def _ensure_thread(self) -> None:
         """See to it that there is a thread, and that it pauses no longer than while nobody waits.
 
         The caller holds the gate's lock.

@@ -15,24 +15,24 @@ from mailing import mailing
 
 from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConnectionError
 from message_hub_sync.transport.base import ConnectionState
-from message_hub_sync.transport.rabbitmq.connection_gate import Gate
+from message_hub_sync.transport.rabbitmq.connection_gate import ConnectionGate
 from message_hub_sync.transport.rabbitmq.translation import Refusal
 
 REFUSED = Refusal(MessageHubAuthorizationError, "refused", True)
 
 
-def wait(gate: Gate, seconds: float, *, blocked_will_do: bool = True) -> ConnectionState:
-    return gate.wait(time.monotonic() + seconds, lambda: None, lambda: "amqp://host", blocked_will_do)
+def wait(gate: ConnectionGate, seconds: float, *, accept_blocked: bool = True) -> ConnectionState:
+    return gate.wait(time.monotonic() + seconds, lambda: None, lambda: "amqp://host", accept_blocked)
 
 
-def waiting(gate: Gate, **how: Any) -> SimpleQueue[Any]:
+def waiting(gate: ConnectionGate, **how: Any) -> SimpleQueue[Any]:
     """The result of a wait in another thread, which waits already."""
     results: SimpleQueue[Any] = SimpleQueue()
     attended = threading.Event()
 
     def run() -> None:
         try:
-            how.setdefault("blocked_will_do", True)
+            how.setdefault("accept_blocked", True)
             results.put(gate.wait(time.monotonic() + 5, attended.set, lambda: "amqp://host", **how))
         except Exception as error:
             results.put(error)
@@ -43,7 +43,7 @@ def waiting(gate: Gate, **how: Any) -> SimpleQueue[Any]:
 
 
 def test_callers_pass_when_it_opens() -> None:
-    gate = Gate("test")
+    gate = ConnectionGate("test")
     callers = [waiting(gate) for _ in range(3)]
     assert gate.awaited
     gate.enter(ConnectionState.OPEN, "now")
@@ -52,7 +52,7 @@ def test_callers_pass_when_it_opens() -> None:
 
 
 def test_a_logging_handler_that_raises_changes_no_state() -> None:
-    gate = Gate("test")
+    gate = ConnectionGate("test")
     with mailing():
         gate.enter(ConnectionState.OPEN, "now")
         gate.enter(ConnectionState.RECOVERING, "lost")
@@ -63,7 +63,7 @@ def test_a_logging_handler_that_raises_changes_no_state() -> None:
 def test_that_it_is_open_is_said_before_it_is_so_as_whoever_hears_it_on_the_io_thread_may_not_pass(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    gate = Gate("test")
+    gate = ConnectionGate("test")
     seen: list[Any] = []
 
     class Looking(logging.Handler):
@@ -86,7 +86,7 @@ def test_that_it_is_open_is_said_before_it_is_so_as_whoever_hears_it_on_the_io_t
 
 
 def test_the_end_of_a_trouble_is_said_as_loudly_as_its_beginning_and_once(caplog: pytest.LogCaptureFixture) -> None:
-    gate = Gate("test")
+    gate = ConnectionGate("test")
     with caplog.at_level(logging.WARNING, "message_hub_sync.rabbitmq"):
         gate.enter(ConnectionState.CONNECTING, "somewhere")
         for state in (ConnectionState.OPEN, ConnectionState.RECOVERING, ConnectionState.OPEN, ConnectionState.OPEN):
@@ -102,7 +102,7 @@ def test_the_end_of_a_trouble_is_said_as_loudly_as_its_beginning_and_once(caplog
 
 
 def test_nobody_waits_past_its_deadline_and_the_reason_is_told() -> None:
-    gate = Gate("test")
+    gate = ConnectionGate("test")
     gate.refuse(Refusal(MessageHubConnectionError, "nobody listens", False), hopeless=False)
     began = time.monotonic()
     with pytest.raises(MessageHubConnectionError, match="nobody listens"):
@@ -112,14 +112,14 @@ def test_nobody_waits_past_its_deadline_and_the_reason_is_told() -> None:
 
 
 def test_a_hopeless_refusal_ends_every_wait() -> None:
-    gate = Gate("test")
+    gate = ConnectionGate("test")
     caller = waiting(gate)
     gate.refuse(REFUSED, hopeless=True)
     assert isinstance(caller.get(timeout=2), MessageHubAuthorizationError)
 
 
 def test_closing_ends_every_wait_and_nothing_opens_afterwards() -> None:
-    gate = Gate("test")
+    gate = ConnectionGate("test")
     caller = waiting(gate)
     with gate.lock:
         gate.close()
@@ -129,12 +129,12 @@ def test_closing_ends_every_wait_and_nothing_opens_afterwards() -> None:
 
 
 def test_a_blocked_connection_will_do_for_some_and_is_waited_out_by_others() -> None:
-    gate = Gate("test")
+    gate = ConnectionGate("test")
     gate.enter(ConnectionState.OPEN, "now")
     gate.announce_blocked(True)
     assert wait(gate, 0) is ConnectionState.BLOCKED
-    assert wait(gate, 0.05, blocked_will_do=False) is ConnectionState.BLOCKED
-    caller = waiting(gate, blocked_will_do=False)
+    assert wait(gate, 0.05, accept_blocked=False) is ConnectionState.BLOCKED
+    caller = waiting(gate, accept_blocked=False)
     gate.announce_blocked(False)
     assert caller.get(timeout=2) is ConnectionState.OPEN
 
@@ -156,7 +156,7 @@ def alarm() -> Iterator[None]:
 
 @pytest.mark.usefixtures("alarm")
 def test_a_signal_at_the_end_of_a_wait_does_not_release_a_lock_that_another_thread_holds() -> None:
-    gate = Gate("test")
+    gate = ConnectionGate("test")
     errors: SimpleQueue[BaseException | None] = SimpleQueue()
     holding, interrupted = threading.Event(), threading.Event()
 
@@ -169,13 +169,13 @@ def test_a_signal_at_the_end_of_a_wait_does_not_release_a_lock_that_another_thre
         except RuntimeError as error:
             errors.put(error)
 
-    def attend() -> None:
+    def ensure_thread() -> None:
         # From now on the lock is taken as soon as the wait lets go of it, until the signal has come.
         threading.Thread(target=hold, daemon=True).start()
         signal.setitimer(signal.ITIMER_REAL, 0.3)
 
     with pytest.raises(Interrupted):
-        gate.wait(time.monotonic() + 0.1, attend, lambda: "amqp://host", True)
+        gate.wait(time.monotonic() + 0.1, ensure_thread, lambda: "amqp://host", True)
     assert holding.is_set()
     interrupted.set()
     assert errors.get(timeout=5) is None
