@@ -33,7 +33,7 @@ class Backoff:
         return self._failures <= 1
 
     @property
-    def hopeless(self) -> bool:
+    def all_hosts_refused(self) -> bool:
         """Whether every host refused, so that nothing but a change of the settings will help."""
         return self._refusals >= self._hosts
 
@@ -53,7 +53,7 @@ class Backoff:
         if hosts_tried or not rounds:
             return 0.0, 0.0
         jitter = random.uniform(0.5, 1.0)
-        if self.hopeless:
+        if self.all_hosts_refused:
             pause = min(_LONGEST_REFUSED_PAUSE, _FIRST_REFUSED_PAUSE * 2.0 ** min(rounds - 1, 10)) * jitter
             return pause, pause
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(rounds - 1, 10)) * jitter

@@ -24,7 +24,7 @@ class ConnectionGate:
     """The state of one connection, over all its lives.
 
     Mutable, guarded by ``lock`` (which also guards the thread of the link that owns this): ``state``,
-    ``closing``, ``ever_open``, ``refusal``, ``_hopeless``, ``_waiters``. Single ones are read without it.
+    ``closing``, ``ever_open``, ``refusal``, ``_all_hosts_refused``, ``_waiters``. Single ones are read without it.
 
     :param name: whose connection, for the log.
     """
@@ -38,7 +38,7 @@ class ConnectionGate:
         self._waiters = Waiters()
         #: Why the latest attempt failed.
         self.refusal: Refusal | None = None
-        self._hopeless = False
+        self._all_hosts_refused = False
 
     @property
     def awaited(self) -> bool:
@@ -68,7 +68,7 @@ class ConnectionGate:
                         return self.state
                     refuse_on_io_thread()
                     ensure_thread()
-                    if self._hopeless and self.refusal is not None:
+                    if self._all_hosts_refused and self.refusal is not None:
                         raise self.refusal.error()
                     remaining = deadline - time.monotonic()
                     if remaining <= 0:
@@ -137,17 +137,17 @@ class ConnectionGate:
         elif not blocked:
             first()
 
-    def refuse(self, refusal: Refusal, hopeless: bool) -> None:
-        """An attempt to connect failed. ``hopeless``: nobody needs to wait for another one. No lock held."""
+    def refuse(self, refusal: Refusal, all_hosts_refused: bool) -> None:
+        """An attempt to connect failed. ``all_hosts_refused``: nobody needs to wait for another one. No lock held."""
         with self.lock:
-            news = hopeless and not self._hopeless
-            self.refusal, self._hopeless = refusal, hopeless
+            news = all_hosts_refused and not self._all_hosts_refused
+            self.refusal, self._all_hosts_refused = refusal, all_hosts_refused
             self._waiters.wake_all()
         logger.log(logging.ERROR if news else logging.DEBUG, "%s: %s", self._name, refusal.text)
 
     def forget_refusal(self) -> None:
         """Somebody tries anew. The caller holds the lock."""
-        self.refusal, self._hopeless = None, False
+        self.refusal, self._all_hosts_refused = None, False
 
     def close(self) -> None:
         """Nobody passes any more. The caller holds the lock."""

@@ -276,7 +276,7 @@ class Link:
         self._connection = None
         self._last_error = (refusal.text, time.time())
         self._backoff.failed(refusal.final)
-        self._gate.refuse(refusal, self._backoff.hopeless)
+        self._gate.refuse(refusal, self._backoff.all_hosts_refused)
         return None
 
     def _begun(self, connection: ThreadedConnection) -> None:

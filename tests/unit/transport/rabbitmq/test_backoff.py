@@ -44,12 +44,12 @@ def test_a_connection_that_is_lost_over_and_over_is_dialled_ever_more_rarely() -
 def test_it_is_hopeless_only_when_every_host_refused() -> None:
     backoff = Backoff(2)
     backoff.failed(True)
-    assert not backoff.hopeless
+    assert not backoff.all_hosts_refused
     backoff.failed(False)
     backoff.failed(True)
-    assert not backoff.hopeless
+    assert not backoff.all_hosts_refused
     backoff.failed(True)
-    assert backoff.hopeless
+    assert backoff.all_hosts_refused
 
 
 def test_refusals_are_repeated_rarely_whoever_waits() -> None:

@@ -56,7 +56,7 @@ def test_a_logging_handler_that_raises_changes_no_state() -> None:
     with mailing():
         gate.enter(ConnectionState.OPEN, "now")
         gate.enter(ConnectionState.RECOVERING, "lost")
-        gate.refuse(REFUSED, hopeless=True)
+        gate.refuse(REFUSED, all_hosts_refused=True)
     assert (gate.state, gate.refusal) == (ConnectionState.RECOVERING, REFUSED)
 
 
@@ -103,7 +103,7 @@ def test_the_end_of_a_trouble_is_said_as_loudly_as_its_beginning_and_once(caplog
 
 def test_nobody_waits_past_its_deadline_and_the_reason_is_told() -> None:
     gate = ConnectionGate("test")
-    gate.refuse(Refusal(MessageHubConnectionError, "nobody listens", False), hopeless=False)
+    gate.refuse(Refusal(MessageHubConnectionError, "nobody listens", False), all_hosts_refused=False)
     began = time.monotonic()
     with pytest.raises(MessageHubConnectionError, match="nobody listens"):
         wait(gate, 0.05)
@@ -114,7 +114,7 @@ def test_nobody_waits_past_its_deadline_and_the_reason_is_told() -> None:
 def test_a_hopeless_refusal_ends_every_wait() -> None:
     gate = ConnectionGate("test")
     caller = waiting(gate)
-    gate.refuse(REFUSED, hopeless=True)
+    gate.refuse(REFUSED, all_hosts_refused=True)
     assert isinstance(caller.get(timeout=2), MessageHubAuthorizationError)
 
 
