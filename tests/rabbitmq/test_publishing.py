@@ -146,7 +146,7 @@ def test_publishes_through_reconnects_are_confirmed_only_when_the_broker_has_the
                     confirmed.put(name)
                     break
 
-    def disturb() -> None:
+    def request_restore() -> None:
         for _ in range(5):
             if published.wait(0.4):
                 return
@@ -154,7 +154,7 @@ def test_publishes_through_reconnects_are_confirmed_only_when_the_broker_has_the
 
     names = [f"{thread}-{number}" for thread in range(8) for number in range(125)]
     threads = [threading.Thread(target=publish, args=(names[n::8],)) for n in range(8)]
-    disturber = threading.Thread(target=disturb)
+    disturber = threading.Thread(target=request_restore)
     for thread in (*threads, disturber):
         thread.start()
     expected = {b'{"text":"%s"}' % name.encode() for name in names}

@@ -17,7 +17,7 @@ from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.consumer_channel import Intake
 from message_hub_sync.transport.rabbitmq.declaring import Declarations, present_name
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_reject
-from message_hub_sync.transport.rabbitmq.recovering_connection import Link
+from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
 from message_hub_sync.transport.rabbitmq.rpc import opened
 from message_hub_sync.transport.rabbitmq.translation import (
     ChannelClosed,
@@ -155,7 +155,7 @@ class RabbitMQConsumer:
             if not intake.closed:
                 work(intake, deadline)
 
-        self._owner.link.on_connection(intake.connection, on_its_channel, deadline)
+        self._owner.recovering.on_connection(intake.connection, on_its_channel, deadline)
 
     def _send_cancel(self, intake: Intake, deadline: float) -> None:
         if intake.consumer_tag in intake.channel.pika.consumer_tags:  # else pika asks nothing, and nobody answers
@@ -241,7 +241,7 @@ class RabbitMQConsumer:
 
     def restore(self) -> None:
         """Its channel is gone: have another one made soon. No lock held."""
-        self._owner.link.disturb()
+        self._owner.recovering.request_restore()
 
     def replace(self, intake: Intake) -> None:
         """The broker ended the consumer: another channel is made, and what was not settled goes back. No lock held."""
@@ -266,14 +266,18 @@ class ConsumeLink:
         self._lock = threading.Lock()
         self._consumers: list[RabbitMQConsumer] = []
         self._calm_until = 0.0
-        self.link = Link("consume", config, restore=self._restore, wanted=lambda: bool(self._consumers))
+        self.recovering = RecoveringConnection(
+            "consume", config, restore=self._restore, keep_open=lambda: bool(self._consumers)
+        )
 
     def consume(self, topology: Topology, prefetch: int, deadline: float) -> RabbitMQConsumer:
         """Declare and consume, and keep it so."""
         consumer = RabbitMQConsumer(self, topology, prefetch)
         try:
-            self.link.call(
-                lambda connection: consumer.establish(connection, min(deadline, Link.restore_deadline())),
+            self.recovering.call(
+                lambda connection: consumer.establish(
+                    connection, min(deadline, RecoveringConnection.restore_deadline())
+                ),
                 deadline,
             )
             with self._lock:
@@ -297,7 +301,7 @@ class ConsumeLink:
             consumers = list(self._consumers)
         for consumer in consumers:
             consumer.flush()
-        self.link.close(deadline)
+        self.recovering.close(deadline)
 
     def calm_down(self) -> None:
         """A consumer ends, whose end the I/O thread has to see to: it is not to be busy with what fails."""
@@ -323,7 +327,7 @@ class ConsumeLink:
 
     def _restore_one(self, consumer: RabbitMQConsumer, connection: ThreadedConnection, others: bool) -> None:
         now = time.monotonic()
-        connection.hurry_at, connection.hurry_for = now + _HURRIED_SECONDS, lambda: others or self.link.awaited
+        connection.hurry_at, connection.hurry_for = now + _HURRIED_SECONDS, lambda: others or self.recovering.awaited
         try:
             consumer.establish(connection, now + _RESTORE_SECONDS)
         except ConnectionEnded:

@@ -12,7 +12,7 @@ from message_hub_sync.transport.base import ConnectionState, Outgoing, Receipt, 
 from message_hub_sync.transport.rabbitmq.confirm_channel import ConfirmChannel
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_publish
-from message_hub_sync.transport.rabbitmq.recovering_connection import Link
+from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
 
 __all__ = ["PublishLink"]
 
@@ -34,7 +34,9 @@ class PublishLink:
         self._listeners = listeners
         self._shared: ConfirmChannel | None = None
         self._single: deque[ConfirmChannel] = deque()
-        self.link = Link("publish", config, restore=self._restore, wanted=lambda: False, on_open=self._announce)
+        self.recovering = RecoveringConnection(
+            "publish", config, restore=self._restore, keep_open=lambda: False, on_open=self._announce
+        )
 
     def publish(self, outgoing: Outgoing, deadline: float) -> Receipt:
         """As the seam has it."""
@@ -97,11 +99,11 @@ class PublishLink:
         Returns once the broker answered or the deadline passed.
         """
         while True:
-            if self.link.wait_open(deadline, accept_blocked=False) is ConnectionState.BLOCKED:
+            if self.recovering.wait_open(deadline, accept_blocked=False) is ConnectionState.BLOCKED:
                 return _blocked()
             channel = self._idle_single()
             if channel is None:
-                self.link.call(self._open_single, deadline)
+                self.recovering.call(self._open_single, deadline)
                 continue
             try:
                 data = encode_publish(outgoing, channel.number, channel.max_fragment)
@@ -131,13 +133,13 @@ class PublishLink:
         """The shared channel, waiting for it; ``None`` when the broker still blocks at the deadline."""
         while True:
             channel = self._shared
-            if channel is not None and channel.usable and self.link.state is ConnectionState.OPEN:
+            if channel is not None and channel.usable and self.recovering.state is ConnectionState.OPEN:
                 return channel
-            if self.link.wait_open(deadline, accept_blocked=False) is ConnectionState.BLOCKED:
+            if self.recovering.wait_open(deadline, accept_blocked=False) is ConnectionState.BLOCKED:
                 return None
             channel = self._shared
             if channel is None or not channel.usable:
-                channel = self.link.call(self._open_shared, deadline)
+                channel = self.recovering.call(self._open_shared, deadline)
                 if channel.usable:
                     return channel
 
@@ -147,13 +149,17 @@ class PublishLink:
     def _open_shared(self, connection: ThreadedConnection) -> ConfirmChannel:
         channel = self._shared
         if channel is None or not channel.usable:
-            channel = ConfirmChannel.open(connection, Link.restore_deadline(), self.link.disturb, self._announce)
+            channel = ConfirmChannel.open(
+                connection, RecoveringConnection.restore_deadline(), self.recovering.request_restore, self._announce
+            )
             self._shared = channel
         return channel
 
     def _open_single(self, connection: ThreadedConnection) -> None:
         # Into the deque, not to the caller: one who gave up leaves it to the next.
-        self._single.append(ConfirmChannel.open(connection, Link.restore_deadline(), lambda: None, self._announce))
+        self._single.append(
+            ConfirmChannel.open(connection, RecoveringConnection.restore_deadline(), lambda: None, self._announce)
+        )
 
     def _announce(self) -> None:
         for listener in list(self._listeners):

@@ -27,7 +27,7 @@ from message_hub_sync.transport.rabbitmq.translation import (
 )
 from message_hub_sync.transport.threads import IOThread, on_io_thread, refuse_on_io_thread
 
-__all__ = ["Link"]
+__all__ = ["RecoveringConnection"]
 
 logger = Log("message_hub_sync.rabbitmq")
 
@@ -38,17 +38,17 @@ _RESTORE_SECONDS = 10.0
 _LONG = 60.0
 
 
-class Link:
+class RecoveringConnection:
     """One role's connection: ``publish`` or ``consume``.
 
     Mutable, guarded by the gate's lock: ``_thread``, ``_waker``, ``_close_deadline``, and that tasks are added
     only while there is a thread. Written by the I/O thread alone: ``_connection``, ``_opening``, ``_backoff``,
-    ``_address``, ``_next_address``, ``_last_error``. ``_disturbed`` is set by anyone.
+    ``_address``, ``_next_address``, ``_last_error``. ``_restore_requested`` is set by anyone.
 
     :param restore: makes everything exist that should live on the connection, or part of it; called on the I/O thread,
         and tasks between two calls; idempotent, returns the monotonic moment at which it wants to be called again, or
         ``None``.
-    :param wanted: whether the link is to be kept up though nobody waits for it.
+    :param keep_open: whether the connection is to be kept up though nobody waits for it.
     :param on_open: called on the I/O thread, no lock held, each time just before the connection is open to callers.
     """
 
@@ -58,7 +58,7 @@ class Link:
         config: ClientConfig,
         *,
         restore: Callable[[ThreadedConnection], float | None],
-        wanted: Callable[[], bool],
+        keep_open: Callable[[], bool],
         on_open: Callable[[], None] = lambda: None,
     ) -> None:
         addresses = config.address
@@ -67,7 +67,7 @@ class Link:
         self._config = config
         self._addresses: tuple[BrokerAddress, ...] = addresses
         self._restore = restore
-        self._wanted = wanted
+        self._keep_open = keep_open
         self._on_open = on_open
         self._gate = ConnectionGate(f"{role} connection of {config.service_name}")
         self._thread: threading.Thread | None = None
@@ -81,7 +81,7 @@ class Link:
         #: What ended the connection, or kept it from being made, whichever came last, with the wall clock's time.
         self._last_error: tuple[str, float] | None = None
         self._tasks = Tasks()
-        self._disturbed = False
+        self._restore_requested = False
 
     # --- for any thread ------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ class Link:
     @property
     def awaited(self) -> bool:
         """Whether anybody waits for the I/O thread to have time: a caller, or something else that is to be restored."""
-        return bool(self._tasks) or self._disturbed or self._gate.awaited
+        return bool(self._tasks) or self._restore_requested or self._gate.awaited
 
     def status(self) -> ConnectionStatus:
         """For health."""
@@ -146,9 +146,9 @@ class Link:
         if connection.usable and self._add(task) and not on_io_thread():
             task.wait(deadline)
 
-    def disturb(self) -> None:
+    def request_restore(self) -> None:
         """Something that lives on the connection is gone: have it restored soon."""
-        self._disturbed = True
+        self._restore_requested = True
         self._wake()
 
     def interrupt(self) -> None:
@@ -226,7 +226,7 @@ class Link:
     def _run(self, waker: Waker) -> None:
         self._opening = opening = Opening(self._config, self._role, waker, lambda: self._gate.closing)
         try:
-            while self._still_wanted():
+            while self._still_needed():
                 try:
                     connection = self._connect(opening)
                     if connection is not None:
@@ -240,10 +240,10 @@ class Link:
         finally:
             self._leave(waker)
 
-    def _still_wanted(self) -> bool:
+    def _still_needed(self) -> bool:
         gate = self._gate
         with gate.lock:
-            if not gate.closing and (gate.awaited or gate.ever_open or self._wanted()):
+            if not gate.closing and (gate.awaited or gate.ever_open or self._keep_open()):
                 return True
             self._thread = None  # decided under the lock: a caller that comes now starts a new thread
             gate.change(ConnectionState.CLOSED)
@@ -306,9 +306,9 @@ class Link:
             while connection.alive and not self._gate.closing:
                 if connection.usable:
                     self._tasks.run(connection)
-                    if self._disturbed or (again is not None and time.monotonic() >= again):
+                    if self._restore_requested or (again is not None and time.monotonic() >= again):
                         again = self._restored(connection)
-                    if self._tasks or self._disturbed or self._gate.closing:
+                    if self._tasks or self._restore_requested or self._gate.closing:
                         continue  # a wake meant for this loop may have been taken while a task was served
                 due = again if again is not None and connection.usable else None
                 connection.serve(time.monotonic() + _LONG if due is None else due)
@@ -333,7 +333,7 @@ class Link:
         self._gate.announce_blocked(blocked, self._on_open)
 
     def _restored(self, connection: ThreadedConnection) -> float | None:
-        self._disturbed = False
+        self._restore_requested = False
         try:
             return self._restore(connection)
         except ConnectionEnded:

@@ -17,7 +17,7 @@ from message_hub_sync.transport.base import (
 from message_hub_sync.transport.rabbitmq.consume_connection import ConsumeLink
 from message_hub_sync.transport.rabbitmq.declaring import Declarations, present_name
 from message_hub_sync.transport.rabbitmq.publish_connection import PublishLink
-from message_hub_sync.transport.rabbitmq.recovering_connection import Link
+from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
 from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 
 __all__ = ["RabbitMQTransport"]
@@ -40,7 +40,7 @@ class RabbitMQTransport:
 
     def connect(self, deadline: float) -> None:
         """As the seam has it."""
-        self._publishing.link.wait_open(deadline)
+        self._publishing.recovering.wait_open(deadline)
 
     def publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
         """As the seam has it."""
@@ -91,7 +91,11 @@ class RabbitMQTransport:
 
     def status(self) -> Sequence[ConnectionStatus]:
         """As the seam has it."""
-        return [link.status() for link in (self._publishing.link, self._consuming.link) if link.needed]
+        return [
+            recovering.status()
+            for recovering in (self._publishing.recovering, self._consuming.recovering)
+            if recovering.needed
+        ]
 
     def on_connected(self, listener: Callable[[], None]) -> None:
         """As the seam has it."""
@@ -99,29 +103,29 @@ class RabbitMQTransport:
 
     def interrupt(self) -> None:
         """As the seam has it."""
-        for link in (self._publishing.link, self._consuming.link):
-            link.interrupt()
+        for recovering in (self._publishing.recovering, self._consuming.recovering):
+            recovering.interrupt()
 
     def close(self, deadline: float) -> None:
         """As the seam has it. Consumers first: what they settled must still be read."""
         self._consuming.close(deadline)
-        self._publishing.link.close(deadline)
+        self._publishing.recovering.close(deadline)
 
     def abandon(self) -> None:
         """As the seam has it."""
-        self._publishing.link.abandon()
-        self._consuming.link.abandon()
+        self._publishing.recovering.abandon()
+        self._consuming.recovering.abandon()
 
-    def _asking(self) -> Link:
+    def _asking(self) -> RecoveringConnection:
         """The connection that answers questions: the consuming one where it is up, for it is never blocked.
 
         Where the publishing one is blocked, its questions stay unanswered: then the other one is made for them.
         """
-        blocked = self._publishing.link.state is ConnectionState.BLOCKED
-        if blocked or self._consuming.link.state is ConnectionState.OPEN:
-            return self._consuming.link
-        return self._publishing.link
+        blocked = self._publishing.recovering.state is ConnectionState.BLOCKED
+        if blocked or self._consuming.recovering.state is ConnectionState.OPEN:
+            return self._consuming.recovering
+        return self._publishing.recovering
 
 
 def _sooner(deadline: float) -> float:
-    return min(deadline, Link.restore_deadline())
+    return min(deadline, RecoveringConnection.restore_deadline())
