@@ -100,7 +100,7 @@ def test_who_calls_while_the_thread_backs_off_profits_from_a_broker_that_came_ba
     bench.kill()
     assert eventually(lambda: transport.status()[0].state is ConnectionState.RECOVERING)
     # Nobody waits: the pauses have grown to seconds when the broker is back.
-    pauses = transport._publishing.recovering._backoff.pauses
+    pauses = transport._publish_connection.recovering._backoff.pauses
     assert eventually(lambda: pauses()[0] > 2.0, timeout=30)
     bench.node.start()
     began = time.monotonic()
@@ -139,7 +139,7 @@ def test_closing_does_not_wait_for_a_question_that_nobody_answers(
     bench.node.suspend()
     try:
         question = in_thread(lambda: transport.queue_stats(["x"], bench.within(30)))
-        assert eventually(lambda: bool(transport._publishing.recovering._connection._channels.keys() - {1}))
+        assert eventually(lambda: bool(transport._publish_connection.recovering._connection._channels.keys() - {1}))
         began = time.monotonic()
         transport.close(began + 0.5)
         error = question.get(timeout=5)
@@ -206,7 +206,7 @@ def test_heartbeats_keep_an_idle_connection_on_both_sides(bench: Any) -> None:
     transport = bench.transport(heartbeat=1)
     consumer = bench.consume(transport)
     transport.connect(bench.within())
-    connections = [transport._publishing.recovering._connection, consumer._intake.connection]
+    connections = [transport._publish_connection.recovering._connection, consumer._intake.connection]
     # The broker ends a connection after two silent heartbeats, pika after one and five seconds.
     worked = time.process_time()
     assert not threading.Event().wait(8)
@@ -244,7 +244,7 @@ def test_reconnecting_leaves_no_descriptor_and_no_thread(
     bench.confirmed(transport)
     before, threads = descriptors(), threading.active_count()
     for _ in range(50):
-        for link in (transport._publishing.recovering, transport._consuming.recovering):
+        for link in (transport._publish_connection.recovering, transport._consume_connection.recovering):
             connection = link._connection
             with connection.lock:
                 connection.kill(ConnectionError("cut"))
@@ -269,7 +269,7 @@ def test_a_forked_child_drops_its_copy_and_the_parent_does_not_notice(bench: Any
     if child == 0:
         outcome = b"failed"
         try:
-            links = (transport._publishing.recovering, transport._consuming.recovering)
+            links = (transport._publish_connection.recovering, transport._consume_connection.recovering)
             sockets = [link._connection._socket.fileno() for link in links]
             transport.abandon()
             closed = all(not os.path.exists(f"/proc/self/fd/{number}") for number in sockets)
@@ -326,7 +326,7 @@ def test_a_logging_handler_may_publish(bench: Any) -> None:
     class Publishing(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             # Publishing needs this lock: a thread that logs while it holds it would wait for itself.
-            lock = transport._publishing._shared.connection.lock
+            lock = transport._publish_connection._shared.connection.lock
             free = lock.acquire(timeout=2)
             results.put((record.getMessage(), free))
             if free:
@@ -382,11 +382,11 @@ def test_a_logging_handler_that_publishes_with_the_same_client_holds_nothing_up(
         ours.setLevel(logging.INFO)
         try:
             for _ in range(2):
-                lost = client._lifecycle.session().transport._publishing.recovering._connection
+                lost = client._lifecycle.session().transport._publish_connection.recovering._connection
                 bench.node.ctl("close_all_connections", "test")
                 assert eventually(
                     lambda lost=lost: (
-                        (link := client._lifecycle.session().transport._publishing.recovering).state
+                        (link := client._lifecycle.session().transport._publish_connection.recovering).state
                         is ConnectionState.OPEN
                         and link._connection is not lost
                     )

@@ -405,7 +405,7 @@ def silent(bench: Any) -> Any:
     queues = [f"{bench.service}.{event}" for event in events[:2]]
     for queue in queues:
         silence(bench, queue)
-    transport._consuming.recovering.interrupt()
+    transport._consume_connection.recovering.interrupt()
     yield transport, consumers
     for queue in queues:
         silence(bench, queue, silent=False)
@@ -427,7 +427,7 @@ def test_queues_that_do_not_answer_hold_up_neither_the_others_nor_whoever_asks(
         assert time.monotonic() - began < 3.5
     # The next time, they are the last.
     intake = healthy._intake
-    transport._consuming.recovering.interrupt()
+    transport._consume_connection.recovering.interrupt()
     began = time.monotonic()
     assert eventually(lambda: healthy._intake is not intake and bool(healthy.active), timeout=5)
     assert time.monotonic() - began < 2

@@ -28,7 +28,7 @@ from message_hub_sync.transport.rabbitmq.translation import (
 )
 from message_hub_sync.transport.topology import Topology
 
-__all__ = ["ConsumeLink", "RabbitMQConsumer"]
+__all__ = ["ConsumeConnection", "RabbitMQConsumer"]
 
 logger = Log("message_hub_sync.rabbitmq")
 
@@ -52,7 +52,7 @@ class RabbitMQConsumer:
     flag, read without a lock.
     """
 
-    def __init__(self, owner: ConsumeLink, topology: Topology, prefetch: int) -> None:
+    def __init__(self, owner: ConsumeConnection, topology: Topology, prefetch: int) -> None:
         self._owner = owner
         self._topology = topology
         self._prefetch = prefetch
@@ -253,7 +253,7 @@ class RabbitMQConsumer:
         self.restore()
 
 
-class ConsumeLink:
+class ConsumeConnection:
     """All consumers of one client, over one connection.
 
     Mutable, guarded by ``_lock``: ``_consumers``. ``_calm_until``, a moment, is written by anyone.

@@ -14,7 +14,7 @@ from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_publish
 from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
 
-__all__ = ["PublishLink"]
+__all__ = ["PublishConnection"]
 
 logger = Log("message_hub_sync.rabbitmq")
 
@@ -22,7 +22,7 @@ _NO_ROOM = "the broker reads too slowly"
 _BLOCKED = "the broker accepts no messages (memory or disk alarm); nothing was sent"
 
 
-class PublishLink:
+class PublishConnection:
     """Publishes over one connection: the shared channel, and others for what may be poisonous.
 
     Mutable: ``_shared``, replaced by the I/O thread alone and read without a lock (a stale one only answers

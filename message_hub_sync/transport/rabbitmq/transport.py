@@ -14,9 +14,9 @@ from message_hub_sync.transport.base import (
     QueueStats,
     Receipt,
 )
-from message_hub_sync.transport.rabbitmq.consume_connection import ConsumeLink
+from message_hub_sync.transport.rabbitmq.consume_connection import ConsumeConnection
 from message_hub_sync.transport.rabbitmq.declaring import Declarations, present_name
-from message_hub_sync.transport.rabbitmq.publish_connection import PublishLink
+from message_hub_sync.transport.rabbitmq.publish_connection import PublishConnection
 from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
 from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 
@@ -35,22 +35,24 @@ class RabbitMQTransport:
     def __init__(self, config: ClientConfig) -> None:
         self._listeners: list[Callable[[], None]] = []
         self._declarations = Declarations()
-        self._publishing = PublishLink(config, self._listeners)
-        self._consuming = ConsumeLink(config, self._declarations, f"{config.service_name}.{uuid4().hex[:8]}")
+        self._publish_connection = PublishConnection(config, self._listeners)
+        self._consume_connection = ConsumeConnection(
+            config, self._declarations, f"{config.service_name}.{uuid4().hex[:8]}"
+        )
 
     def connect(self, deadline: float) -> None:
         """As the seam has it."""
-        self._publishing.recovering.wait_open(deadline)
+        self._publish_connection.recovering.wait_open(deadline)
 
     def publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
         """As the seam has it."""
         if alone:
-            return self._publishing.publish_alone(outgoing, deadline)
-        return self._publishing.publish(outgoing, deadline)
+            return self._publish_connection.publish_alone(outgoing, deadline)
+        return self._publish_connection.publish(outgoing, deadline)
 
     def publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:
         """As the seam has it."""
-        return self._publishing.publish_many(list(batch), deadline)
+        return self._publish_connection.publish_many(list(batch), deadline)
 
     def declare(self, topology: Topology, deadline: float) -> None:
         """As the seam has it."""
@@ -74,7 +76,7 @@ class RabbitMQTransport:
 
     def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> Consumer:
         """As the seam has it."""
-        return self._consuming.consume(topology, prefetch, deadline)
+        return self._consume_connection.consume(topology, prefetch, deadline)
 
     def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:
         """As the seam has it."""
@@ -93,7 +95,7 @@ class RabbitMQTransport:
         """As the seam has it."""
         return [
             recovering.status()
-            for recovering in (self._publishing.recovering, self._consuming.recovering)
+            for recovering in (self._publish_connection.recovering, self._consume_connection.recovering)
             if recovering.needed
         ]
 
@@ -103,28 +105,28 @@ class RabbitMQTransport:
 
     def interrupt(self) -> None:
         """As the seam has it."""
-        for recovering in (self._publishing.recovering, self._consuming.recovering):
+        for recovering in (self._publish_connection.recovering, self._consume_connection.recovering):
             recovering.interrupt()
 
     def close(self, deadline: float) -> None:
         """As the seam has it. Consumers first: what they settled must still be read."""
-        self._consuming.close(deadline)
-        self._publishing.recovering.close(deadline)
+        self._consume_connection.close(deadline)
+        self._publish_connection.recovering.close(deadline)
 
     def abandon(self) -> None:
         """As the seam has it."""
-        self._publishing.recovering.abandon()
-        self._consuming.recovering.abandon()
+        self._publish_connection.recovering.abandon()
+        self._consume_connection.recovering.abandon()
 
     def _asking(self) -> RecoveringConnection:
         """The connection that answers questions: the consuming one where it is up, for it is never blocked.
 
         Where the publishing one is blocked, its questions stay unanswered: then the other one is made for them.
         """
-        blocked = self._publishing.recovering.state is ConnectionState.BLOCKED
-        if blocked or self._consuming.recovering.state is ConnectionState.OPEN:
-            return self._consuming.recovering
-        return self._publishing.recovering
+        blocked = self._publish_connection.recovering.state is ConnectionState.BLOCKED
+        if blocked or self._consume_connection.recovering.state is ConnectionState.OPEN:
+            return self._consume_connection.recovering
+        return self._publish_connection.recovering
 
 
 def _sooner(deadline: float) -> float:

@@ -330,7 +330,7 @@ def test_who_would_wait_for_a_connection_on_an_io_thread_is_told_so_at_once(tran
         def emit(self, record: logging.LogRecord) -> None:
             for work in (
                 lambda: client.connect(time.monotonic() + 2),
-                lambda: client._publishing.recovering.call(lambda connection: None, time.monotonic() + 2),
+                lambda: client._publish_connection.recovering.call(lambda connection: None, time.monotonic() + 2),
             ):
                 began, error = time.monotonic(), None
                 try:
@@ -359,7 +359,7 @@ def test_a_logging_handler_that_raises_ends_no_io_thread(transport: Any, monkeyp
         raise ZeroDivisionError
 
     client = transport("amqp://127.0.0.1:1")
-    link = client._consuming.recovering
+    link = client._consume_connection.recovering
     monkeypatch.setattr(link, "_wanted", lambda: True)  # as with consumers, which nobody would start it anew for
     with mailing():
         with monkeypatch.context() as patched:
