@@ -92,7 +92,7 @@ class Processing:
     def _process(self, work: _Work) -> None:
         delivery = work.delivery
         headers = delivery.properties.headers
-        if self._durable and delivery.redelivered and self._first and delivery.intake_number == 1:
+        if self._durable and delivery.redelivered and self._first and delivery.channel_generation == 1:
             # Its last handler may have died of it: this process's predecessor.
             count = crashes(headers)
             if count >= self._retry.attempts:

@@ -161,7 +161,7 @@ class DeadLetter:
             queue=self.queue,
             redelivered=False,
             delivery_tag=0,
-            intake_number=0,
+            channel_generation=0,
             origin=None,
         )
 

@@ -141,15 +141,15 @@ class Receipt:
 class Delivery:
     """One message handed to a consumer. Settle it through the consumer it came from.
 
-    ``intake_number`` counts the channels on which its consumer has received, from 1: what is redelivered on a later
-    one was handed to this very process before.
+    ``channel_generation`` counts the channels on which its consumer has received, from 1: what is redelivered on a
+    later one was handed to this very process before.
     """
 
     __slots__ = (
         "body",
+        "channel_generation",
         "delivery_tag",
         "exchange",
-        "intake_number",
         "origin",
         "properties",
         "queue",
@@ -166,7 +166,7 @@ class Delivery:
         queue: str,
         redelivered: bool,
         delivery_tag: int,
-        intake_number: int,
+        channel_generation: int,
         origin: object,
     ) -> None:
         self.body = body
@@ -176,7 +176,7 @@ class Delivery:
         self.queue = queue
         self.redelivered = redelivered
         self.delivery_tag = delivery_tag
-        self.intake_number = intake_number
+        self.channel_generation = channel_generation
         #: The transport's own: the channel this came on, so that a stale delivery settles nothing.
         self.origin = origin
 

@@ -158,7 +158,9 @@ def test_the_next_host_is_taken_when_one_dies(bench: Any, eventually: Callable[.
         bench.kill()
         try:
             began = time.monotonic()
-            assert eventually(lambda: bool(consumer.active) and consumer._intake.connection.params.port == second.port)
+            assert eventually(
+                lambda: bool(consumer.active) and consumer._consumer_channel.connection.params.port == second.port
+            )
             assert time.monotonic() - began < 3
             bench.confirmed(transport)
             consumer.settle(bench.take(consumer))
@@ -206,7 +208,7 @@ def test_heartbeats_keep_an_idle_connection_on_both_sides(bench: Any) -> None:
     transport = bench.transport(heartbeat=1)
     consumer = bench.consume(transport)
     transport.connect(bench.within())
-    connections = [transport._publish_connection.recovering._connection, consumer._intake.connection]
+    connections = [transport._publish_connection.recovering._connection, consumer._consumer_channel.connection]
     # The broker ends a connection after two silent heartbeats, pika after one and five seconds.
     worked = time.process_time()
     assert not threading.Event().wait(8)
@@ -287,7 +289,7 @@ def test_a_forked_child_drops_its_copy_and_the_parent_does_not_notice(bench: Any
     bench.confirmed(transport)
     for _ in range(2):
         delivery = bench.take(consumer)
-        assert delivery.intake_number == 1
+        assert delivery.channel_generation == 1
         consumer.settle(delivery)
     assert "UNEXPECTED_FRAME" not in bench.node.log()
 
@@ -408,8 +410,8 @@ def test_a_logging_handler_that_raises_costs_no_consumer_its_connection(
     consumer = bench.consume(transport)
     with mailing():
         for _ in range(2):
-            before = consumer._intake
+            before = consumer._consumer_channel
             bench.node.ctl("close_all_connections", "test")
-            assert eventually(lambda before=before: consumer._intake is not before and bool(consumer.active))
+            assert eventually(lambda before=before: consumer._consumer_channel is not before and bool(consumer.active))
         bench.confirmed(transport)
         consumer.settle(bench.take(consumer))

@@ -111,7 +111,7 @@ def test_a_killed_broker_that_comes_back_is_consumed_from_again(bench: Any, even
     bodies = []
     for _ in range(20):
         delivery = bench.take(consumer)
-        assert delivery.intake_number == 2
+        assert delivery.channel_generation == 2
         bodies.append(delivery.body)
         consumer.settle(delivery)
     assert bodies == [b'{"text":"%d"}' % number for number in range(20)]
@@ -135,7 +135,7 @@ def test_what_lay_waiting_when_the_connection_died_is_not_handed_out_twice(
     assert taken.count(None) == 1
     deliveries = [delivery for delivery in taken if delivery is not None]
     assert [delivery.body for delivery in deliveries] == [b'{"text":"%d"}' % number for number in range(10)]
-    assert {delivery.intake_number for delivery in deliveries} == {2}
+    assert {delivery.channel_generation for delivery in deliveries} == {2}
     consumer.settle(first)
     assert consumer.deliveries.empty()
 
@@ -146,10 +146,10 @@ def test_a_deleted_queue_is_declared_and_consumed_again(bench: Any, eventually: 
     bench.confirmed(transport)
     stale = bench.take(consumer)
     for _ in range(3):
-        intake = consumer._intake
+        intake = consumer._consumer_channel
         with bench.raw() as other:
             other.channel().queue_delete(f"{bench.service}.messages")
-        assert eventually(lambda intake=intake: consumer.active and consumer._intake is not intake, timeout=5)
+        assert eventually(lambda intake=intake: consumer.active and consumer._consumer_channel is not intake, timeout=5)
     consumer.settle(stale)
     bench.confirmed(transport)
     consumer.settle(bench.take(consumer))
@@ -166,7 +166,7 @@ def test_a_channel_that_the_broker_closes_is_opened_again(bench: Any, eventually
     with intake.connection.lock:
         intake.settlements.finished(99)  # an acknowledgement of what was never delivered: 406
         intake.flush()
-    assert eventually(lambda: consumer.active and consumer._intake is not intake)
+    assert eventually(lambda: consumer.active and consumer._consumer_channel is not intake)
     assert transport.status()[-1].state is ConnectionState.OPEN  # the connection stayed
     again = bench.take(consumer)
     assert (again.body, again.redelivered) == (delivery.body, True)
@@ -240,11 +240,11 @@ def test_what_a_closed_channel_gave_back_comes_on_the_second_intake(
     intake, connection = first.origin, first.origin.connection
     with connection.lock:
         connection.write(encode_ack(intake.number, 999, False))  # 406: the channel is closed, the connection lives
-    assert eventually(lambda: consumer._intake is not intake and bool(consumer.active))
-    assert consumer._intake.connection is connection
+    assert eventually(lambda: consumer._consumer_channel is not intake and bool(consumer.active))
+    assert consumer._consumer_channel.connection is connection
     again = [bench.take(consumer) for _ in range(3)]
     assert [delivery.body for delivery in again] == [b'{"text":"%d"}' % number for number in range(3)]
-    assert [(delivery.redelivered, delivery.intake_number) for delivery in again] == [(True, 2)] * 3
+    assert [(delivery.redelivered, delivery.channel_generation) for delivery in again] == [(True, 2)] * 3
 
 
 def test_a_consumer_made_after_the_connection_was_lost_still_is_on_its_first_intake(
@@ -255,10 +255,10 @@ def test_a_consumer_made_after_the_connection_was_lost_still_is_on_its_first_int
         event_subscription(bench.service, "character.created"), prefetch=1, deadline=bench.within()
     )
     bench.node.ctl("close_all_connections", "test")
-    assert eventually(lambda: other._intake.intake_number == 2 and bool(other.active))
+    assert eventually(lambda: other._consumer_channel.channel_generation == 2 and bool(other.active))
     consumer = bench.consume(transport)
     bench.confirmed(transport)
-    assert bench.take(consumer).intake_number == 1
+    assert bench.take(consumer).channel_generation == 1
 
 
 def test_a_passing_queue_gets_a_new_name_at_each_connection_and_one_per_connection(
@@ -426,10 +426,10 @@ def test_queues_that_do_not_answer_hold_up_neither_the_others_nor_whoever_asks(
         assert transport.queue_stats([healthy.queue], bench.within(4))[healthy.queue]
         assert time.monotonic() - began < 3.5
     # The next time, they are the last.
-    intake = healthy._intake
+    intake = healthy._consumer_channel
     transport._consume_connection.recovering.interrupt()
     began = time.monotonic()
-    assert eventually(lambda: healthy._intake is not intake and bool(healthy.active), timeout=5)
+    assert eventually(lambda: healthy._consumer_channel is not intake and bool(healthy.active), timeout=5)
     assert time.monotonic() - began < 2
 
 

@@ -92,7 +92,7 @@ def test_a_message_with_hostile_headers_arrives_and_those_behind_it_too(bench: A
         seen.append(delivery)
         consumer.settle(delivery)
     assert [delivery.body for delivery in seen] == [b'{"text":"before"}', b"{}", b'{"text":"behind"}']
-    assert {delivery.intake_number for delivery in seen} == {1}
+    assert {delivery.channel_generation for delivery in seen} == {1}
     hostile = seen[1]
     assert hostile.properties.message_id == "hostile"
     assert (UNDECODABLE in hostile.properties.headers) == (headers in HOSTILE.values())

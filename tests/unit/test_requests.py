@@ -106,7 +106,7 @@ def reply(
         queue="",
         redelivered=False,
         delivery_tag=1,
-        intake_number=1,
+        channel_generation=1,
         origin=None,
     )
 

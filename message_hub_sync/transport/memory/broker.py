@@ -279,7 +279,7 @@ class Hub:
         deliveries: SimpleQueue[Delivery | None],
         *,
         prefetch: int,
-        intake_number: int,
+        channel_generation: int,
         lost: Callable[[], None],
     ) -> tuple[Subscriber, list[Adopted]]:
         """Declare a queue called ``name`` and consume from it, in one step.
@@ -290,7 +290,7 @@ class Hub:
         with self._lock:
             adopted = self._declare(topology, name, client)
             queue = self._queues[name]
-            subscriber = Subscriber(queue, deliveries, prefetch, intake_number, lost)
+            subscriber = Subscriber(queue, deliveries, prefetch, channel_generation, lost)
             queue.subscribers.append(subscriber)
             self._serve(queue, self.clock.now())
             return subscriber, adopted

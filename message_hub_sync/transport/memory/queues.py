@@ -136,7 +136,7 @@ class Subscriber:
         queue: HubQueue,
         deliveries: SimpleQueue[Delivery | None],
         prefetch: int,
-        intake_number: int,
+        channel_generation: int,
         lost: Callable[[], None],
     ) -> None:
         self.queue = queue
@@ -144,7 +144,7 @@ class Subscriber:
         self.lost = lost
         self.unsettled: dict[int, Entry] = {}
         self._deliveries = deliveries
-        self._intake_number = intake_number
+        self._intake_number = channel_generation
         self._tag = 0
 
     def deliver(self, entry: Entry) -> None:
@@ -159,7 +159,7 @@ class Subscriber:
             queue=self.queue.name,
             redelivered=entry.redelivered,
             delivery_tag=self._tag,
-            intake_number=self._intake_number,
+            channel_generation=self._intake_number,
             origin=self,
         )
         # In this order a signal handler that raises in between costs a second delivery, never the message.

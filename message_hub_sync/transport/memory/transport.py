@@ -214,7 +214,7 @@ class MemoryTransport:
         topology: Topology,
         prefetch: int,
         deliveries: SimpleQueue[Delivery | None],
-        intake_number: int,
+        channel_generation: int,
         lost: Callable[[], None],
     ) -> tuple[Hub, Subscriber]:
         hub = self._open("consume")
@@ -224,7 +224,7 @@ class MemoryTransport:
             self._client,
             deliveries,
             prefetch=prefetch,
-            intake_number=intake_number,
+            channel_generation=channel_generation,
             lost=lost,
         )
         self._warn(adopted)
@@ -240,7 +240,7 @@ class MemoryConsumer:
     """One queue being consumed. See :class:`Consumer`. A queue deleted under it is declared and consumed again.
 
     Mutable, changed under ``_lock``: ``_subscription`` (the hub and its side of this consumer, ``None`` before the
-    start and after the end), ``_intake`` (nobody cancelled it), ``_intakes`` (how often it began),
+    start and after the end), ``_consumer_channel`` (nobody cancelled it), ``_channel_generation`` (how often it began),
     ``_queue``. ``_lock`` is taken before the hub's.
     """
 
@@ -251,8 +251,8 @@ class MemoryConsumer:
         self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._subscription: tuple[Hub, Subscriber] | None = None
-        self._intake = True
-        self._intakes = 0
+        self._consumer_channel = True
+        self._channel_generation = 0
         self._queue = topology.queue.name
 
     @property
@@ -269,7 +269,7 @@ class MemoryConsumer:
     def active(self) -> bool:
         """See :class:`Consumer`."""
         subscription = self._subscription
-        return self._intake and subscription is not None and not subscription[1].queue.gone
+        return self._consumer_channel and subscription is not None and not subscription[1].queue.gone
 
     def settle(self, delivery: Delivery) -> None:
         """See :class:`Consumer`. The hub knows at once."""
@@ -294,7 +294,7 @@ class MemoryConsumer:
     def cancel(self, deadline: float) -> None:
         """See :class:`Consumer`."""
         with self._lock:
-            self._intake = False
+            self._consumer_channel = False
             if self._subscription is not None:
                 hub, subscriber = self._subscription
                 hub.cancel(subscriber)
@@ -302,7 +302,7 @@ class MemoryConsumer:
     def close(self, deadline: float) -> None:
         """See :class:`Consumer`."""
         with self._lock:
-            self._intake = False
+            self._consumer_channel = False
             subscription, self._subscription = self._subscription, None
             if subscription is not None:
                 hub, subscriber = subscription
@@ -312,11 +312,11 @@ class MemoryConsumer:
     def _start(self) -> bool:
         """Declare and consume, unless it was cancelled meanwhile."""
         with self._lock:
-            if not self._intake:
+            if not self._consumer_channel:
                 return False
-            self._intakes += 1
+            self._channel_generation += 1
             self._subscription = self._transport._subscribe(
-                self._topology, self._prefetch, self._deliveries, self._intakes, self._restart
+                self._topology, self._prefetch, self._deliveries, self._channel_generation, self._restart
             )
             self._queue = self._subscription[1].queue.name
             return True
@@ -355,7 +355,7 @@ class MemoryConsumer:
     def _abandon(self) -> None:
         self._lock = threading.Lock()
         self._subscription = None
-        self._intake = False
+        self._consumer_channel = False
 
 
 def present_name(queue: QueueSpec) -> str:

@@ -14,7 +14,7 @@ from message_hub_sync.errors import MessageHubError
 from message_hub_sync.runtime.log import Log
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
-from message_hub_sync.transport.rabbitmq.consumer_channel import Intake
+from message_hub_sync.transport.rabbitmq.consumer_channel import ConsumerChannel
 from message_hub_sync.transport.rabbitmq.declaring import Declarations, present_name
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_reject
 from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
@@ -47,9 +47,9 @@ _FIRST_RETRY, _LONGEST_RETRY = 0.5, 10.0
 class RabbitMQConsumer:
     """One queue being consumed (see :class:`~message_hub_sync.transport.base.Consumer`).
 
-    Mutable: ``cancelled`` and ``_closed``, set once by the owner; ``_intake``, ``_intakes`` (how many there
-    were), ``_queue``, ``_retry_at``, ``_failures`` and ``_tried_on``, the I/O thread's own. Each is one reference or
-    flag, read without a lock.
+    Mutable: ``cancelled`` and ``_closed``, set once by the owner; ``_consumer_channel``, ``_channel_generation`` (how
+    many there were), ``_queue``, ``_retry_at``, ``_failures`` and ``_tried_on``, the I/O thread's own. Each is one
+    reference or flag, read without a lock.
     """
 
     def __init__(self, owner: ConsumeConnection, topology: Topology, prefetch: int) -> None:
@@ -61,8 +61,8 @@ class RabbitMQConsumer:
         self.tag_prefix = owner.tag_prefix
         self.cancelled = False
         self._closed = False
-        self._intake: Intake | None = None
-        self._intakes = 0
+        self._consumer_channel: ConsumerChannel | None = None
+        self._channel_generation = 0
         self._queue = topology.queue.name
         self._tried_on: ThreadedConnection | None = None
         self._failures = 0
@@ -81,59 +81,59 @@ class RabbitMQConsumer:
     @property
     def active(self) -> bool:
         """Whether the broker is delivering from it now."""
-        intake = self._intake
+        consumer_channel = self._consumer_channel
         return (
-            intake is not None
-            and intake.consuming
-            and not (intake.closed or self.cancelled)
-            and intake.connection.usable
+            consumer_channel is not None
+            and consumer_channel.consuming
+            and not (consumer_channel.closed or self.cancelled)
+            and consumer_channel.connection.usable
         )
 
     def settle(self, delivery: Delivery) -> None:
         """Acknowledge, together with others."""
-        intake = delivery.origin
-        assert isinstance(intake, Intake)
-        with intake.connection.lock:
-            if intake.closed:
+        consumer_channel = delivery.origin
+        assert isinstance(consumer_channel, ConsumerChannel)
+        with consumer_channel.connection.lock:
+            if consumer_channel.closed:
                 return
-            intake.settlements.finished(delivery.delivery_tag)
-            if intake.settlements.waiting >= self._flush_at or self._deliveries.empty():
-                intake.flush()
+            consumer_channel.settlements.finished(delivery.delivery_tag)
+            if consumer_channel.settlements.waiting >= self._flush_at or self._deliveries.empty():
+                consumer_channel.flush()
             else:
-                intake.flush_within(_FLUSH_SECONDS)
+                consumer_channel.flush_within(_FLUSH_SECONDS)
 
     def release(self, delivery: Delivery) -> None:
         """Give it back to its queue."""
-        intake = delivery.origin
-        assert isinstance(intake, Intake)
-        with intake.connection.lock:
-            if not intake.closed and intake.settlements.given_back(delivery.delivery_tag):
-                intake.connection.write(encode_reject(intake.number, delivery.delivery_tag))
+        consumer_channel = delivery.origin
+        assert isinstance(consumer_channel, ConsumerChannel)
+        with consumer_channel.connection.lock:
+            if not consumer_channel.closed and consumer_channel.settlements.given_back(delivery.delivery_tag):
+                consumer_channel.connection.write(encode_reject(consumer_channel.number, delivery.delivery_tag))
 
     def holds(self, delivery: Delivery) -> bool:
         """Whether its channel is open."""
-        return isinstance(delivery.origin, Intake) and not delivery.origin.closed
+        return isinstance(delivery.origin, ConsumerChannel) and not delivery.origin.closed
 
     def flush(self) -> None:
         """Say what waits."""
-        intake = self._intake
-        if intake is not None:
-            with intake.connection.lock:
-                intake.flush()
+        consumer_channel = self._consumer_channel
+        if consumer_channel is not None:
+            with consumer_channel.connection.lock:
+                consumer_channel.flush()
 
     def cancel(self, deadline: float) -> None:
-        """Stop the intake."""
+        """Stop the consumer_channel."""
         if not self.cancelled:
             self.cancelled = True
             self._owner.calm_down()
-            self._on_intake(self._send_cancel, deadline)
+            self._on_consumer_channel(self._send_cancel, deadline)
 
     def close(self, deadline: float) -> None:
         """Flush and give back what is not settled."""
         self.cancelled = self._closed = True
         self._owner.forget(self)
         self.flush()
-        self._on_intake(self._close_channel, deadline)
+        self._on_consumer_channel(self._close_channel, deadline)
 
     def discard_deliveries(self) -> None:
         """What came on a channel that is gone is delivered again: handled from here, it would be handled twice."""
@@ -145,24 +145,28 @@ class RabbitMQConsumer:
             for _ in range(calls_to_look_up):
                 self._deliveries.put(None)
 
-    def _on_intake(self, work: Callable[[Intake, float], None], deadline: float) -> None:
+    def _on_consumer_channel(self, work: Callable[[ConsumerChannel, float], None], deadline: float) -> None:
         """Do ``work`` on the I/O thread; where the channel is gone there is nothing left to do."""
-        intake = self._intake
-        if intake is None or intake.closed:
+        consumer_channel = self._consumer_channel
+        if consumer_channel is None or consumer_channel.closed:
             return
 
         def on_its_channel() -> None:
-            if not intake.closed:
-                work(intake, deadline)
+            if not consumer_channel.closed:
+                work(consumer_channel, deadline)
 
-        self._owner.recovering.on_connection(intake.connection, on_its_channel, deadline)
+        self._owner.recovering.on_connection(consumer_channel.connection, on_its_channel, deadline)
 
-    def _send_cancel(self, intake: Intake, deadline: float) -> None:
-        if intake.consumer_tag in intake.channel.pika.consumer_tags:  # else pika asks nothing, and nobody answers
-            intake.channel.ask(lambda pika, done: pika.basic_cancel(intake.consumer_tag, callback=done), deadline)
+    def _send_cancel(self, consumer_channel: ConsumerChannel, deadline: float) -> None:
+        if (
+            consumer_channel.consumer_tag in consumer_channel.channel.pika.consumer_tags
+        ):  # else pika asks nothing, and nobody answers
+            consumer_channel.channel.ask(
+                lambda pika, done: pika.basic_cancel(consumer_channel.consumer_tag, callback=done), deadline
+            )
 
-    def _close_channel(self, intake: Intake, deadline: float) -> None:
-        intake.channel.close(deadline)
+    def _close_channel(self, consumer_channel: ConsumerChannel, deadline: float) -> None:
+        consumer_channel.channel.close(deadline)
 
     # --- on the I/O thread ---------------------------------------------------------------------
 
@@ -173,8 +177,10 @@ class RabbitMQConsumer:
 
     def due(self, connection: ThreadedConnection) -> float | None:
         """When to establish it on this connection; ``None``: it is, or is not to be."""
-        intake = self._intake
-        established = intake is not None and not intake.closed and intake.connection is connection
+        consumer_channel = self._consumer_channel
+        established = (
+            consumer_channel is not None and not consumer_channel.closed and consumer_channel.connection is connection
+        )
         if self.cancelled or established:
             return None
         return self._retry_at if self._tried_on is connection else 0.0
@@ -194,16 +200,16 @@ class RabbitMQConsumer:
         name = self._queue
         self._owner.declarations.topology(connection, self._topology, name, deadline)
         channel = opened(connection, deadline)
-        intake = Intake(self, channel, name, self._intakes + 1)
+        consumer_channel = ConsumerChannel(self, channel, name, self._channel_generation + 1)
         try:
             with connection.lock:
-                channel.pika.add_on_cancel_callback(intake.cancelled_by_broker)
+                channel.pika.add_on_cancel_callback(consumer_channel.cancelled_by_broker)
             channel.ask(lambda pika, done: pika.basic_qos(prefetch_count=self._prefetch, callback=done), deadline)
-            self._intake = intake
-            self._intakes += 1  # from here on it may receive
+            self._consumer_channel = consumer_channel
+            self._channel_generation += 1  # from here on it may receive
             channel.ask(
                 lambda pika, done: pika.basic_consume(
-                    name, intake.deliver, consumer_tag=intake.consumer_tag, callback=done
+                    name, consumer_channel.deliver, consumer_tag=consumer_channel.consumer_tag, callback=done
                 ),
                 deadline,
             )
@@ -211,17 +217,17 @@ class RabbitMQConsumer:
             raise entity_error(closed, f"consuming the queue {name!r}") from None
         except BaseException:
             with connection.lock:
-                intake.close()
+                consumer_channel.close()
             channel.close(deadline)
             raise
         with connection.lock:
-            intake.consuming = True
-        if intake.closed:
+            consumer_channel.consuming = True
+        if consumer_channel.closed:
             self.restore()  # between the answer and now
         elif self._closed:
             channel.close(deadline)  # whoever closed it saw no channel yet
         elif self.cancelled:
-            self._send_cancel(intake, deadline)
+            self._send_cancel(consumer_channel, deadline)
         if self._failures:
             logger.info("the queue %s is consumed again", name)
         self._failures = 0
@@ -243,13 +249,13 @@ class RabbitMQConsumer:
         """Its channel is gone: have another one made soon. No lock held."""
         self._owner.recovering.request_restore()
 
-    def replace(self, intake: Intake) -> None:
+    def replace(self, consumer_channel: ConsumerChannel) -> None:
         """The broker ended the consumer: another channel is made, and what was not settled goes back. No lock held."""
-        with intake.connection.lock:
-            intake.flush()
-            intake.close()
-            if intake.channel.pika.is_open:
-                intake.channel.pika.close()
+        with consumer_channel.connection.lock:
+            consumer_channel.flush()
+            consumer_channel.close()
+            if consumer_channel.channel.pika.is_open:
+                consumer_channel.channel.pika.close()
         self.restore()
 
 

@@ -18,7 +18,7 @@ from message_hub_sync.transport.rabbitmq.frames.fast_decoding import Deliver, de
 from message_hub_sync.transport.rabbitmq.pending_acks import Settlements
 from message_hub_sync.transport.rabbitmq.rpc import BrokerChannel
 
-__all__ = ["Intake"]
+__all__ = ["ConsumerChannel"]
 
 logger = Log("message_hub_sync.rabbitmq")
 
@@ -35,7 +35,7 @@ _HEADER_START = struct.Struct(">BHILQ")
 
 
 class Owner(Protocol):
-    """What an intake needs of its consumer."""
+    """What an consumer_channel needs of its consumer."""
 
     tag_prefix: str
     cancelled: bool
@@ -50,24 +50,24 @@ class Owner(Protocol):
     def restore(self) -> None:
         """The channel is gone. No lock held."""
 
-    def replace(self, intake: Intake) -> None:
+    def replace(self, consumer_channel: ConsumerChannel) -> None:
         """The broker ended the consumer. No lock held."""
 
 
-class Intake:
+class ConsumerChannel:
     """One channel's worth of a consumer: a delivery settles on the channel it came on, or not at all.
 
     Mutable, guarded by the connection's lock: ``settlements``, ``consuming``, ``closed``, ``_timer_runs``, and
     the message that is arriving: ``_method``, ``_properties``, ``_body``, ``_missing``.
     """
 
-    def __init__(self, consumer: Owner, channel: BrokerChannel, queue: str, intake_number: int) -> None:
+    def __init__(self, consumer: Owner, channel: BrokerChannel, queue: str, channel_generation: int) -> None:
         self.consumer = consumer
         self.channel = channel
         self.connection = channel.connection
         self.number = channel.number
         self.queue = queue
-        self.intake_number = intake_number
+        self.channel_generation = channel_generation
         self.consumer_tag = f"{consumer.tag_prefix}.{channel.number}"
         self.settlements = Settlements()
         self.consuming = False
@@ -158,7 +158,9 @@ class Intake:
             return
         tag, redelivered, exchange, routing_key = deliver
         self.consumer.deliveries.put(
-            Delivery(body, properties, exchange, routing_key, self.queue, redelivered, tag, self.intake_number, self)
+            Delivery(
+                body, properties, exchange, routing_key, self.queue, redelivered, tag, self.channel_generation, self
+            )
         )
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ def received(kind: Kind, body: bytes = BODY, max_bytes: int = 1_000_000, **chang
         queue=queue,
         redelivered=False,
         delivery_tag=1,
-        intake_number=1,
+        channel_generation=1,
         origin=None,
     )
     return Received(delivery, kind=kind, service="me", max_bytes=max_bytes)

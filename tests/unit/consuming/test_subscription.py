@@ -95,7 +95,7 @@ class Bench:
         return subscription
 
     def deliver(
-        self, *, redelivered: bool = False, intake_number: int = 1, origin: object = None, **properties: Any
+        self, *, redelivered: bool = False, channel_generation: int = 1, origin: object = None, **properties: Any
     ) -> int:
         self.tag += 1
         fields = {"message_id": ID.format(self.tag), "headers": {}, **properties}
@@ -109,7 +109,7 @@ class Bench:
                 queue=consumer.queue,
                 redelivered=redelivered,
                 delivery_tag=self.tag,
-                intake_number=intake_number,
+                channel_generation=channel_generation,
                 origin=origin,
             )
         )
@@ -404,7 +404,7 @@ def test_a_move_whose_message_went_back_to_its_queue_is_given_up() -> None:
     bench.deliver(origin="the first channel")
     handled.wait()
 
-    last = bench.deliver(redelivered=True, intake_number=2, origin="the second channel")
+    last = bench.deliver(redelivered=True, channel_generation=2, origin="the second channel")
 
     assert bench.transport.settled.wait() == [last]
     bench.transport.settled.stays(1, 2 * FIRST_PAUSE)
@@ -502,7 +502,7 @@ def test_a_redelivered_message_on_a_later_intake_is_handled_in_place() -> None:
     handled = Collector()
     bench.subscribe(handled)
 
-    bench.deliver(redelivered=True, intake_number=2)
+    bench.deliver(redelivered=True, channel_generation=2)
 
     handled.wait()
     assert bench.transport.published == []

@@ -49,7 +49,7 @@ def test_an_event_reaches_every_queue_whose_pattern_fits(client: Any, taken: Any
     client.publish("a.b", b"1", exchange="events")
     (delivery,) = taken(exact)
     assert (delivery.exchange, delivery.routing_key, delivery.queue) == ("events", "a.b", "e")
-    assert (delivery.intake_number, delivery.redelivered) == (1, False)
+    assert (delivery.channel_generation, delivery.redelivered) == (1, False)
     assert len(taken(pattern)) == 1
     assert taken(other) == []
 

@@ -13,19 +13,19 @@ from pika import frame, spec
 
 from message_hub_sync.envelope.encode import event_properties
 from message_hub_sync.transport.base import Delivery
-from message_hub_sync.transport.rabbitmq.consumer_channel import Intake
+from message_hub_sync.transport.rabbitmq.consumer_channel import ConsumerChannel
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_ack, properties_to_pika
 
 CHANNEL, FRAGMENT = 7, 100
 
 
-def intake() -> Intake:
+def consumer_channel() -> ConsumerChannel:
     """One that receives, on a connection that only keeps receivers."""
     consumer: Any = SimpleNamespace(
         tag_prefix="a.1234", cancelled=False, deliveries=SimpleQueue(), discard_deliveries=lambda: None
     )
     channel: Any = SimpleNamespace(connection=SimpleNamespace(receivers={}), number=CHANNEL)
-    return Intake(consumer, channel, "a.b.c", 1)
+    return ConsumerChannel(consumer, channel, "a.b.c", 1)
 
 
 def delivery(tag: int, body: bytes, channel: int = CHANNEL) -> list[bytes]:
@@ -40,7 +40,7 @@ def delivery(tag: int, body: bytes, channel: int = CHANNEL) -> list[bytes]:
 
 def arrived(stream: bytes, cuts: list[int]) -> tuple[list[tuple[int, bool, bytes]], list[bytes]]:
     """Tags, redelivered and bodies of what was delivered; and the frames that were left to pika."""
-    taking, left = intake(), []
+    taking, left = consumer_channel(), []
     held = b""
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         held += stream[start:end]
@@ -103,7 +103,7 @@ def test_a_delivery_whose_frame_does_not_end_as_frames_do_is_left_to_pika() -> N
 def test_one_timer_at_a_time_says_what_waits_however_often_that_was_said_before() -> None:
     timers: list[Callable[[], None]] = []
     written: list[bytes] = []
-    taking = intake()
+    taking = consumer_channel()
     taking.connection = SimpleNamespace(  # type: ignore[assignment]
         call_later=lambda seconds, callback: timers.append(callback), write=written.append, usable=True
     )
