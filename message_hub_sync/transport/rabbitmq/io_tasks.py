@@ -19,12 +19,12 @@ from message_hub_sync.transport.rabbitmq.translation import (
     entity_error,
 )
 
-__all__ = ["Task", "Tasks"]
+__all__ = ["IOTask", "IOTaskQueue"]
 
 logger = Log("message_hub_sync.rabbitmq")
 
 
-class Task:
+class IOTask:
     """One piece of work. ``result`` and ``error`` are written before the waiter is released."""
 
     __slots__ = ("_done", "abandoned", "error", "result", "work")
@@ -64,16 +64,16 @@ class Task:
         self._done.release()
 
 
-class Tasks:
+class IOTaskQueue:
     """The tasks of one I/O thread, in order. Mutable: a deque, atomic by itself."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Task] = deque()
+        self._waiting: deque[IOTask] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, task: Task) -> None:
+    def add(self, task: IOTask) -> None:
         """For any thread, which wakes the I/O thread afterwards."""
         self._waiting.append(task)
 

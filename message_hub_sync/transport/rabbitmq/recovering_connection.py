@@ -15,7 +15,7 @@ from message_hub_sync.transport.base import ConnectionState, ConnectionStatus
 from message_hub_sync.transport.rabbitmq.backoff import Backoff
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.connection_gate import ConnectionGate
-from message_hub_sync.transport.rabbitmq.io_tasks import Task, Tasks
+from message_hub_sync.transport.rabbitmq.io_tasks import IOTask, IOTaskQueue
 from message_hub_sync.transport.rabbitmq.opening import GivenUp, Opening
 from message_hub_sync.transport.rabbitmq.polling import Waker
 from message_hub_sync.transport.rabbitmq.translation import (
@@ -80,7 +80,7 @@ class RecoveringConnection:
         self._next_address = 0
         #: What ended the connection, or kept it from being made, whichever came last, with the wall clock's time.
         self._last_error: tuple[str, float] | None = None
-        self._tasks = Tasks()
+        self._tasks = IOTaskQueue()
         self._restore_requested = False
 
     # --- for any thread ------------------------------------------------------------------------
@@ -123,7 +123,7 @@ class RecoveringConnection:
         refuse_on_io_thread()
         while True:
             self.wait_open(deadline)
-            task = Task(work)
+            task = IOTask(work)
             if not self._add(task):
                 continue  # it ended in between: wait for the next connection
             if not task.wait(deadline):
@@ -142,7 +142,7 @@ class RecoveringConnection:
         It is done even when ``deadline``, up to which the caller waits for it, passes first. On an I/O thread nobody
         waits.
         """
-        task = Task(lambda present: work() if present is connection else None)
+        task = IOTask(lambda present: work() if present is connection else None)
         if connection.usable and self._add(task) and not on_io_thread():
             task.wait(deadline)
 
@@ -186,7 +186,7 @@ class RecoveringConnection:
         if waker is not None:
             waker.wake()
 
-    def _add(self, task: Task) -> bool:
+    def _add(self, task: IOTask) -> bool:
         """Whether there is a thread that will do it, or fail it."""
         with self._gate.lock:
             if self._thread is None or self._gate.closing:
