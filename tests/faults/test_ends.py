@@ -52,7 +52,7 @@ def test_a_consumer_killed_in_the_middle_repeats_what_it_had_not_settled_and_los
         consumer = workers.consumer(*arguments)
     assert publisher.stop() == 0
     counts = judge(oracle, workers).counts
-    # Two queues, each with 64 settlements at most that a killed process had not said.
+    # Two queues, each with 64 pending_acks at most that a killed process had not said.
     assert counts.duplicates <= 2 * 2 * 64
 
 

@@ -57,7 +57,7 @@ def test_settling_is_told_within_50_ms_although_others_are_still_waiting(
     first = bench.take(consumer)
     began = time.monotonic()
     consumer.settle(first)  # two others are in the queue, so that this one waits for company
-    assert eventually(lambda: first.origin.settlements.waiting == 0, timeout=5)
+    assert eventually(lambda: first.origin.pending_acks.waiting == 0, timeout=5)
     assert time.monotonic() - began < 0.5
     assert bench.depth() == 2
 
@@ -164,7 +164,7 @@ def test_a_channel_that_the_broker_closes_is_opened_again(bench: Any, eventually
     delivery = bench.take(consumer)
     intake = delivery.origin
     with intake.connection.lock:
-        intake.settlements.finished(99)  # an acknowledgement of what was never delivered: 406
+        intake.pending_acks.finished(99)  # an acknowledgement of what was never delivered: 406
         intake.flush()
     assert eventually(lambda: consumer.active and consumer._consumer_channel is not intake)
     assert transport.status()[-1].state is ConnectionState.OPEN  # the connection stayed

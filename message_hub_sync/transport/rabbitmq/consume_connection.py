@@ -96,8 +96,8 @@ class RabbitMQConsumer:
         with consumer_channel.connection.lock:
             if consumer_channel.closed:
                 return
-            consumer_channel.settlements.finished(delivery.delivery_tag)
-            if consumer_channel.settlements.waiting >= self._flush_at or self._deliveries.empty():
+            consumer_channel.pending_acks.mark_handled(delivery.delivery_tag)
+            if consumer_channel.pending_acks.waiting >= self._flush_at or self._deliveries.empty():
                 consumer_channel.flush()
             else:
                 consumer_channel.flush_within(_FLUSH_SECONDS)
@@ -107,7 +107,7 @@ class RabbitMQConsumer:
         consumer_channel = delivery.origin
         assert isinstance(consumer_channel, ConsumerChannel)
         with consumer_channel.connection.lock:
-            if not consumer_channel.closed and consumer_channel.settlements.given_back(delivery.delivery_tag):
+            if not consumer_channel.closed and consumer_channel.pending_acks.mark_rejected(delivery.delivery_tag):
                 consumer_channel.connection.write(encode_reject(consumer_channel.number, delivery.delivery_tag))
 
     def holds(self, delivery: Delivery) -> bool:

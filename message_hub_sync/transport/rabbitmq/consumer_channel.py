@@ -15,7 +15,7 @@ from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END, FRAME_START, decode_header
 from message_hub_sync.transport.rabbitmq.frames.encoding import OWN_FRAMES, encode_ack, properties_from_pika
 from message_hub_sync.transport.rabbitmq.frames.fast_decoding import Deliver, decode_deliver, decode_properties
-from message_hub_sync.transport.rabbitmq.pending_acks import Settlements
+from message_hub_sync.transport.rabbitmq.pending_acks import PendingAcks
 from message_hub_sync.transport.rabbitmq.rpc import BrokerChannel
 
 __all__ = ["ConsumerChannel"]
@@ -57,7 +57,7 @@ class Owner(Protocol):
 class ConsumerChannel:
     """One channel's worth of a consumer: a delivery settles on the channel it came on, or not at all.
 
-    Mutable, guarded by the connection's lock: ``settlements``, ``consuming``, ``closed``, ``_timer_runs``, and
+    Mutable, guarded by the connection's lock: ``pending_acks``, ``consuming``, ``closed``, ``_timer_runs``, and
     the message that is arriving: ``_method``, ``_properties``, ``_body``, ``_missing``.
     """
 
@@ -69,7 +69,7 @@ class ConsumerChannel:
         self.queue = queue
         self.channel_generation = channel_generation
         self.consumer_tag = f"{consumer.tag_prefix}.{channel.number}"
-        self.settlements = Settlements()
+        self.pending_acks = PendingAcks()
         self.consuming = False
         self.closed = False
         self._timer_runs = False
@@ -208,6 +208,6 @@ class ConsumerChannel:
     def flush(self) -> None:
         """Say what waits; the connection's lock is held."""
         if not self.closed and self.connection.usable:
-            frames = [encode_ack(self.number, tag, multiple) for tag, multiple in self.settlements.take()]
+            frames = [encode_ack(self.number, tag, multiple) for tag, multiple in self.pending_acks.take()]
             if frames:
                 self.connection.write(b"".join(frames))

@@ -108,15 +108,15 @@ def test_one_timer_at_a_time_says_what_waits_however_often_that_was_said_before(
         call_later=lambda seconds, callback: timers.append(callback), write=written.append, usable=True
     )
     for tag in (1, 2, 3):  # each said at once, as a full batch is
-        taking.settlements.finished(tag)
+        taking.pending_acks.mark_handled(tag)
         taking.flush_within(0.05)
         taking.flush()
-    taking.settlements.finished(4)
+    taking.pending_acks.mark_handled(4)
     taking.flush_within(0.05)
     assert len(timers) == 1
     timers.pop()()
     assert written == [encode_ack(CHANNEL, tag, False) for tag in (1, 2, 3, 4)]
-    taking.settlements.finished(5)
+    taking.pending_acks.mark_handled(5)
     taking.flush_within(0.05)
     timers.pop()()
     assert written[4:] == [encode_ack(CHANNEL, 5, False)]

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from message_hub_sync.transport.rabbitmq.pending_acks import Settlements
+from message_hub_sync.transport.rabbitmq.pending_acks import PendingAcks
 
 
 class SimulatedBroker:
@@ -37,9 +37,9 @@ class Consumer(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.broker = SimulatedBroker()
-        self.settlements = Settlements()
+        self.pending_acks = PendingAcks()
         self.finished: set[int] = set()
-        self.given_back: set[int] = set()
+        self.mark_rejected: set[int] = set()
 
     @rule(count=st.integers(1, 8))
     def deliver(self, count: int) -> None:
@@ -51,32 +51,32 @@ class Consumer(RuleBasedStateMachine):
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         tag = data.draw(st.integers(1, self.broker.delivered))
-        self.settlements.finished(tag)
-        if tag not in self.given_back:
+        self.pending_acks.mark_handled(tag)
+        if tag not in self.mark_rejected:
             self.finished.add(tag)
 
     @precondition(lambda self: self.broker.delivered)
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
         tag = data.draw(st.integers(1, self.broker.delivered))
-        if self.settlements.given_back(tag):
+        if self.pending_acks.mark_rejected(tag):
             assert tag not in self.finished
-            self.given_back.add(tag)
+            self.mark_rejected.add(tag)
             self.broker.reject(tag)
         else:
-            assert tag in self.finished | self.given_back
+            assert tag in self.finished | self.mark_rejected
 
     @rule()
     def say(self) -> None:
-        for tag, multiple in self.settlements.take():
+        for tag, multiple in self.pending_acks.take():
             self.broker.ack(tag, multiple)
-        assert self.settlements.waiting == 0
+        assert self.pending_acks.waiting == 0
         assert self.broker.acknowledged == self.finished
 
     @invariant()
     def nothing_unfinished_is_acknowledged(self) -> None:
         assert self.broker.acknowledged <= self.finished
-        assert self.settlements.waiting == len(self.finished - self.broker.acknowledged)
+        assert self.pending_acks.waiting == len(self.finished - self.broker.acknowledged)
 
 
 TestSettlements = Consumer.TestCase
@@ -84,10 +84,10 @@ TestSettlements.settings = settings(max_examples=150, stateful_step_count=50, de
 
 
 def test_a_contiguous_prefix_takes_one_acknowledgement() -> None:
-    settlements = Settlements()
+    pending_acks = PendingAcks()
     for tag in (3, 1, 2, 4, 7):
-        settlements.finished(tag)
-    assert settlements.take() == [(4, True), (7, False)]
+        pending_acks.mark_handled(tag)
+    assert pending_acks.take() == [(4, True), (7, False)]
     for tag in (5, 6):
-        settlements.finished(tag)
-    assert settlements.take() == [(6, True)]  # 7 was said before, and is unknown to the broker now
+        pending_acks.mark_handled(tag)
+    assert pending_acks.take() == [(6, True)]  # 7 was said before, and is unknown to the broker now
