@@ -12,7 +12,7 @@ from pika import exceptions as amqp
 from pika import spec
 
 from message_hub_sync.transport.base import Outgoing, Receipt, Result
-from message_hub_sync.transport.rabbitmq.confirms import ConfirmLedger
+from message_hub_sync.transport.rabbitmq.confirms import OutstandingConfirms
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END
 from message_hub_sync.transport.rabbitmq.frames.encoding import OWN_FRAMES
@@ -48,7 +48,7 @@ class ConfirmChannel:
     Where several callers were answered together, the first that is back waits a moment for the others, so that one
     write carries them all: RabbitMQ confirms what came together together, and a write costs it and us as much as many.
 
-    Mutable, guarded by the connection's lock: ``_ledger``, ``_closed``, and ``_draining``, which is read without;
+    Mutable, guarded by the connection's lock: ``_outstanding``, ``_closed``, and ``_draining``, which is read without;
     ``_pending`` is a deque, atomic by itself. ``_returning`` is a guess at how many were answered and are not back: an
     update lost between threads costs one caller one short wait.
     """
@@ -60,7 +60,7 @@ class ConfirmChannel:
         self.max_fragment = channel.connection.max_fragment
         self._channel = channel
         self._pending: deque[tuple[Receipt, Outgoing, bytes]] = deque()
-        self._ledger = ConfirmLedger()
+        self._outstanding = OutstandingConfirms()
         self._closed = False
         self._draining = False
         self._returning = 0
@@ -107,7 +107,7 @@ class ConfirmChannel:
     def idle(self) -> bool:
         """Whether every publish on it has been answered."""
         with self.connection.lock:  # an answer is settled just before it is forgotten
-            return not self._pending and not self._ledger.in_flight
+            return not self._pending and not self._outstanding.in_flight
 
     def submit(self, receipt: Receipt, outgoing: Outgoing, data: bytes) -> None:
         """Write one message through. If it cannot be written, its receipt is settled ``NOT_WRITTEN``."""
@@ -167,7 +167,7 @@ class ConfirmChannel:
 
     def _write_pending(self, receipt: Receipt | None = None) -> None:
         """Tags for all that waits, and one write. The connection's lock is held."""
-        pending, ledger = self._pending, self._ledger
+        pending, outstanding = self._pending, self._outstanding
         if self._closed or not self.connection.usable:
             while pending:
                 pending.popleft()[0].settle(Result.NOT_WRITTEN, "the connection ended before it was written")
@@ -176,13 +176,13 @@ class ConfirmChannel:
             frames = []
             while pending:
                 each, outgoing, data = pending[0]
-                ledger.written(each, outgoing)
+                outstanding.add(each, outgoing)
                 pending.popleft()  # last, so that an interrupted one is in the one or the other
                 frames.append(data)
             if frames:
                 self.connection.write(frames[0] if len(frames) == 1 else b"".join(frames))
             if self.connection.reader_role.callers_may_read:
-                self.connection.reader_role.written(receipt, ledger.in_flight)
+                self.connection.reader_role.written(receipt, outstanding.in_flight)
         except BaseException:
             # A signal's exception in here leaves tags and wire out of step: only a new connection is sure.
             self.connection.kill(amqp.StreamLostError("publishing was interrupted"))
@@ -192,9 +192,9 @@ class ConfirmChannel:
         """The channel is gone: nothing in flight will be answered. The connection's lock is held."""
         self._closed = True
         if isinstance(reason, amqp.ChannelClosedByBroker):
-            self._ledger.closed(f"{reason.reply_code} {reason.reply_text}", reason.reply_code)
+            self._outstanding.closed(f"{reason.reply_code} {reason.reply_text}", reason.reply_code)
         else:
-            self._ledger.fail(Result.LOST, describe(reason))
+            self._outstanding.fail(Result.LOST, describe(reason))
         self._write_pending()  # which is too late now, and told to those who wait
 
     def take(self, data: bytes, position: int) -> int:
@@ -206,15 +206,15 @@ class ConfirmChannel:
                 break
             if size != _ACK_PAYLOAD or end != FRAME_END:
                 break
-            count = self._ledger.acknowledged(tag, bits & 1 != 0)
+            count = self._outstanding.ack(tag, bits & 1 != 0)
             self._answered(count)
-            self.connection.reader_role.answered(count, len(self._ledger.in_flight))
+            self.connection.reader_role.answered(count, len(self._outstanding.in_flight))
             position += _ACK_BYTES
         return position
 
     def _answered(self, count: int) -> None:
-        if self._ledger.late:
-            self._ledger.late = False
+        if self._outstanding.late:
+            self._outstanding.late = False
             if self._on_late not in self.connection.after:
                 self.connection.after.append(self._on_late)
         self._returning += count
@@ -222,11 +222,11 @@ class ConfirmChannel:
     def _on_confirm(self, method: Any) -> None:
         confirmed = method.method
         if isinstance(confirmed, spec.Basic.Ack):
-            self._answered(self._ledger.acknowledged(confirmed.delivery_tag, confirmed.multiple))
+            self._answered(self._outstanding.ack(confirmed.delivery_tag, confirmed.multiple))
         else:
-            self._ledger.refused(confirmed.delivery_tag, confirmed.multiple)
+            self._outstanding.nack(confirmed.delivery_tag, confirmed.multiple)
 
     def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
-        self._ledger.returned(
+        self._outstanding.returned(
             properties.message_id, method.exchange, method.routing_key, method.reply_code, method.reply_text
         )

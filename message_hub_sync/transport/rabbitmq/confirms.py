@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from message_hub_sync.transport.base import Outgoing, Receipt, Result
 
-__all__ = ["ConfirmLedger"]
+__all__ = ["OutstandingConfirms"]
 
 _ACCESS_REFUSED = 403
 #: What the broker calls the exchange without a name when it speaks of permissions.
 _DEFAULT_EXCHANGE = "amq.default"
 
 
-class ConfirmLedger:
+class OutstandingConfirms:
     """Delivery tags in flight on one channel in confirm mode.
 
     A ``basic.return`` comes before the acknowledgement of its own publish, which may overtake earlier
@@ -27,7 +27,7 @@ class ConfirmLedger:
         #: Whether somebody was answered who had given up waiting; whoever asks sets it back.
         self.late = False
 
-    def written(self, receipt: Receipt, outgoing: Outgoing) -> None:
+    def add(self, receipt: Receipt, outgoing: Outgoing) -> None:
         """The next publish on the wire is this one."""
         self.in_flight[self._next_tag] = (receipt, outgoing)
         self._next_tag += 1
@@ -36,7 +36,7 @@ class ConfirmLedger:
         """The broker found no queue for a mandatory publish; its acknowledgement follows."""
         self._returned.setdefault((message_id, exchange, routing_key), []).append((code, reason))
 
-    def acknowledged(self, tag: int, multiple: bool) -> int:
+    def ack(self, tag: int, multiple: bool) -> int:
         """``basic.ack``; how many were answered by it."""
         if not multiple and not self._returned:  # the common one, without detours
             entry = self.in_flight.get(tag)
@@ -60,7 +60,7 @@ class ConfirmLedger:
             del self.in_flight[each]
         return len(tags)
 
-    def refused(self, tag: int, multiple: bool) -> None:
+    def nack(self, tag: int, multiple: bool) -> None:
         """``basic.nack``."""
         for each in self._tags(tag, multiple):
             receipt, outgoing = self.in_flight.pop(each)

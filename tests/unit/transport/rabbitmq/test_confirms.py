@@ -1,4 +1,4 @@
-"""The ledger of confirms, held to a naive model under random answers of a broker."""
+"""The outstanding of confirms, held to a naive model under random answers of a broker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.transport.base import Outgoing, Receipt, Result
-from message_hub_sync.transport.rabbitmq.confirms import ConfirmLedger
+from message_hub_sync.transport.rabbitmq.confirms import OutstandingConfirms
 
 
 def outgoing(message_id: str, *, mandatory: bool = True) -> Outgoing:
@@ -36,7 +36,7 @@ class Broker(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = ConfirmLedger()
+        self.outstanding = OutstandingConfirms()
         self.published: list[Published] = []
         self.channel_open = True
 
@@ -53,13 +53,13 @@ class Broker(RuleBasedStateMachine):
         if twin is not None:
             one.outgoing.mandatory = twin.outgoing.mandatory
         self.published.append(one)
-        self.ledger.written(one.receipt, one.outgoing)
+        self.outstanding.add(one.receipt, one.outgoing)
         if twin is not None and twin.returned:
             self.send_back(one)
 
     def send_back(self, one: Published) -> None:
         one.returned = True
-        self.ledger.returned(one.outgoing.properties.message_id, "", one.outgoing.routing_key, 312, "NO_ROUTE")
+        self.outstanding.returned(one.outgoing.properties.message_id, "", one.outgoing.routing_key, 312, "NO_ROUTE")
 
     @precondition(lambda self: self.unanswered())
     @rule(data=st.data())
@@ -77,30 +77,30 @@ class Broker(RuleBasedStateMachine):
         for one in self.unanswered():
             if one.tag == tag or (multiple and one.tag < tag):
                 one.expected = (Result.RETURNED if one.returned else Result.CONFIRMED) if ack else Result.NACKED
-        (self.ledger.acknowledged if ack else self.ledger.refused)(tag, multiple)
+        (self.outstanding.ack if ack else self.outstanding.nack)(tag, multiple)
 
     @rule(tag=st.integers(0, 50), ack=st.booleans())
     def answer_what_was_never_published(self, tag: int, ack: bool) -> None:
-        (self.ledger.acknowledged if ack else self.ledger.refused)(1000 + tag, False)
+        (self.outstanding.ack if ack else self.outstanding.nack)(1000 + tag, False)
 
     @precondition(lambda self: self.channel_open)
     @rule()
     def acknowledge_all(self) -> None:
         for one in self.unanswered():
             one.expected = Result.RETURNED if one.returned else Result.CONFIRMED
-        self.ledger.acknowledged(0, True)
+        self.outstanding.ack(0, True)
 
     @rule()
     def close(self) -> None:
         self.channel_open = False
         for one in self.unanswered():
             one.expected = Result.LOST
-        self.ledger.fail(Result.LOST, "gone")
+        self.outstanding.fail(Result.LOST, "gone")
 
     @invariant()
     def every_receipt_says_what_the_broker_said(self) -> None:
         assert [result_of(one.receipt) for one in self.published] == [one.expected for one in self.published]
-        assert len(self.ledger.in_flight) == len(self.unanswered())
+        assert len(self.outstanding.in_flight) == len(self.unanswered())
 
 
 TestLedger = Broker.TestCase
@@ -108,28 +108,28 @@ TestLedger.settings = settings(max_examples=150, stateful_step_count=40, deadlin
 
 
 def test_a_return_is_told_from_a_confirm_although_acknowledgements_overtake() -> None:
-    ledger = ConfirmLedger()
+    outstanding = OutstandingConfirms()
     receipts = [Receipt() for _ in range(5)]
     for number, receipt in enumerate(receipts, 1):
-        ledger.written(receipt, outgoing(str(number)))
+        outstanding.add(receipt, outgoing(str(number)))
     for number in (2, 4):  # as measured: ret2, ack2, ret4, ack4, ack5 (multiple)
-        ledger.returned(str(number), "", "character-service.messages", 312, "NO_ROUTE")
-        ledger.acknowledged(number, False)
-    ledger.acknowledged(5, True)
+        outstanding.returned(str(number), "", "character-service.messages", 312, "NO_ROUTE")
+        outstanding.ack(number, False)
+    outstanding.ack(5, True)
     confirmed, returned = Result.CONFIRMED, Result.RETURNED
     assert [result_of(receipt) for receipt in receipts] == [confirmed, returned, confirmed, returned, confirmed]
     assert (receipts[1].code, receipts[1].reason) == (312, "NO_ROUTE")
 
 
 def test_a_late_answer_settles_nothing_else() -> None:
-    ledger = ConfirmLedger()
+    outstanding = OutstandingConfirms()
     abandoned, next_one = Receipt(), Receipt()
-    ledger.written(abandoned, outgoing("abandoned"))
+    outstanding.add(abandoned, outgoing("abandoned"))
     assert result_of(abandoned) is None  # the caller gives up here
-    ledger.written(next_one, outgoing("next"))
-    ledger.acknowledged(1, False)
+    outstanding.add(next_one, outgoing("next"))
+    outstanding.ack(1, False)
     assert result_of(next_one) is None
-    ledger.refused(2, False)
+    outstanding.nack(2, False)
     assert result_of(next_one) is Result.NACKED
 
 
@@ -138,15 +138,15 @@ NO_WRITING = "403 ACCESS_REFUSED - access to exchange 'events' in vhost '/' refu
 
 def closed_over(*exchanges: str, answered: bool, code: int = 403, text: str = NO_WRITING) -> list[Result | None]:
     """What publishes to these exchanges come to when the channel is closed over one of them."""
-    ledger = ConfirmLedger()
+    outstanding = OutstandingConfirms()
     if answered:
-        ledger.written(Receipt(), outgoing("before"))
-        ledger.acknowledged(1, False)
+        outstanding.add(Receipt(), outgoing("before"))
+        outstanding.ack(1, False)
     receipts = []
     for exchange in exchanges:
         receipts.append(Receipt())
-        ledger.written(receipts[-1], Outgoing(exchange, "character.created", b"{}", Properties()))
-    ledger.closed(text, code)
+        outstanding.add(receipts[-1], Outgoing(exchange, "character.created", b"{}", Properties()))
+    outstanding.closed(text, code)
     return [result_of(receipt) for receipt in receipts]
 
 

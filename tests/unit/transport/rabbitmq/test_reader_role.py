@@ -84,7 +84,7 @@ class Line:
         """One message, confirmed."""
         receipt = self.submit()
         self.got(1)
-        self.ack(self.channel._ledger._next_tag - 1)
+        self.ack(self.channel._outstanding._next_tag - 1)
         assert receipt.wait(soon()) is Result.CONFIRMED
         return receipt
 
@@ -178,7 +178,7 @@ def test_a_wake_of_the_io_thread_is_heard_while_a_caller_reads(line: Line) -> No
     before = line.rung
     line.waker.wake()
     assert eventually(lambda: line.rung > before, 1)
-    line.ack(line.channel._ledger._next_tag - 1)
+    line.ack(line.channel._outstanding._next_tag - 1)
     thread.join(5)
     assert results == [Result.CONFIRMED]
 
@@ -187,7 +187,7 @@ def test_a_wake_of_the_io_thread_is_heard_while_a_caller_reads(line: Line) -> No
 def test_callers_that_meet_while_one_reads_all_get_their_answers(line: Line, first_answered: str) -> None:
     line.offer()
     reader, results = lone_caller(line)
-    tag = line.channel._ledger._next_tag - 1
+    tag = line.channel._outstanding._next_tag - 1
     other, others = in_thread(lambda: line.submit().wait(soon()))
     line.got(1)
     began = time.monotonic()
@@ -211,7 +211,7 @@ def test_a_bulk_between_two_lone_calls_is_answered(line: Line) -> None:
     line.channel.submit_many([(receipt, outgoing, MESSAGE) for receipt in receipts])
     assert eventually(lambda: not line.connection.reader_role.callers_may_read, 1)
     line.got(3)
-    line.ack(line.channel._ledger._next_tag - 1, multiple=True)
+    line.ack(line.channel._outstanding._next_tag - 1, multiple=True)
     assert [receipt.wait(soon()) for receipt in receipts] == [Result.CONFIRMED] * 3
     line.confirmed()
 
@@ -222,7 +222,7 @@ def test_who_gives_up_leaves_its_tag_and_the_socket_behind(line: Line) -> None:
     line.got(1)
     assert abandoned.wait(soon(0.2)) is None
     assert eventually(lambda: not line.connection.reader_role.callers_may_read)
-    late = line.channel._ledger._next_tag - 1
+    late = line.channel._outstanding._next_tag - 1
     following = line.submit()
     line.got(1)
     line.ack(late)
@@ -236,7 +236,7 @@ def test_whoever_was_to_read_and_never_came_is_missed_soon(line: Line) -> None:
     line.offer()
     vanished = line.submit()  # its caller does not wait for it
     line.got(1)
-    line.ack(line.channel._ledger._next_tag - 1)
+    line.ack(line.channel._outstanding._next_tag - 1)
     assert eventually(lambda: vanished.result is Result.CONFIRMED, 1)
 
 
@@ -254,8 +254,8 @@ def test_after_an_exception_between_reading_and_parsing_nothing_more_is_parsed(
     line.offer()
     thread, results = lone_caller(line)
     take_in, kill = line.connection._on_data_available, line.connection.kill
-    tag = line.channel._ledger._next_tag - 1
-    receipt = line.channel._ledger.in_flight[tag][0]
+    tag = line.channel._outstanding._next_tag - 1
+    receipt = line.channel._outstanding.in_flight[tag][0]
 
     def interrupted(data: bytes, **options: bool) -> None:
         if threading.current_thread() is thread:
@@ -290,7 +290,7 @@ def test_an_exception_while_the_caller_sleeps_hands_the_socket_back(
         with pytest.raises(InterruptedBySignal):
             receipt.wait(soon())
     assert eventually(lambda: not line.connection.reader_role.callers_may_read, 1)
-    line.ack(line.channel._ledger._next_tag - 1)
+    line.ack(line.channel._outstanding._next_tag - 1)
     assert eventually(lambda: receipt.result is Result.CONFIRMED)
     line.confirmed()
 
@@ -313,7 +313,7 @@ def test_what_is_no_answer_is_left_to_the_io_thread(line: Line, monkeypatch: pyt
     process, seen = line.connection._process_frame, []
 
     def noting(value: Any) -> None:
-        seen.append((threading.current_thread(), line.channel._ledger.in_flight.copy()))
+        seen.append((threading.current_thread(), line.channel._outstanding.in_flight.copy()))
         process(value)
 
     monkeypatch.setattr(line.connection, "_process_frame", noting)
@@ -324,7 +324,7 @@ def test_what_is_no_answer_is_left_to_the_io_thread(line: Line, monkeypatch: pyt
         line.offer()
         seen.clear()
         reader, results = lone_caller(line)
-        tag = line.channel._ledger._next_tag - 1
+        tag = line.channel._outstanding._next_tag - 1
         # A method that pika is to have, between two answers; the second one in two pieces.
         answers = [frame.Method(NUMBER, spec.Basic.Ack(number, False)).marshal() for number in (tag - 1, tag)]
         method = frame.Method(0, spec.Connection.Unblocked()).marshal()
@@ -340,7 +340,7 @@ def test_what_is_no_answer_is_left_to_the_io_thread(line: Line, monkeypatch: pyt
 def test_what_a_caller_has_read_before_the_end_and_left_is_parsed(lasting: None, line: Line, tls: bool) -> None:
     line.offer()
     line.connection._tls = tls  # then one read takes in all there is, and the end with it
-    receipt, tag = line.submit(), line.channel._ledger._next_tag - 1
+    receipt, tag = line.submit(), line.channel._outstanding._next_tag - 1
     line.got(1)
     answer = frame.Method(NUMBER, spec.Basic.Ack(tag, False)).marshal()
     line.peer.sendall(frame.Method(0, spec.Connection.Unblocked()).marshal() + answer)
@@ -355,10 +355,10 @@ class RaisedByHandler(Exception):
 def test_an_exception_while_an_answer_is_taken_in_reaches_the_caller_and_leaves_no_receipt_behind(
     lasting: None, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acknowledged = line.channel._ledger.acknowledged
+    acknowledged = line.channel._outstanding.ack
     line.offer()
     thread, results = lone_caller(line)
-    receipt = line.channel._ledger.in_flight[line.channel._ledger._next_tag - 1][0]
+    receipt = line.channel._outstanding.in_flight[line.channel._outstanding._next_tag - 1][0]
 
     class Interrupted(dict[int, Any]):
         def __delitem__(self, tag: int) -> None:
@@ -366,11 +366,13 @@ def test_an_exception_while_an_answer_is_taken_in_reaches_the_caller_and_leaves_
 
     def interrupted(tag: int, multiple: bool) -> int:
         if threading.current_thread() is thread:
-            monkeypatch.setattr(line.channel._ledger, "in_flight", Interrupted(line.channel._ledger.in_flight))
+            monkeypatch.setattr(
+                line.channel._outstanding, "in_flight", Interrupted(line.channel._outstanding.in_flight)
+            )
         return acknowledged(tag, multiple)
 
-    monkeypatch.setattr(line.channel._ledger, "acknowledged", interrupted)
-    line.ack(line.channel._ledger._next_tag - 1)
+    monkeypatch.setattr(line.channel._outstanding, "ack", interrupted)
+    line.ack(line.channel._outstanding._next_tag - 1)
     thread.join(5)
     assert [type(result) for result in results] == [RaisedByHandler]
     assert eventually(lambda: line.connection.ended)
@@ -388,7 +390,7 @@ def test_what_the_socket_does_not_take_is_the_io_threads(line: Line, monkeypatch
     left = len(large)
     while left:
         left -= len(line.peer.recv(left))
-    line.ack(line.channel._ledger._next_tag - 1)
+    line.ack(line.channel._outstanding._next_tag - 1)
     assert receipt.wait(soon()) is Result.CONFIRMED
 
 
