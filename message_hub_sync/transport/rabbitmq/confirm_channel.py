@@ -16,7 +16,7 @@ from message_hub_sync.transport.rabbitmq.confirms import OutstandingConfirms
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END
 from message_hub_sync.transport.rabbitmq.frames.encoding import OWN_FRAMES
-from message_hub_sync.transport.rabbitmq.rpc import BrokerChannel, opened
+from message_hub_sync.transport.rabbitmq.rpc import RpcChannel, open_channel
 from message_hub_sync.transport.rabbitmq.translation import RpcTimedOut, describe
 
 __all__ = ["ConfirmChannel"]
@@ -53,7 +53,7 @@ class ConfirmChannel:
     update lost between threads costs one caller one short wait.
     """
 
-    def __init__(self, channel: BrokerChannel, on_late: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, channel: RpcChannel, on_late: Callable[[], None] = lambda: None) -> None:
         self.connection = channel.connection
         self._on_late = on_late
         self.number = channel.number
@@ -73,12 +73,12 @@ class ConfirmChannel:
         on_lost: Callable[[], None],
         on_late: Callable[[], None],
     ) -> ConfirmChannel:
-        """Open a channel and turn confirms on. On the I/O thread; errors as :meth:`BrokerChannel.ask`.
+        """Open a channel and turn confirms on. On the I/O thread; errors as :meth:`RpcChannel.call`.
 
         :param on_lost: called on the I/O thread, no lock held, when the broker closed the channel.
         :param on_late: likewise, when it has answered somebody who had given up: it was silent, and is not any more.
         """
-        raw = opened(connection, deadline)
+        raw = open_channel(connection, deadline)
         channel = cls(raw, on_late)
 
         def closed(reason: BaseException) -> None:
@@ -92,7 +92,7 @@ class ConfirmChannel:
             connection.receivers[channel.number] = channel
         raw.pika.add_on_return_callback(channel._on_return)
         try:
-            raw.ask(lambda pika, done: pika.confirm_delivery(channel._on_confirm, callback=done), deadline)
+            raw.call(lambda pika, done: pika.confirm_delivery(channel._on_confirm, callback=done), deadline)
         except RpcTimedOut:
             raw.close(deadline)
             raise

@@ -18,7 +18,7 @@ from message_hub_sync.transport.rabbitmq.consumer_channel import ConsumerChannel
 from message_hub_sync.transport.rabbitmq.declaring import Declarations, present_name
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_reject
 from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
-from message_hub_sync.transport.rabbitmq.rpc import opened
+from message_hub_sync.transport.rabbitmq.rpc import open_channel
 from message_hub_sync.transport.rabbitmq.translation import (
     ChannelClosed,
     ConnectionEnded,
@@ -161,7 +161,7 @@ class RabbitMQConsumer:
         if (
             consumer_channel.consumer_tag in consumer_channel.channel.pika.consumer_tags
         ):  # else pika asks nothing, and nobody answers
-            consumer_channel.channel.ask(
+            consumer_channel.channel.call(
                 lambda pika, done: pika.basic_cancel(consumer_channel.consumer_tag, callback=done), deadline
             )
 
@@ -199,15 +199,15 @@ class RabbitMQConsumer:
             self._queue = present_name(self._topology.queue)
         name = self._queue
         self._owner.declarations.topology(connection, self._topology, name, deadline)
-        channel = opened(connection, deadline)
+        channel = open_channel(connection, deadline)
         consumer_channel = ConsumerChannel(self, channel, name, self._channel_generation + 1)
         try:
             with connection.lock:
                 channel.pika.add_on_cancel_callback(consumer_channel.cancelled_by_broker)
-            channel.ask(lambda pika, done: pika.basic_qos(prefetch_count=self._prefetch, callback=done), deadline)
+            channel.call(lambda pika, done: pika.basic_qos(prefetch_count=self._prefetch, callback=done), deadline)
             self._consumer_channel = consumer_channel
             self._channel_generation += 1  # from here on it may receive
-            channel.ask(
+            channel.call(
                 lambda pika, done: pika.basic_consume(
                     name, consumer_channel.deliver, consumer_tag=consumer_channel.consumer_tag, callback=done
                 ),

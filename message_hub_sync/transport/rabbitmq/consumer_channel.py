@@ -16,7 +16,7 @@ from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END, FRAME
 from message_hub_sync.transport.rabbitmq.frames.encoding import OWN_FRAMES, encode_ack, properties_from_pika
 from message_hub_sync.transport.rabbitmq.frames.fast_decoding import Deliver, decode_deliver, decode_properties
 from message_hub_sync.transport.rabbitmq.pending_acks import PendingAcks
-from message_hub_sync.transport.rabbitmq.rpc import BrokerChannel
+from message_hub_sync.transport.rabbitmq.rpc import RpcChannel
 
 __all__ = ["ConsumerChannel"]
 
@@ -61,7 +61,7 @@ class ConsumerChannel:
     the message that is arriving: ``_method``, ``_properties``, ``_body``, ``_missing``.
     """
 
-    def __init__(self, consumer: Owner, channel: BrokerChannel, queue: str, channel_generation: int) -> None:
+    def __init__(self, consumer: Owner, channel: RpcChannel, queue: str, channel_generation: int) -> None:
         self.consumer = consumer
         self.channel = channel
         self.connection = channel.connection

@@ -47,7 +47,7 @@ class Declarations:
             what = f"binding the queue {name!r} to the exchange {binding.exchange!r}"
             try:
                 with temporary_channel(connection, deadline) as channel:
-                    channel.ask(
+                    channel.call(
                         lambda pika, done, binding=binding: pika.queue_bind(  # type: ignore[misc]
                             name, binding.exchange, binding.routing_key, callback=done
                         ),
@@ -61,7 +61,7 @@ class Declarations:
         what = f"declaring the queue {name!r}"
         try:
             with temporary_channel(connection, deadline) as channel:
-                channel.ask(
+                channel.call(
                     lambda pika, done: pika.queue_declare(
                         name,
                         durable=spec.durable,
@@ -85,7 +85,7 @@ class Declarations:
         what = f"declaring the exchange {spec.name!r}"
         try:
             with temporary_channel(connection, deadline) as channel:
-                channel.ask(
+                channel.call(
                     lambda pika, done: pika.exchange_declare(spec.name, spec.kind, durable=spec.durable, callback=done),
                     deadline,
                 )
@@ -118,9 +118,9 @@ class Declarations:
         try:
             with temporary_channel(connection, deadline) as channel:
                 if queue is not None:
-                    channel.ask(lambda pika, done: pika.queue_declare(queue, passive=True, callback=done), deadline)
+                    channel.call(lambda pika, done: pika.queue_declare(queue, passive=True, callback=done), deadline)
                 else:
-                    channel.ask(
+                    channel.call(
                         lambda pika, done: pika.exchange_declare(exchange, passive=True, callback=done),
                         deadline,
                     )
@@ -133,7 +133,9 @@ class Declarations:
         """Depth and consumers of one queue, ``None`` when it does not exist."""
         try:
             with temporary_channel(connection, deadline) as channel:
-                answer = channel.ask(lambda pika, done: pika.queue_declare(name, passive=True, callback=done), deadline)
+                answer = channel.call(
+                    lambda pika, done: pika.queue_declare(name, passive=True, callback=done), deadline
+                )
         except ChannelClosed as closed:
             if closed.code == _NOT_FOUND:
                 return None
@@ -144,7 +146,7 @@ class Declarations:
         """Remove a queue with its bindings and what is in it."""
         try:
             with temporary_channel(connection, deadline) as channel:
-                channel.ask(lambda pika, done: pika.queue_delete(name, callback=done), deadline)
+                channel.call(lambda pika, done: pika.queue_delete(name, callback=done), deadline)
         except ChannelClosed as closed:
             if closed.code != _NOT_FOUND:
                 raise entity_error(closed, f"deleting the queue {name!r}") from None

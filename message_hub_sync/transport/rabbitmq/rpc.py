@@ -14,10 +14,10 @@ from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, ConnectionEnded, RpcTimedOut
 
-__all__ = ["BrokerChannel", "opened", "temporary_channel"]
+__all__ = ["RpcChannel", "open_channel", "temporary_channel"]
 
 
-class BrokerChannel:
+class RpcChannel:
     """One channel, seen from the I/O thread.
 
     Mutable, guarded by the connection's lock: ``closed_by``, set once by the close callback.
@@ -34,7 +34,7 @@ class BrokerChannel:
         """The channel's number on the wire."""
         return int(self.pika.channel_number)
 
-    def ask(self, start: Callable[[Channel, Callable[..., None]], Any], deadline: float) -> Any:
+    def call(self, start: Callable[[Channel, Callable[..., None]], Any], deadline: float) -> Any:
         """Send one method and serve the connection until its answer is there.
 
         Every waiter is also ended by the channel's and the connection's end: a 404 on a declare never
@@ -97,9 +97,9 @@ def _wait(connection: ThreadedConnection, deadline: float) -> None:
     connection.step(deadline if hurried else min(deadline, connection.hurry_at))
 
 
-def opened(connection: ThreadedConnection, deadline: float) -> BrokerChannel:
-    """A new channel, open. Errors as :meth:`BrokerChannel.ask`."""
-    channel = BrokerChannel(connection)
+def open_channel(connection: ThreadedConnection, deadline: float) -> RpcChannel:
+    """A new channel, open. Errors as :meth:`RpcChannel.call`."""
+    channel = RpcChannel(connection)
     answers: list[Any] = []
     with connection.lock:
         connection.check_usable()
@@ -122,9 +122,9 @@ def opened(connection: ThreadedConnection, deadline: float) -> BrokerChannel:
 
 
 @contextmanager
-def temporary_channel(connection: ThreadedConnection, deadline: float) -> Iterator[BrokerChannel]:
+def temporary_channel(connection: ThreadedConnection, deadline: float) -> Iterator[RpcChannel]:
     """A channel for one question: an error closes a channel, and no other may suffer from it."""
-    channel = opened(connection, deadline)
+    channel = open_channel(connection, deadline)
     try:
         yield channel
     finally:
