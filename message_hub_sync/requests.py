@@ -238,7 +238,7 @@ class Requests:
                         "a reply came when nobody waited for it any more (correlation id %s)",
                         printable(delivery.properties.correlation_id or "absent"),
                     )
-                consumer.settle(delivery)
+                consumer.ack(delivery)
             except Exception:
                 logger.exception("a reply could not be taken")
 

@@ -117,10 +117,10 @@ class ScriptedConsumer:
     def active(self) -> bool:
         return not self.closed
 
-    def settle(self, delivery: Delivery) -> None:
+    def ack(self, delivery: Delivery) -> None:
         self.settled.append(delivery.delivery_tag)
 
-    def release(self, delivery: Delivery) -> None: ...
+    def requeue(self, delivery: Delivery) -> None: ...
 
     def holds(self, delivery: Delivery) -> bool:
         return delivery.delivery_tag not in self.lost

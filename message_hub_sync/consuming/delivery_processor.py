@@ -105,7 +105,7 @@ class Processing:
         elif expired(delivery.properties, certainly_past()):
             work.dead_letter(None, "expired: its ttl passed while it waited for a retry")
         elif self._kind == "message" and self._claim_reply(delivery):
-            work.settle()
+            work.ack()
         else:
             self._handle(work)
 
@@ -117,7 +117,7 @@ class Processing:
             received.check()
             if self._is_duplicate(received):
                 self._metrics.duplicate_dropped(self._queue)
-                work.settle()
+                work.ack()
                 return
             answer = None
             for handler in self._handlers():
@@ -132,7 +132,7 @@ class Processing:
             self._failed(work, error, handler)
         else:
             self._metrics.count("receive", True, time.monotonic() - started)
-            work.settle()
+            work.ack()
 
     def _is_duplicate(self, received: Received) -> bool:
         return self._deduplicate is not None and _key(received) in self._deduplicate
@@ -156,13 +156,13 @@ class Processing:
         if received.is_request and not isinstance(error, MessageHubRetryError):
             self._log_failure(work, error, handler, logging.ERROR, "the caller is told")
             self._send_error(received, error)
-            work.settle()
+            work.ack()
             return
         decision = decide(self._retry, attempt, error)
         if not self._durable:
             self._log_failure(work, error, handler, logging.ERROR, "dropped, as its queue is not durable")
             self._metrics.dead_lettered(self._queue)
-            work.settle()
+            work.ack()
         elif isinstance(decision, RetryLater):
             after = f"attempt {attempt} of {self._retry.attempts}, again in {decision.delay_ms / 1000:g} s"
             # One line for those between the first and the last: theirs would be the same traceback once more.
@@ -222,14 +222,14 @@ class _Work:
             delivery, kind=processing._kind, service=config.service_name, max_bytes=config.max_message_bytes
         )
 
-    def settle(self) -> None:
-        self.consumer.settle(self.delivery)
+    def ack(self) -> None:
+        self.consumer.ack(self.delivery)
         if self.processing._config.settle_each:
             self.consumer.flush()
 
     def move(self, queue: QueueSpec, properties: Properties, counted: Callable[[], None] | None = None) -> None:
         def done() -> None:
-            self.settle()
+            self.ack()
             if counted is not None:
                 counted()
 
@@ -251,7 +251,7 @@ class _Work:
 
     def given_up(self) -> None:
         """It is among the dead letters."""
-        self.settle()
+        self.ack()
         self.processing._metrics.dead_lettered(self.processing._queue)
 
     def retry(self, error: BaseException, attempts: int, delay_ms: int) -> None:
@@ -273,7 +273,7 @@ class _Work:
         queue = processing._queue
         if not processing._durable:
             processing._metrics.dead_lettered(queue)
-            self.settle()
+            self.ack()
             return
         if error is None:
             logger.error(

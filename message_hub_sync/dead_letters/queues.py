@@ -72,7 +72,7 @@ def fetch_dead_letter(
                 letter = DeadLetter.of(delivery)
                 save(letter)
                 if remove:
-                    consumer.settle(delivery)
+                    consumer.ack(delivery)
                 return letter
     except Empty:
         if not wait:
@@ -140,7 +140,7 @@ def requeue_dead_letters(
                 continue
             letter = DeadLetter.of(delivery)
             send_again(transport, letter.without_ttl(), deadline)
-            consumer.settle(delivery)
+            consumer.ack(delivery)
             moved += 1
             done(letter)
             if not every:

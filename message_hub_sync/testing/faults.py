@@ -206,10 +206,10 @@ class _Interference:
             return publish(outgoing, deadline)
         return self._faults._carry_out(plan, round_, outgoing, deadline, publish)
 
-    def settle(self, delivery: Delivery, consumer: Consumer) -> bool:
+    def ack(self, delivery: Delivery, consumer: Consumer) -> bool:
         if self._faults._next(True, delivered(delivery)) is None:
             return False
-        consumer.release(delivery)
+        consumer.requeue(delivery)
         return True
 
     def status(self, connections: Sequence[ConnectionStatus]) -> Sequence[ConnectionStatus]:

@@ -196,10 +196,10 @@ class Consumer(Protocol):
     def active(self) -> bool:
         """Whether the broker is delivering from it now."""
 
-    def settle(self, delivery: Delivery) -> None:
+    def ack(self, delivery: Delivery) -> None:
         """Acknowledge. Coalesced with others and sent within 50 ms; a stale delivery is ignored."""
 
-    def release(self, delivery: Delivery) -> None:
+    def requeue(self, delivery: Delivery) -> None:
         """Give it back to the queue, to be delivered again. A stale delivery is ignored."""
 
     def holds(self, delivery: Delivery) -> bool:

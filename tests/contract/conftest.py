@@ -68,7 +68,7 @@ class Hub:
         try:
             delivery = consumer.deliveries.get(timeout=timeout)
             assert delivery is not None
-            consumer.settle(delivery)
+            consumer.ack(delivery)
             return delivery
         finally:
             consumer.cancel(deadline)

@@ -265,5 +265,5 @@ def test_a_delivery_is_held_until_its_connection_ends_and_then_comes_again(hub: 
     second = consumer.deliveries.get(timeout=5)
     assert second is not None
     assert (consumer.holds(first), consumer.holds(second), second.redelivered) == (False, True, True)
-    consumer.settle(second)
+    consumer.ack(second)
     consumer.close(deadline)

@@ -154,7 +154,7 @@ def test_the_next_host_is_taken_when_one_dies(bench: Any, eventually: Callable[.
         transport = bench.transport([bench.node.url, second.url])
         consumer = bench.consume(transport)
         bench.confirmed(transport)
-        consumer.settle(bench.take(consumer))
+        consumer.ack(bench.take(consumer))
         bench.kill()
         try:
             began = time.monotonic()
@@ -163,7 +163,7 @@ def test_the_next_host_is_taken_when_one_dies(bench: Any, eventually: Callable[.
             )
             assert time.monotonic() - began < 3
             bench.confirmed(transport)
-            consumer.settle(bench.take(consumer))
+            consumer.ack(bench.take(consumer))
             assert transport.status()[0].address.endswith(str(second.port))
             transport.close(bench.within(5))
         finally:
@@ -215,7 +215,7 @@ def test_heartbeats_keep_an_idle_connection_on_both_sides(bench: Any) -> None:
     assert time.process_time() - worked < 0.4  # it sleeps between them
     assert all(connection.alive for connection in connections)
     bench.confirmed(transport)
-    consumer.settle(bench.take(consumer))
+    consumer.ack(bench.take(consumer))
 
 
 @needs_proc
@@ -224,7 +224,7 @@ def test_200_clients_made_and_closed_leave_no_descriptor_and_no_thread(bench: An
         transport = bench.transport()
         consumer = bench.consume(transport)
         bench.confirmed(transport)
-        consumer.settle(bench.take(consumer))
+        consumer.ack(bench.take(consumer))
         consumer.close(bench.within())
         transport.close(bench.within())
 
@@ -265,7 +265,7 @@ def test_a_forked_child_drops_its_copy_and_the_parent_does_not_notice(bench: Any
     transport = bench.transport()
     consumer = bench.consume(transport)
     bench.confirmed(transport)
-    consumer.settle(bench.take(consumer))
+    consumer.ack(bench.take(consumer))
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -290,7 +290,7 @@ def test_a_forked_child_drops_its_copy_and_the_parent_does_not_notice(bench: Any
     for _ in range(2):
         delivery = bench.take(consumer)
         assert delivery.channel_generation == 1
-        consumer.settle(delivery)
+        consumer.ack(delivery)
     assert "UNEXPECTED_FRAME" not in bench.node.log()
 
 
@@ -414,4 +414,4 @@ def test_a_logging_handler_that_raises_costs_no_consumer_its_connection(
             bench.node.ctl("close_all_connections", "test")
             assert eventually(lambda before=before: consumer._consumer_channel is not before and bool(consumer.active))
         bench.confirmed(transport)
-        consumer.settle(bench.take(consumer))
+        consumer.ack(bench.take(consumer))

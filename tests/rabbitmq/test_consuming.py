@@ -13,7 +13,7 @@ import pytest
 
 from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.transport.base import ConnectionState
-from message_hub_sync.transport.rabbitmq import consuming
+from message_hub_sync.transport.rabbitmq import consume_connection
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_ack
 from message_hub_sync.transport.topology import event_subscription, inbox_subscription
 
@@ -40,7 +40,7 @@ def test_what_is_settled_is_gone_and_what_is_not_goes_back_in_order(bench: Any) 
         bench.confirmed(transport, bench.message(str(number)))
     deliveries = [bench.take(consumer) for _ in range(10)]
     for number in (0, 1, 4, 7):
-        consumer.settle(deliveries[number])
+        consumer.ack(deliveries[number])
     consumer.close(bench.within())
     again = bench.consume(transport)
     bodies = [bench.take(again).body for _ in range(6)]
@@ -56,7 +56,7 @@ def test_settling_is_told_within_50_ms_although_others_are_still_waiting(
         bench.confirmed(transport)
     first = bench.take(consumer)
     began = time.monotonic()
-    consumer.settle(first)  # two others are in the queue, so that this one waits for company
+    consumer.ack(first)  # two others are in the queue, so that this one waits for company
     assert eventually(lambda: first.origin.pending_acks.waiting == 0, timeout=5)
     assert time.monotonic() - began < 0.5
     assert bench.depth() == 2
@@ -67,12 +67,12 @@ def test_a_released_delivery_comes_again(bench: Any) -> None:
     consumer = bench.consume(transport)
     bench.confirmed(transport)
     first = bench.take(consumer)
-    consumer.release(first)
-    consumer.release(first)
-    consumer.settle(first)
+    consumer.requeue(first)
+    consumer.requeue(first)
+    consumer.ack(first)
     second = bench.take(consumer)
     assert (second.redelivered, second.delivery_tag) == (True, first.delivery_tag + 1)
-    consumer.settle(second)
+    consumer.ack(second)
     consumer.flush()
     assert consumer.active
 
@@ -87,7 +87,7 @@ def test_after_a_cancel_no_delivery_is_added_and_what_was_taken_can_be_settled(b
     bench.confirmed(transport)
     with pytest.raises(Empty):
         consumer.deliveries.get(timeout=0.2)
-    consumer.settle(delivery)
+    consumer.ack(delivery)
     consumer.close(bench.within())
     consumer.close(bench.within())
     assert bench.depth() == 1
@@ -106,14 +106,14 @@ def test_a_killed_broker_that_comes_back_is_consumed_from_again(bench: Any, even
     assert eventually(lambda: bool(consumer.active), timeout=10)
     back_after = time.monotonic() - started
     for delivery in stale:
-        consumer.settle(delivery)  # of the old connection: must acknowledge nothing on the new one
-        consumer.release(delivery)
+        consumer.ack(delivery)  # of the old connection: must acknowledge nothing on the new one
+        consumer.requeue(delivery)
     bodies = []
     for _ in range(20):
         delivery = bench.take(consumer)
         assert delivery.channel_generation == 2
         bodies.append(delivery.body)
-        consumer.settle(delivery)
+        consumer.ack(delivery)
     assert bodies == [b'{"text":"%d"}' % number for number in range(20)]
     logging.getLogger(__name__).info("consuming again %.2f s after the broker was", back_after)
     assert back_after < 10
@@ -136,7 +136,7 @@ def test_what_lay_waiting_when_the_connection_died_is_not_handed_out_twice(
     deliveries = [delivery for delivery in taken if delivery is not None]
     assert [delivery.body for delivery in deliveries] == [b'{"text":"%d"}' % number for number in range(10)]
     assert {delivery.channel_generation for delivery in deliveries} == {2}
-    consumer.settle(first)
+    consumer.ack(first)
     assert consumer.deliveries.empty()
 
 
@@ -150,9 +150,9 @@ def test_a_deleted_queue_is_declared_and_consumed_again(bench: Any, eventually: 
         with bench.raw() as other:
             other.channel().queue_delete(f"{bench.service}.messages")
         assert eventually(lambda intake=intake: consumer.active and consumer._consumer_channel is not intake, timeout=5)
-    consumer.settle(stale)
+    consumer.ack(stale)
     bench.confirmed(transport)
-    consumer.settle(bench.take(consumer))
+    consumer.ack(bench.take(consumer))
     consumer.close(bench.within())
     assert bench.depth() == 0
 
@@ -178,11 +178,11 @@ def test_a_consumer_given_up_while_it_is_being_made_takes_no_messages(
     transport = bench.transport()
     transport.declare(inbox_subscription(bench.service), bench.within())
     bench.confirmed(transport)
-    begun: list[consuming.RabbitMQConsumer] = []
-    establish = consuming.RabbitMQConsumer.establish
+    begun: list[consume_connection.RabbitMQConsumer] = []
+    establish = consume_connection.RabbitMQConsumer.establish
     declare = transport._declarations.topology
 
-    def note(consumer: consuming.RabbitMQConsumer, *arguments: Any) -> None:
+    def note(consumer: consume_connection.RabbitMQConsumer, *arguments: Any) -> None:
         begun.append(consumer)
         establish(consumer, *arguments)
 
@@ -193,7 +193,7 @@ def test_a_consumer_given_up_while_it_is_being_made_takes_no_messages(
         caller.join()
         declare(*arguments)
 
-    monkeypatch.setattr(consuming.RabbitMQConsumer, "establish", note)
+    monkeypatch.setattr(consume_connection.RabbitMQConsumer, "establish", note)
     monkeypatch.setattr(transport._declarations, "topology", give_up_meanwhile)
     consumer = bench.consume(transport)
     assert not consumer.active
@@ -277,7 +277,7 @@ def test_a_passing_queue_gets_a_new_name_at_each_connection_and_one_per_connecti
     event = bench.message()
     event.exchange, event.routing_key, event.mandatory = "events", "character.created", False
     bench.confirmed(transport, event)
-    consumer.settle(bench.take(consumer))
+    consumer.ack(bench.take(consumer))
     held = [name for name in bench.node.ctl("list_queues", "name").split() if name.startswith(bench.service)]
     assert held == [names[-1]]
 
@@ -311,7 +311,7 @@ def test_a_queue_that_cannot_be_restored_does_not_hold_up_the_others(
 def test_a_binding_that_is_forbidden_leaves_no_heap_of_queues_behind(
     bench: Any, eventually: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consuming, "_FIRST_RETRY", 0.02)
+    monkeypatch.setattr(consume_connection, "_FIRST_RETRY", 0.02)
     node = bench.node
     node.ctl("add_user", bench.service, "password")
     node.ctl("set_permissions", bench.service, ".*", ".*", ".*")
@@ -328,8 +328,8 @@ def test_a_binding_that_is_forbidden_leaves_no_heap_of_queues_behind(
 def test_a_new_connection_is_a_new_chance_for_what_could_not_be_restored(
     bench: Any, eventually: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consuming, "_FIRST_RETRY", 600.0)
-    monkeypatch.setattr(consuming, "_LONGEST_RETRY", 600.0)
+    monkeypatch.setattr(consume_connection, "_FIRST_RETRY", 600.0)
+    monkeypatch.setattr(consume_connection, "_LONGEST_RETRY", 600.0)
     node = bench.node
     node.ctl("add_user", bench.service, "password")
     node.ctl("set_permissions", bench.service, ".*", ".*", ".*")
@@ -364,7 +364,7 @@ def test_consumers_acknowledge_although_publishing_is_blocked(
         assert "memory or disk alarm" in alone.reason
         assert time.monotonic() - began < 2
         for delivery in deliveries:
-            consumer.settle(delivery)
+            consumer.ack(delivery)
         consumer.flush()
         assert unacknowledged(bench) == (0, 0)
         # Questions go over the connection that is not blocked.
@@ -444,7 +444,7 @@ def test_queues_that_do_not_answer_do_not_keep_the_others_from_being_closed_in_o
     began = time.monotonic()
     for consumer in (first, second, *others):
         consumer.cancel(began + 5)
-    others[0].settle(delivery)
+    others[0].ack(delivery)
     for consumer in (first, second, *others):
         consumer.close(began + 5)
     assert time.monotonic() - began < 4

@@ -39,7 +39,7 @@ def test_a_queue_with_other_arguments_is_adopted_and_warned_about_once(
         consumer = bench.consume(transport)
         transport.declare(inbox_subscription(bench.service), bench.within())
     bench.confirmed(transport)
-    consumer.settle(bench.take(consumer))
+    consumer.ack(bench.take(consumer))
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 1
     assert "x-max-priority" in warnings[0]
@@ -82,7 +82,7 @@ def test_without_permission_to_configure_what_exists_is_used(bench: Any) -> None
     transport = restricted(bench, configure="nothing")
     consumer = bench.consume(transport)
     bench.confirmed(transport)
-    consumer.settle(bench.take(consumer))
+    consumer.ack(bench.take(consumer))
 
 
 def test_without_permission_to_configure_what_is_missing_is_an_authorization_error(bench: Any) -> None:

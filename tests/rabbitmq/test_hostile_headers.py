@@ -90,7 +90,7 @@ def test_a_message_with_hostile_headers_arrives_and_those_behind_it_too(bench: A
     for _ in range(3):
         delivery = bench.take(consumer)
         seen.append(delivery)
-        consumer.settle(delivery)
+        consumer.ack(delivery)
     assert [delivery.body for delivery in seen] == [b'{"text":"before"}', b"{}", b'{"text":"behind"}']
     assert {delivery.channel_generation for delivery in seen} == {1}
     hostile = seen[1]

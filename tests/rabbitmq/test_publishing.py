@@ -88,7 +88,7 @@ def test_a_bulk_is_confirmed_in_order(bench: Any) -> None:
     for number in range(3000):
         delivery = bench.take(consumer)
         assert delivery.body == b'{"text":"%d"}' % number
-        consumer.settle(delivery)
+        consumer.ack(delivery)
 
 
 def test_one_message_of_a_bulk_that_amqp_cannot_carry_does_not_hold_up_the_others(bench: Any) -> None:
@@ -164,7 +164,7 @@ def test_publishes_through_reconnects_are_confirmed_only_when_the_broker_has_the
         delivery = consumer.deliveries.get(timeout=max(0.0, deadline - time.monotonic()))
         assert delivery is not None
         bodies.add(delivery.body)
-        consumer.settle(delivery)
+        consumer.ack(delivery)
     for thread in threads:
         thread.join(30)
     published.set()

@@ -106,7 +106,7 @@ def test_a_bulk_is_published_and_consumed_over_tls(bench: Any, secured: Secured,
     for number in range(count):
         delivery = bench.take(consumer)
         assert delivery.body == b'{"text":"%d"}' % number
-        consumer.settle(delivery)
+        consumer.ack(delivery)
     consumer.close(bench.within())
     stats = transport.queue_stats([f"{bench.service}.messages"], bench.within())
     assert stats[f"{bench.service}.messages"].depth == 0
@@ -126,7 +126,7 @@ def test_large_bodies_pass_in_both_directions_over_tls(bench: Any, secured: Secu
     for text in texts:
         delivery = bench.take(consumer, timeout=60)
         assert delivery.body == text.encode()
-        consumer.settle(delivery)
+        consumer.ack(delivery)
     assert {receipt.wait(bench.within(30)) for receipt in receipts} == {Result.CONFIRMED}
 
 
@@ -140,7 +140,7 @@ def test_many_threads_share_one_tls_connection(bench: Any, secured: Secured, in_
 
     ends = [in_thread(publish) for _ in range(8)]
     for _ in range(800):
-        consumer.settle(bench.take(consumer))
+        consumer.ack(bench.take(consumer))
     assert [end.get(timeout=30) for end in ends] == [None] * 8
 
 
@@ -189,7 +189,7 @@ def test_a_tls_connection_that_is_cut_comes_back(bench: Any, secured: Secured) -
     consumer = bench.consume(transport)
     for _ in range(3):
         bench.confirmed(transport)
-        consumer.settle(bench.take(consumer))
+        consumer.ack(bench.take(consumer))
         secured.node.ctl("close_all_connections", "test")
     bench.confirmed(transport)
-    consumer.settle(bench.take(consumer))
+    consumer.ack(bench.take(consumer))

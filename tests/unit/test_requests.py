@@ -215,7 +215,7 @@ def test_late_replies_are_settled_and_counted() -> None:
         bench.ask(timeout=0.05).join(5)
         (request,) = bench.transport.requests.wait()
         settled = Collector()
-        bench.transport.consumer.settle = lambda delivery: settled(delivery)  # type: ignore[method-assign]
+        bench.transport.consumer.ack = lambda delivery: settled(delivery)  # type: ignore[method-assign]
 
         bench.transport.consumer.deliveries.put(reply(request))
 
@@ -299,11 +299,11 @@ def test_a_reply_queue_that_is_lost_is_made_anew_for_the_next_request(bench: Ben
 
 
 def test_a_logging_handler_that_raises_ends_no_thread_of_replies(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def settle(delivery: Delivery) -> None:
+    def ack(delivery: Delivery) -> None:
         raise RuntimeError("a bug")
 
     bench.ask(timeout=0.05).join(5)
-    monkeypatch.setattr(bench.transport.consumer, "settle", settle)
+    monkeypatch.setattr(bench.transport.consumer, "ack", ack)
     with mailing():
         bench.transport.consumer.deliveries.put(reply(message_id="late"))
         bench.ask()

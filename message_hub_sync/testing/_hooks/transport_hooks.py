@@ -35,7 +35,7 @@ class Interference(Protocol):
     def publish(self, outgoing: Outgoing, deadline: float, publish: Publish) -> Receipt:
         """Carry out an attempt to publish, with ``publish`` or without."""
 
-    def settle(self, delivery: Delivery, consumer: Consumer) -> bool:
+    def ack(self, delivery: Delivery, consumer: Consumer) -> bool:
         """Whether the delivery is dealt with, so that it is not settled."""
 
     def status(self, connections: Sequence[ConnectionStatus]) -> Sequence[ConnectionStatus]:
@@ -105,21 +105,21 @@ class Seam:
         for queue_consumer in self._subscriptions.consumers():
             consumer = queue_consumer.consumer
             if consumer is not None:
-                vars(consumer).pop("settle", None)
+                vars(consumer).pop("ack", None)
 
     def _watch(self, consumer: Consumer) -> None:
-        if "settle" in vars(consumer):
+        if "ack" in vars(consumer):
             return
-        settle = consumer.settle
+        ack = consumer.ack
 
-        def on_settle(delivery: Delivery) -> None:
+        def on_ack(delivery: Delivery) -> None:
             interference = self._interference
-            if interference is None or not interference.settle(delivery, consumer):
-                settle(delivery)
+            if interference is None or not interference.ack(delivery, consumer):
+                ack(delivery)
             for listener in self._listeners:
                 listener.settled(delivery)
 
-        vars(consumer)["settle"] = on_settle
+        vars(consumer)["ack"] = on_ack
 
     def _on_publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
         def publish(outgoing: Outgoing, deadline: float) -> Receipt:

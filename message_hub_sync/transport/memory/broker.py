@@ -295,15 +295,15 @@ class Hub:
             self._serve(queue, self.clock.now())
             return subscriber, adopted
 
-    def settle(self, subscriber: Subscriber, tag: int) -> None:
+    def ack(self, subscriber: Subscriber, tag: int) -> None:
         """A message is done with. One that was settled before, or whose queue is gone, is ignored."""
         with self._lock:
             if subscriber.unsettled.pop(tag, None) is not None:
                 self._serve(subscriber.queue, self.clock.now())
                 self._awaiting_rest.wake_all()
 
-    def give_back(self, subscriber: Subscriber, tag: int) -> None:
-        """A message returns to its place in the queue. Ignored as in :meth:`settle`."""
+    def requeue(self, subscriber: Subscriber, tag: int) -> None:
+        """A message returns to its place in the queue. Ignored as in :meth:`ack`."""
         with self._lock:
             entry = subscriber.unsettled.pop(tag, None)
             if entry is not None:

@@ -240,7 +240,7 @@ class MemoryConsumer:
     """One queue being consumed. See :class:`Consumer`. A queue deleted under it is declared and consumed again.
 
     Mutable, changed under ``_lock``: ``_subscription`` (the hub and its side of this consumer, ``None`` before the
-    start and after the end), ``_consumer_channel`` (nobody cancelled it), ``_channel_generation`` (how often it began),
+    start and after the end), ``_delivering`` (nobody cancelled it), ``_channel_generation`` (how often it began),
     ``_queue``. ``_lock`` is taken before the hub's.
     """
 
@@ -251,7 +251,7 @@ class MemoryConsumer:
         self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._subscription: tuple[Hub, Subscriber] | None = None
-        self._consumer_channel = True
+        self._delivering = True
         self._channel_generation = 0
         self._queue = topology.queue.name
 
@@ -269,19 +269,19 @@ class MemoryConsumer:
     def active(self) -> bool:
         """See :class:`Consumer`."""
         subscription = self._subscription
-        return self._consumer_channel and subscription is not None and not subscription[1].queue.gone
+        return self._delivering and subscription is not None and not subscription[1].queue.gone
 
-    def settle(self, delivery: Delivery) -> None:
+    def ack(self, delivery: Delivery) -> None:
         """See :class:`Consumer`. The hub knows at once."""
         subscription = self._subscription
         if subscription is not None and delivery.origin is subscription[1]:
-            subscription[0].settle(subscription[1], delivery.delivery_tag)
+            subscription[0].ack(subscription[1], delivery.delivery_tag)
 
-    def release(self, delivery: Delivery) -> None:
+    def requeue(self, delivery: Delivery) -> None:
         """See :class:`Consumer`."""
         subscription = self._subscription
         if subscription is not None and delivery.origin is subscription[1]:
-            subscription[0].give_back(subscription[1], delivery.delivery_tag)
+            subscription[0].requeue(subscription[1], delivery.delivery_tag)
 
     def holds(self, delivery: Delivery) -> bool:
         """See :class:`Consumer`."""
@@ -294,7 +294,7 @@ class MemoryConsumer:
     def cancel(self, deadline: float) -> None:
         """See :class:`Consumer`."""
         with self._lock:
-            self._consumer_channel = False
+            self._delivering = False
             if self._subscription is not None:
                 hub, subscriber = self._subscription
                 hub.cancel(subscriber)
@@ -302,7 +302,7 @@ class MemoryConsumer:
     def close(self, deadline: float) -> None:
         """See :class:`Consumer`."""
         with self._lock:
-            self._consumer_channel = False
+            self._delivering = False
             subscription, self._subscription = self._subscription, None
             if subscription is not None:
                 hub, subscriber = subscription
@@ -312,7 +312,7 @@ class MemoryConsumer:
     def _start(self) -> bool:
         """Declare and consume, unless it was cancelled meanwhile."""
         with self._lock:
-            if not self._consumer_channel:
+            if not self._delivering:
                 return False
             self._channel_generation += 1
             self._subscription = self._transport._subscribe(
@@ -355,7 +355,7 @@ class MemoryConsumer:
     def _abandon(self) -> None:
         self._lock = threading.Lock()
         self._subscription = None
-        self._consumer_channel = False
+        self._delivering = False
 
 
 def present_name(queue: QueueSpec) -> str:

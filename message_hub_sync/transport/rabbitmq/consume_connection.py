@@ -89,7 +89,7 @@ class RabbitMQConsumer:
             and consumer_channel.connection.usable
         )
 
-    def settle(self, delivery: Delivery) -> None:
+    def ack(self, delivery: Delivery) -> None:
         """Acknowledge, together with others."""
         consumer_channel = delivery.origin
         assert isinstance(consumer_channel, ConsumerChannel)
@@ -102,7 +102,7 @@ class RabbitMQConsumer:
             else:
                 consumer_channel.flush_within(_FLUSH_SECONDS)
 
-    def release(self, delivery: Delivery) -> None:
+    def requeue(self, delivery: Delivery) -> None:
         """Give it back to its queue."""
         consumer_channel = delivery.origin
         assert isinstance(consumer_channel, ConsumerChannel)

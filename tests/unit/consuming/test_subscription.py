@@ -51,7 +51,7 @@ class OneConsumer(ScriptedTransport):
 
     def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
         consumer = ScriptedConsumer(topology.queue.name)
-        consumer.settle = lambda delivery: self.settled(delivery.delivery_tag)  # type: ignore[method-assign]
+        consumer.ack = lambda delivery: self.settled(delivery.delivery_tag)  # type: ignore[method-assign]
         self.consumers.append(consumer)
         return consumer
 
@@ -556,12 +556,12 @@ def test_a_fault_of_the_transport_does_not_end_a_worker_either(caplog: pytest.Lo
     bench.subscribe(lambda event: None)
     settled = Collector()
 
-    def settle(delivery: Delivery) -> None:
+    def ack(delivery: Delivery) -> None:
         settled(delivery.delivery_tag)
         if delivery.delivery_tag == 1:
             raise RuntimeError("a bug")
 
-    bench.transport.consumers[-1].settle = settle  # type: ignore[method-assign]
+    bench.transport.consumers[-1].ack = ack  # type: ignore[method-assign]
     bench.deliver()
     bench.deliver()
 

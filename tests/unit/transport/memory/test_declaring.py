@@ -167,10 +167,10 @@ def test_a_queue_deleted_under_its_consumer_is_declared_and_consumed_again(
     client.publish("inbox", b"more")
     (delivery,) = taken(consumer)
     assert delivery.body == b"after"
-    consumer.settle(stale)
-    consumer.release(stale)
+    consumer.ack(stale)
+    consumer.requeue(stale)
     assert taken(consumer) == []
-    consumer.settle(delivery)
+    consumer.ack(delivery)
     assert bodies(consumer) == [b"more"]
 
 
@@ -180,7 +180,7 @@ def test_a_cancelled_consumer_does_not_bring_its_queue_back(client: Any, taken: 
     (delivery,) = taken(consumer)
     consumer.cancel(0)
     client.delete("inbox")
-    consumer.release(delivery)
+    consumer.requeue(delivery)
     consumer.close(0)
     assert client.depth("inbox") is None
 
@@ -308,7 +308,7 @@ def test_a_forked_child_has_an_empty_hub_though_the_parents_locks_were_held(clie
         if child == 0:  # pragma: no cover - seen by its exit status alone
             try:
                 client.transport.abandon()
-                consumer.settle(delivery)
+                consumer.ack(delivery)
                 consumer.close(0)
                 fresh = MemoryTransport(ClientConfig("svc", MemoryAddress(hub)))
                 empty = fresh.queue_stats(["inbox"], 0)["inbox"] is None

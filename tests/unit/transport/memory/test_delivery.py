@@ -71,12 +71,12 @@ def test_prefetch_bounds_what_is_not_settled(client: Any, taken: Any) -> None:
         client.publish("inbox", b"%d" % n)
     first, second = taken(consumer)
     assert client.depth("inbox") == 2
-    consumer.settle(second)
+    consumer.ack(second)
     (third,) = taken(consumer)
     assert third.body == b"2"
-    consumer.settle(second)
+    consumer.ack(second)
     assert taken(consumer) == [], "settled twice is settled once"
-    consumer.settle(first)
+    consumer.ack(first)
     assert [delivery.body for delivery in taken(consumer)] == [b"3"]
 
 
@@ -102,13 +102,13 @@ def test_a_released_message_returns_to_its_place_flagged(client: Any, taken: Any
     for n in range(5):
         client.publish("inbox", b"%d" % n)
     first, second, third = taken(consumer)
-    consumer.release(second)
+    consumer.requeue(second)
     (again,) = taken(consumer)
     assert (again.body, again.redelivered) == (b"1", True)
-    consumer.release(second)
+    consumer.requeue(second)
     assert taken(consumer) == [], "released twice is released once"
     for delivery in (first, third, again):
-        consumer.settle(delivery)
+        consumer.ack(delivery)
     assert [(d.body, d.redelivered) for d in taken(consumer)] == [(b"3", False), (b"4", False)]
 
 
@@ -117,7 +117,7 @@ def test_close_gives_everything_back_in_order(connect: Any, taken: Any) -> None:
     consumer = client.consume("inbox", prefetch=4)
     for n in range(6):
         client.publish("inbox", b"%d" % n)
-    consumer.settle(taken(consumer)[2])
+    consumer.ack(taken(consumer)[2])
     consumer.close(0)
     assert client.depth("inbox") == 5
     found = taken(other.consume("inbox"))
@@ -152,13 +152,13 @@ def test_cancel_stops_the_intake_and_leaves_the_rest_to_be_settled(connect: Any,
     assert consumer.active
     consumer.cancel(0)
     assert not consumer.active
-    consumer.settle(first)
+    consumer.ack(first)
     client.publish("inbox", b"3")
     assert consumer.deliveries.empty()
     consumer.close(0)
     consumer.close(0)
     assert [d.body for d in taken(connect().consume("inbox"))] == [b"1", b"2", b"3"]
-    consumer.settle(second)
+    consumer.ack(second)
     assert client.depth("inbox") == 0
 
 
@@ -170,7 +170,7 @@ def test_a_stale_delivery_settles_nothing(client: Any, taken: Any) -> None:
     consumer = client.consume("inbox", prefetch=1)
     (fresh,) = taken(consumer)
     assert stale.delivery_tag == fresh.delivery_tag
-    for settle in (closed.settle, closed.release, consumer.settle, consumer.release):
+    for settle in (closed.ack, closed.requeue, consumer.ack, consumer.requeue):
         settle(stale)
     consumer.close(0)
     assert client.depth("inbox") == 1
@@ -196,7 +196,7 @@ def test_a_released_message_keeps_its_urgency_and_place(client: Any, taken: Any,
     client.publish("inbox", b"urgent 2", priority=3)
     consumer = client.consume("inbox", prefetch=1)
     client.publish("inbox", b"plain")
-    consumer.release(taken(consumer)[0])
+    consumer.requeue(taken(consumer)[0])
     consumer.close(0)
     assert bodies(client.consume("inbox")) == [b"urgent 1", b"urgent 2", b"plain"]
 
@@ -266,7 +266,7 @@ def test_consumers_and_senders_at_once_lose_and_repeat_nothing(connect: Any) -> 
     def work(consumer: Any) -> None:
         while (delivery := consumer.deliveries.get(timeout=10)) is not None:
             handled.append(delivery.body)
-            consumer.settle(delivery)
+            consumer.ack(delivery)
 
     workers = [threading.Thread(target=work, args=(consumer,)) for consumer in consumers]
     senders = [

@@ -54,7 +54,7 @@ def test_what_is_delivered_does_not_expire_until_it_is_given_back(client: Any, c
     client.publish("inbox", expiration="10")
     clock.advance(60)
     (delivery,) = taken(consumer)
-    consumer.release(delivery)
+    consumer.requeue(delivery)
     assert taken(consumer) == []
     assert client.depth("inbox") == 0
 
@@ -189,7 +189,7 @@ def test_a_deleted_queue_hands_nothing_on(client: Any, clock: VirtualClock, take
     (delivery,) = taken(consumer)
     consumer.cancel(0)
     client.delete("inbox")
-    consumer.release(delivery)
+    consumer.requeue(delivery)
     clock.advance(5)
     assert client.depth("dead") == 0
 

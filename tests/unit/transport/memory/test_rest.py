@@ -39,7 +39,7 @@ def test_a_hub_rests_when_what_was_handed_out_is_settled(hub: str, client: Any, 
     client.publish("q")
     (delivery,) = taken(consumer)
     assert not open_hub(hub).wait_for_rest(time.monotonic() + 0.01)
-    threading.Timer(0.05, consumer.settle, [delivery]).start()
+    threading.Timer(0.05, consumer.ack, [delivery]).start()
     before = time.monotonic()
     assert open_hub(hub).wait_for_rest(before + 10)
     assert time.monotonic() < before + 5

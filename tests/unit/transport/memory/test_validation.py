@@ -152,6 +152,6 @@ def test_what_a_receiver_changes_is_not_delivered_again(client: Any, taken: Any)
     client.publish("inbox", headers={"plain": "x"})
     (delivery,) = taken(consumer)
     delivery.properties.headers["plain"] = "changed"
-    consumer.release(delivery)
+    consumer.requeue(delivery)
     (again,) = taken(consumer)
     assert again.properties.headers == {"plain": "x"}

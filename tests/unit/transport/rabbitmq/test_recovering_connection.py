@@ -360,7 +360,7 @@ def test_a_logging_handler_that_raises_ends_no_io_thread(transport: Any, monkeyp
 
     client = transport("amqp://127.0.0.1:1")
     link = client._consume_connection.recovering
-    monkeypatch.setattr(link, "_wanted", lambda: True)  # as with consumers, which nobody would start it anew for
+    monkeypatch.setattr(link, "_keep_open", lambda: True)  # as with consumers, which nobody would start it anew for
     with mailing():
         with monkeypatch.context() as patched:
             patched.setattr(module, "connect_failure", fault)
