@@ -38,9 +38,9 @@ class ScriptedTransport:
         receipt = Receipt()
         self.receipts.append(receipt)
         if isinstance(step, tuple):
-            receipt.settle(*step)
+            receipt.resolve(*step)
         elif step is not None:
-            receipt.settle(step)
+            receipt.resolve(step)
         return receipt
 
     def connect(self, deadline: float) -> None:

@@ -187,7 +187,7 @@ class Faults:
 
 def _settled(result: Result, reason: str = "", code: int = 0) -> Receipt:
     receipt = Receipt()
-    receipt.settle(result, reason, code)
+    receipt.resolve(result, reason, code)
     return receipt
 
 

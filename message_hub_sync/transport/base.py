@@ -107,34 +107,34 @@ class Receipt:
     ``abandoned``: who waited has given up, so that an answer is news of a connection that was silent.
     """
 
-    __slots__ = ("_settled", "abandoned", "code", "reader", "reason", "result")
+    __slots__ = ("_resolved", "abandoned", "code", "read_until_resolved", "reason", "result")
 
     def __init__(self) -> None:
         self.result: Result | None = None
         self.reason = ""
         self.code = 0
         self.abandoned = False
-        self.reader: Callable[[Receipt, float], None] | None = None
-        self._settled = _thread.allocate_lock()
-        self._settled.acquire()
+        self.read_until_resolved: Callable[[Receipt, float], None] | None = None
+        self._resolved = _thread.allocate_lock()
+        self._resolved.acquire()
 
-    def settle(self, result: Result, reason: str = "", code: int = 0) -> None:
+    def resolve(self, result: Result, reason: str = "", code: int = 0) -> None:
         """Record the result and wake the waiter. A second call changes nothing."""
         if self.result is None:
             self.reason = reason
             self.code = code
             self.result = result
-            self._settled.release()
+            self._resolved.release()
 
     def wait(self, deadline: float) -> Result | None:
         """The result, or ``None`` when the deadline (monotonic seconds) passes first."""
-        if self.reader is not None and self.result is None:
-            reader, self.reader = self.reader, None
-            reader(self, deadline)
+        if self.read_until_resolved is not None and self.result is None:
+            read, self.read_until_resolved = self.read_until_resolved, None
+            read(self, deadline)
         if self.result is not None:
             return self.result
-        if self._settled.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            self._settled.release()
+        if self._resolved.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            self._resolved.release()
         return self.result
 
 

@@ -150,7 +150,7 @@ class Seam:
         except (MessageHubConnectionError, MessageValidationError) as error:
             receipt = Receipt()
             invalid = isinstance(error, MessageValidationError)
-            receipt.settle(Result.INVALID if invalid else Result.NOT_WRITTEN, str(error))
+            receipt.resolve(Result.INVALID if invalid else Result.NOT_WRITTEN, str(error))
             return receipt
 
     def _on_consume(self, topology: Topology, *, prefetch: int, deadline: float) -> Consumer:

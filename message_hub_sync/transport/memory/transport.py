@@ -145,7 +145,7 @@ class MemoryTransport:
         message = admit(outgoing)
         hub = self._publishing or self._open("publish")
         receipt = Receipt()
-        receipt.settle(*hub.publish(message, outgoing.mandatory))
+        receipt.resolve(*hub.publish(message, outgoing.mandatory))
         return receipt
 
     def publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:
@@ -157,9 +157,9 @@ class MemoryTransport:
             try:
                 message = admit(outgoing)
             except MessageValidationError as error:
-                receipt.settle(Result.INVALID, str(error))
+                receipt.resolve(Result.INVALID, str(error))
             else:
-                receipt.settle(*hub.publish(message, outgoing.mandatory))
+                receipt.resolve(*hub.publish(message, outgoing.mandatory))
             receipts.append(receipt)
         return receipts
 

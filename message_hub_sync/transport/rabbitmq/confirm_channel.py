@@ -170,7 +170,7 @@ class ConfirmChannel:
         pending, outstanding = self._pending, self._outstanding
         if self._closed or not self.connection.usable:
             while pending:
-                pending.popleft()[0].settle(Result.NOT_WRITTEN, "the connection ended before it was written")
+                pending.popleft()[0].resolve(Result.NOT_WRITTEN, "the connection ended before it was written")
             return
         try:
             frames = []

@@ -43,7 +43,7 @@ class OutstandingConfirms:
             if entry is None:
                 return 0
             receipt = entry[0]
-            receipt.settle(Result.CONFIRMED)
+            receipt.resolve(Result.CONFIRMED)
             if receipt.abandoned:
                 self.late = True
             del self.in_flight[tag]  # last, so that an interrupted one is settled when the connection ends
@@ -54,9 +54,9 @@ class OutstandingConfirms:
             self.late = self.late or receipt.abandoned
             back = self._take_return(outgoing) if self._returned and outgoing.mandatory else None
             if back is None:
-                receipt.settle(Result.CONFIRMED)
+                receipt.resolve(Result.CONFIRMED)
             else:
-                receipt.settle(Result.RETURNED, back[1], back[0])
+                receipt.resolve(Result.RETURNED, back[1], back[0])
             del self.in_flight[each]
         return len(tags)
 
@@ -66,7 +66,7 @@ class OutstandingConfirms:
             receipt, outgoing = self.in_flight.pop(each)
             if outgoing.mandatory:
                 self._take_return(outgoing)
-            receipt.settle(Result.NACKED, "the broker refused it (basic.nack): a queue is full or not available")
+            receipt.resolve(Result.NACKED, "the broker refused it (basic.nack): a queue is full or not available")
 
     def closed(self, reason: str, code: int) -> None:
         """The broker closed the channel over a publish, and does not say which: settle all that is in flight.
@@ -81,7 +81,7 @@ class OutstandingConfirms:
                 # Not "access to topic … in exchange …": topics are looked up one by one.
                 if f"access to exchange '{outgoing.exchange or _DEFAULT_EXCHANGE}'" in reason:
                     del self.in_flight[tag]
-                    receipt.settle(Result.REFUSED, reason, code)
+                    receipt.resolve(Result.REFUSED, reason, code)
             self.fail(Result.CHANNEL_CLOSED, reason, code)
         else:
             self.fail(Result.REFUSED if len(self.in_flight) == 1 else Result.CHANNEL_CLOSED, reason, code)
@@ -92,7 +92,7 @@ class OutstandingConfirms:
         self.in_flight.clear()  # the same dict for good: others look at it
         self._returned.clear()
         for receipt, _ in in_flight.values():
-            receipt.settle(result, reason, code)
+            receipt.resolve(result, reason, code)
 
     def _tags(self, tag: int, multiple: bool) -> list[int]:
         """Those in flight that an answer covers."""

@@ -82,7 +82,7 @@ class PublishConnection:
             try:
                 data = encode_publish(outgoing, channel.number, channel.max_fragment)
             except MessageValidationError as error:
-                receipt.settle(Result.INVALID, str(error))  # the others go their way
+                receipt.resolve(Result.INVALID, str(error))  # the others go their way
             else:
                 size += len(data)
                 entries.append((receipt, outgoing, data))
@@ -175,11 +175,11 @@ _SLICE_BYTES = 256 * 1024
 
 def _blocked() -> Receipt:
     receipt = Receipt()
-    receipt.settle(Result.BLOCKED, _BLOCKED)
+    receipt.resolve(Result.BLOCKED, _BLOCKED)
     return receipt
 
 
 def _not_written(reason: str) -> Receipt:
     receipt = Receipt()
-    receipt.settle(Result.NOT_WRITTEN, reason)
+    receipt.resolve(Result.NOT_WRITTEN, reason)
     return receipt

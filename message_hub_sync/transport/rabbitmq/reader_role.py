@@ -91,7 +91,7 @@ class ReaderRole:
         if receipt is not None and alone and not (self._wanted or self._connection.needs_its_thread):
             self._reader_until = now + _SLICE
             self._in_flight = in_flight
-            receipt.reader = self._read
+            receipt.read_until_resolved = self._read
         else:
             self.callers_may_read = False
             self._connection.wake()

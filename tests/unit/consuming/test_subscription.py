@@ -154,7 +154,7 @@ def test_a_failed_message_is_settled_only_when_the_broker_has_its_retry() -> Non
         bench.transport.settled.wait(1, timeout=0.4)
     assert moved_to(bench) == ["image-service.quest.started.retry.1000"]
 
-    bench.transport.receipts[0].settle(Result.CONFIRMED)
+    bench.transport.receipts[0].resolve(Result.CONFIRMED)
 
     assert bench.transport.settled.wait() == [tag]
     assert len(bench.transport.published) == 1
@@ -266,7 +266,7 @@ class Undeclarable(Bench):
 
     def _publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
         receipt = Receipt()
-        receipt.settle(Result.CONFIRMED if outgoing.routing_key in self.there else Result.RETURNED)
+        receipt.resolve(Result.CONFIRMED if outgoing.routing_key in self.there else Result.RETURNED)
         return receipt
 
 

@@ -287,7 +287,7 @@ def test_an_interrupted_call_leaves_its_circuit_as_it_was_and_shifts_nothing() -
     late = bench.transport.receipts[0]
     with pytest.raises(MessageHubDeliveryError, match="the second one's own"):
         bench.send(timeout=0.1)
-    late.settle(Result.CONFIRMED)
+    late.resolve(Result.CONFIRMED)
 
 
 def test_each_call_is_counted_once() -> None:
@@ -354,7 +354,7 @@ def test_only_so_many_slices_of_a_bulk_are_unconfirmed_at_a_time() -> None:
                 assert handed_over.acquire(timeout=5)
             settled += 1
             for receipt in slices[number]:
-                receipt.settle(Result.CONFIRMED)
+                receipt.resolve(Result.CONFIRMED)
 
     bench = Bench()
     bench.publisher._transport = Slow()
@@ -471,7 +471,7 @@ def test_closing_waits_for_what_is_under_way() -> None:
     sender = threading.Thread(target=bench.send, args=(5,))
     sender.start()
     assert waited_for.wait(5)
-    threading.Timer(0.05, receipt.settle, [Result.CONFIRMED]).start()
+    threading.Timer(0.05, receipt.resolve, [Result.CONFIRMED]).start()
 
     bench.publisher.await_confirms(time.monotonic() + 5)
 

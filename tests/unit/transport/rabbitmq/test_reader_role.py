@@ -386,7 +386,7 @@ def test_what_the_socket_does_not_take_is_the_io_threads(line: Line, monkeypatch
         line.connection.reader_role.callers_may_read = True  # whatever happened since
     receipt, outgoing = Receipt(), Outgoing("", "q", b"", SimpleNamespace())  # type: ignore[arg-type]
     line.channel.submit(receipt, outgoing, large)
-    assert receipt.reader is None
+    assert receipt.read_until_resolved is None
     left = len(large)
     while left:
         left -= len(line.peer.recv(left))
