@@ -11,14 +11,14 @@ from message_hub_sync.transport.base import (
     ConnectionStatus,
     Delivery,
     Outgoing,
+    PublishResult,
     QueueStats,
     Receipt,
-    Result,
 )
 from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 
 #: What one attempt comes to: a result (with reason and code), ``None`` for no answer, an error to raise.
-Step = Result | tuple[Result, str, int] | BaseException | None
+Step = PublishResult | tuple[PublishResult, str, int] | BaseException | None
 
 
 class ScriptedTransport:
@@ -32,7 +32,7 @@ class ScriptedTransport:
 
     def _take(self, outgoing: Outgoing, deadline: float) -> Receipt:
         self.published.append(outgoing)
-        step: Step = self.steps.pop(0) if self.steps else Result.CONFIRMED
+        step: Step = self.steps.pop(0) if self.steps else PublishResult.CONFIRMED
         if isinstance(step, BaseException):
             raise step
         receipt = Receipt()

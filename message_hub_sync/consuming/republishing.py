@@ -13,7 +13,7 @@ from message_hub_sync.errors import MessageHubError, MessageValidationError
 from message_hub_sync.runtime.deadlines import remaining
 from message_hub_sync.runtime.log import Log
 from message_hub_sync.runtime.text import printable
-from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, Receipt, Result, Transport
+from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, PublishResult, Receipt, Transport
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, QueueSpec
 
 __all__ = ["Moves"]
@@ -141,7 +141,7 @@ class Moves:
                 move.queue, properties, move.done = move.otherwise(error)
                 move.outgoing, move.otherwise = _outgoing(move.delivery, move.queue, properties), None
                 result = self._attempt(move, patience)
-            if result is Result.RETURNED:
+            if result is PublishResult.RETURNED:
                 move.receipt, move.undeclared = None, True
                 result = self._attempt(move, patience)
         except MessageHubError as error:
@@ -150,7 +150,7 @@ class Moves:
         except Exception:
             logger.exception("the transport failed in an unexpected way")
             return self._later(move, "the transport failed in an unexpected way")
-        if result is Result.CONFIRMED:
+        if result is PublishResult.CONFIRMED:
             self._barred.pop(move.queue.name, None)
             try:
                 move.done()
@@ -160,12 +160,12 @@ class Moves:
         reason = "no confirm yet" if move.receipt is None else move.receipt.reason
         if result is not None:
             move.receipt = None
-            move.undeclared = result is Result.RETURNED
-            move.alone = result in (Result.CHANNEL_CLOSED, Result.REFUSED)
+            move.undeclared = result is PublishResult.RETURNED
+            move.alone = result in (PublishResult.CHANNEL_CLOSED, PublishResult.REFUSED)
             reason = reason or result.value
         return self._later(move, reason or "no confirm yet")
 
-    def _attempt(self, move: _Move, patience: float) -> Result | None:
+    def _attempt(self, move: _Move, patience: float) -> PublishResult | None:
         now = time.monotonic()
         if move.undeclared:
             self._declare(move.queue)

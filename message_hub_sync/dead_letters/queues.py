@@ -14,7 +14,7 @@ from message_hub_sync.dead_letters.letter import DeadLetter
 from message_hub_sync.envelope.header_names import ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubDeliveryError, MessageValidationError
 from message_hub_sync.runtime.deadlines import remaining, take
-from message_hub_sync.transport.base import Delivery, Outgoing, Result, Transport
+from message_hub_sync.transport.base import Delivery, Outgoing, PublishResult, Transport
 from message_hub_sync.transport.topology import (
     DEAD_LETTER_SUFFIX,
     DEFAULT_EXCHANGE,
@@ -248,11 +248,11 @@ def send_again(transport: Transport, letter: DeadLetter, deadline: float) -> Non
     outgoing = Outgoing(DEFAULT_EXCHANGE, letter.queue, letter.body, properties, mandatory=True)
     receipt = transport.publish(outgoing, deadline)
     result = receipt.wait(deadline)
-    if result is Result.RETURNED:
+    if result is PublishResult.RETURNED:
         raise MessageHubDeliveryError(
             f"there is no queue {letter.queue}: subscribe with its service before the dead letter is sent again",
             outcome="rejected",
         )
-    if result is not Result.CONFIRMED:
+    if result is not PublishResult.CONFIRMED:
         reason = receipt.reason or "no confirm in time"
         raise MessageHubDeliveryError(f"the dead letter was not sent again: {reason}", outcome="unknown")

@@ -20,7 +20,7 @@ from message_hub_sync.errors import (
 from message_hub_sync.publishing.circuit_breaker import Admission
 from message_hub_sync.runtime.process_kind import threads_note
 from message_hub_sync.runtime.text import printable
-from message_hub_sync.transport.base import Outgoing, Result
+from message_hub_sync.transport.base import Outgoing, PublishResult
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, EVENTS, inbox_name
 
 __all__ = ["Attempts", "Verdict", "bulk_error", "resolve"]
@@ -78,30 +78,30 @@ class Attempts:
     def __init__(self, outgoing: Outgoing) -> None:
         self.outgoing = outgoing
 
-    def note(self, result: Result | None, reason: str = "", code: int = 0) -> None:
+    def note(self, result: PublishResult | None, reason: str = "", code: int = 0) -> None:
         """Take in what one attempt came to; without a verdict afterwards, the next attempt is due."""
-        if result is Result.CONFIRMED:
+        if result is PublishResult.CONFIRMED:
             self.verdict = Verdict.CONFIRMED
-        elif result is Result.RETURNED:
+        elif result is PublishResult.RETURNED:
             self.end(Verdict.UNROUTABLE, self._no_queue())
-        elif result is Result.BLOCKED:
+        elif result is PublishResult.BLOCKED:
             self.lost_connection = True  # there will be news of it, as of a connection
             self.end(Verdict.NACKED, reason)
-        elif result is Result.NACKED:
+        elif result is PublishResult.NACKED:
             # An exchange hands on to any number of queues: one that refuses is enough, and the others have it.
             self.unanswered = self.unanswered or self.outgoing.exchange != DEFAULT_EXCHANGE
             self.end(Verdict.NACKED, reason or "the broker refused it (nack)")
-        elif result is Result.INVALID:
+        elif result is PublishResult.INVALID:
             self.end(Verdict.INVALID, reason)
-        elif result is Result.CHANNEL_CLOSED and not self.alone:
+        elif result is PublishResult.CHANNEL_CLOSED and not self.alone:
             self.alone = True
             self.shared_code = code
-        elif result in (Result.CHANNEL_CLOSED, Result.REFUSED):
+        elif result in (PublishResult.CHANNEL_CLOSED, PublishResult.REFUSED):
             self._refused(reason, code)
-        elif result is Result.LOST:
+        elif result is PublishResult.LOST:
             self.unanswered = self.lost_connection = True
             self.reason = reason
-        elif result is Result.NOT_WRITTEN:
+        elif result is PublishResult.NOT_WRITTEN:
             self.lost_connection = True
             self.reason = reason
         else:

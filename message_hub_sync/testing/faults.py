@@ -21,8 +21,8 @@ from message_hub_sync.transport.base import (
     Consumer,
     Delivery,
     Outgoing,
+    PublishResult,
     Receipt,
-    Result,
 )
 
 __all__ = ["Faults"]
@@ -159,24 +159,24 @@ class Faults:
     def _carry_out(self, plan: _Plan, round_: int, outgoing: Outgoing, deadline: float, publish: Publish) -> Receipt:
         """An attempt to publish that goes wrong as planned."""
         if plan.kind == "nack":
-            return _settled(Result.NACKED, "the test had it refused")
+            return _settled(PublishResult.NACKED, "the test had it refused")
         if plan.kind == "unroutable":
             if outgoing.mandatory:
-                return _settled(Result.RETURNED, "NO_ROUTE", 312)
-            return _settled(Result.CONFIRMED)
+                return _settled(PublishResult.RETURNED, "NO_ROUTE", 312)
+            return _settled(PublishResult.CONFIRMED)
         if plan.kind == "cut_before":
             self.cut()
-            return _settled(Result.LOST, "the test cut the connection")
+            return _settled(PublishResult.LOST, "the test cut the connection")
         if plan.kind == "delay":
             self._wait(plan.seconds, round_, deadline)
             return publish(outgoing, deadline)
         receipt = publish(outgoing, deadline)
         if plan.kind == "lose_confirm":
             return Receipt()
-        if receipt.wait(deadline) is not Result.CONFIRMED:
+        if receipt.wait(deadline) is not PublishResult.CONFIRMED:
             return receipt  # the hub does not have it: there is no "after"
         self.cut()
-        return _settled(Result.LOST, "the test cut the connection")
+        return _settled(PublishResult.LOST, "the test cut the connection")
 
     def _wait(self, seconds: float, round_: int, deadline: float) -> None:
         with self._changed:
@@ -185,7 +185,7 @@ class Faults:
             raise MessageHubConnectionError("the test delayed it beyond its deadline: nothing was sent")
 
 
-def _settled(result: Result, reason: str = "", code: int = 0) -> Receipt:
+def _settled(result: PublishResult, reason: str = "", code: int = 0) -> Receipt:
     receipt = Receipt()
     receipt.resolve(result, reason, code)
     return receipt
@@ -199,7 +199,7 @@ class _Interference:
 
     def publish(self, outgoing: Outgoing, deadline: float, publish: Publish) -> Receipt:
         if not self._faults._accepted(deadline):
-            return _settled(Result.BLOCKED, _BLOCKED)
+            return _settled(PublishResult.BLOCKED, _BLOCKED)
         round_ = self._faults._cleared  # before the plan is taken: a clear() from now on ends its delay
         plan = None if left_queue(outgoing) else self._faults._next(False, sent(outgoing))
         if plan is None:

@@ -17,7 +17,7 @@ from message_hub_sync.runtime.deadlines import timeout_seconds
 from message_hub_sync.testing._hooks.arrivals import Arrivals
 from message_hub_sync.testing.envelopes import delivered, left_queue, sent
 from message_hub_sync.testing.expectations import Where, described, event_wanted, fitting, typed, unfulfilled
-from message_hub_sync.transport.base import Delivery, Outgoing, Receipt, Result
+from message_hub_sync.transport.base import Delivery, Outgoing, PublishResult, Receipt
 from message_hub_sync.transport.topology import Topology
 
 __all__ = ["Traffic"]
@@ -168,14 +168,16 @@ class Traffic:
     def _sent(self, fits: Callable[[Any], bool], within: float) -> Event[Any] | Message[Any] | None:
         deadline = time.monotonic() + timeout_seconds(within, 5.0)
         found = self._attempts.find(
-            lambda attempt: fits(sent(attempt.outgoing)) and attempt.receipt.wait(deadline) is Result.CONFIRMED,
+            lambda attempt: fits(sent(attempt.outgoing)) and attempt.receipt.wait(deadline) is PublishResult.CONFIRMED,
             deadline,
         )
         return None if found is None else sent(found.outgoing)
 
     def _confirmed(self) -> list[Event[Any] | Message[Any]]:
         return [
-            sent(attempt.outgoing) for attempt in self._attempts.all() if attempt.receipt.result is Result.CONFIRMED
+            sent(attempt.outgoing)
+            for attempt in self._attempts.all()
+            if attempt.receipt.result is PublishResult.CONFIRMED
         ]
 
 

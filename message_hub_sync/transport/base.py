@@ -23,9 +23,9 @@ __all__ = [
     "Consumer",
     "Delivery",
     "Outgoing",
+    "PublishResult",
     "QueueStats",
     "Receipt",
-    "Result",
     "Transport",
 ]
 
@@ -75,7 +75,7 @@ class Outgoing:
     mandatory: bool = False
 
 
-class Result(Enum):
+class PublishResult(Enum):
     """What became of one attempt to publish."""
 
     CONFIRMED = "confirmed"
@@ -110,7 +110,7 @@ class Receipt:
     __slots__ = ("_resolved", "abandoned", "code", "read_until_resolved", "reason", "result")
 
     def __init__(self) -> None:
-        self.result: Result | None = None
+        self.result: PublishResult | None = None
         self.reason = ""
         self.code = 0
         self.abandoned = False
@@ -118,7 +118,7 @@ class Receipt:
         self._resolved = _thread.allocate_lock()
         self._resolved.acquire()
 
-    def resolve(self, result: Result, reason: str = "", code: int = 0) -> None:
+    def resolve(self, result: PublishResult, reason: str = "", code: int = 0) -> None:
         """Record the result and wake the waiter. A second call changes nothing."""
         if self.result is None:
             self.reason = reason
@@ -126,7 +126,7 @@ class Receipt:
             self.result = result
             self._resolved.release()
 
-    def wait(self, deadline: float) -> Result | None:
+    def wait(self, deadline: float) -> PublishResult | None:
         """The result, or ``None`` when the deadline (monotonic seconds) passes first."""
         if self.read_until_resolved is not None and self.result is None:
             read, self.read_until_resolved = self.read_until_resolved, None

@@ -18,7 +18,7 @@ from message_hub_sync.client.session import _transport
 from message_hub_sync.config import ClientConfig, parse_addresses
 from message_hub_sync.consuming.retry_policy import LADDER_MS
 from message_hub_sync.envelope.values import Properties
-from message_hub_sync.transport.base import Delivery, Outgoing, Result, Transport
+from message_hub_sync.transport.base import Delivery, Outgoing, PublishResult, Transport
 from message_hub_sync.transport.topology import QueueSpec, Topology
 
 _counter = itertools.count()
@@ -83,7 +83,7 @@ class Hub:
         if self.url.startswith("memory:"):
             deadline = time.monotonic() + 5
             receipt = self.raw().publish(Outgoing(exchange, queue, body, properties, mandatory=True), deadline)
-            assert receipt.wait(deadline) is Result.CONFIRMED
+            assert receipt.wait(deadline) is PublishResult.CONFIRMED
             return
         fields = {field.name: getattr(properties, field.name) for field in dataclasses.fields(properties)}
         with contextlib.closing(pika.BlockingConnection(pika.URLParameters(self.url))) as connection:

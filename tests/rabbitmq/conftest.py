@@ -15,7 +15,7 @@ import pytest
 from message_hub_sync.config import ClientConfig, parse_addresses
 from message_hub_sync.envelope.encode import encode_payload, message_properties
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
-from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, Receipt, Result
+from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, PublishResult, Receipt
 from message_hub_sync.transport.rabbitmq import RabbitMQTransport
 from message_hub_sync.transport.topology import inbox_subscription
 
@@ -63,7 +63,7 @@ class Bench:
 
     def confirmed(self, transport: RabbitMQTransport, outgoing: Outgoing | None = None, **how: Any) -> None:
         receipt = self.publish(transport, outgoing, **how)
-        assert receipt.result is Result.CONFIRMED, receipt.reason
+        assert receipt.result is PublishResult.CONFIRMED, receipt.reason
 
     def consume(self, transport: RabbitMQTransport, *, prefetch: int = 64) -> Consumer:
         return transport.consume(inbox_subscription(self.service), prefetch=prefetch, deadline=self.within())

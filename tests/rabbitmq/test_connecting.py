@@ -17,7 +17,7 @@ from mailing import mailing
 from message_hub_sync import CircuitBreakerConfig, MessageHubClient
 from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConnectionError, MessageHubError
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
-from message_hub_sync.transport.base import ConnectionState, Result
+from message_hub_sync.transport.base import ConnectionState, PublishResult
 from message_hub_sync.transport.rabbitmq import backoff
 from message_hub_sync.transport.topology import inbox_subscription
 
@@ -69,7 +69,7 @@ def test_a_password_changed_while_connected_is_told_to_callers_and_recovered_fro
 
     def back() -> bool:
         try:
-            return transport.publish(bench.message(), bench.within(5)).wait(bench.within(5)) is Result.CONFIRMED
+            return transport.publish(bench.message(), bench.within(5)).wait(bench.within(5)) is PublishResult.CONFIRMED
         except MessageHubError:
             return False
 
@@ -128,7 +128,7 @@ def test_a_stopped_broker_holds_up_no_caller_past_its_deadline(bench: Any) -> No
         assert time.monotonic() - began < 1
     finally:
         bench.node.resume()
-    assert receipt.wait(bench.within()) is Result.CONFIRMED
+    assert receipt.wait(bench.within()) is PublishResult.CONFIRMED
 
 
 def test_closing_does_not_wait_for_a_question_that_nobody_answers(

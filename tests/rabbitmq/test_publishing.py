@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from message_hub_sync.errors import MessageHubConnectionError, MessageValidationError
-from message_hub_sync.transport.base import Outgoing, Result
+from message_hub_sync.transport.base import Outgoing, PublishResult
 from message_hub_sync.transport.rabbitmq import RabbitMQTransport
 from message_hub_sync.transport.topology import EVENT_EXCHANGE, QueueSpec, Topology, inbox_subscription
 
@@ -32,7 +32,7 @@ def test_a_message_with_an_inbox_is_confirmed_and_one_without_is_returned(bench:
     declare_inbox(bench, transport)
     bench.confirmed(transport)
     receipt = bench.publish(transport, bench.message(to="nobody"))
-    assert (receipt.result, receipt.code) == (Result.RETURNED, 312)
+    assert (receipt.result, receipt.code) == (PublishResult.RETURNED, 312)
     assert transport.queue_stats([f"{bench.service}.messages"], bench.within())[f"{bench.service}.messages"].depth == 1
 
 
@@ -42,7 +42,7 @@ def test_a_full_queue_refuses_and_the_next_publish_reports_its_own_outcome(bench
     transport.declare_queue(full, bench.within())
     transport.declare_queue(QueueSpec(f"{bench.service}-other.messages"), bench.within())
     bench.confirmed(transport)
-    assert bench.publish(transport).result is Result.NACKED
+    assert bench.publish(transport).result is PublishResult.NACKED
     bench.confirmed(transport, bench.message(to=f"{bench.service}-other"))
 
 
@@ -54,10 +54,10 @@ def test_a_poisonous_message_fails_alone_and_the_others_get_through(bench: Any) 
     batch = [bench.message() for _ in range(50)]
     batch.insert(25, poison)
     receipts = transport.publish_many(batch, bench.within())
-    assert all(receipt.wait(bench.within()) is Result.CHANNEL_CLOSED for receipt in receipts[25:])
+    assert all(receipt.wait(bench.within()) is PublishResult.CHANNEL_CLOSED for receipt in receipts[25:])
     for outgoing in batch:
         receipt = bench.publish(transport, outgoing, alone=True)
-        expected = Result.REFUSED if outgoing is poison else Result.CONFIRMED
+        expected = PublishResult.REFUSED if outgoing is poison else PublishResult.CONFIRMED
         assert receipt.result is expected
     bench.confirmed(transport)  # on a fresh shared channel
 
@@ -67,7 +67,10 @@ def test_the_only_one_in_flight_is_known_for_the_culprit(bench: Any) -> None:
     declare_inbox(bench, transport)
     bench.confirmed(transport)
     poison = bench.message(user_id="somebody-else")
-    assert (bench.publish(transport, poison).result, bench.publish(transport, poison).code) == (Result.REFUSED, 406)
+    assert (bench.publish(transport, poison).result, bench.publish(transport, poison).code) == (
+        PublishResult.REFUSED,
+        406,
+    )
     bench.confirmed(transport)
 
 
@@ -84,7 +87,7 @@ def test_a_bulk_is_confirmed_in_order(bench: Any) -> None:
     transport = bench.transport()
     consumer = bench.consume(transport, prefetch=1000)
     receipts = transport.publish_many([bench.message(str(n)) for n in range(3000)], bench.within())
-    assert {receipt.wait(bench.within()) for receipt in receipts} == {Result.CONFIRMED}
+    assert {receipt.wait(bench.within()) for receipt in receipts} == {PublishResult.CONFIRMED}
     for number in range(3000):
         delivery = bench.take(consumer)
         assert delivery.body == b'{"text":"%d"}' % number
@@ -97,7 +100,7 @@ def test_one_message_of_a_bulk_that_amqp_cannot_carry_does_not_hold_up_the_other
     batch = [bench.message(), bench.message(correlation_id="x" * 256), bench.message()]
     receipts = transport.publish_many(batch, bench.within())
     results = [receipt.wait(bench.within()) for receipt in receipts]
-    assert results == [Result.CONFIRMED, Result.INVALID, Result.CONFIRMED]
+    assert results == [PublishResult.CONFIRMED, PublishResult.INVALID, PublishResult.CONFIRMED]
     assert "255 bytes" in receipts[1].reason
     with pytest.raises(MessageValidationError):
         transport.publish(batch[1], bench.within())
@@ -108,7 +111,7 @@ def test_a_bulk_larger_than_the_out_buffer_waits_for_room(bench: Any) -> None:
     declare_inbox(bench, transport)
     large = "x" * 500_000
     receipts = transport.publish_many([bench.message(large) for _ in range(60)], bench.within(30))
-    assert {receipt.wait(bench.within(30)) for receipt in receipts} == {Result.CONFIRMED}
+    assert {receipt.wait(bench.within(30)) for receipt in receipts} == {PublishResult.CONFIRMED}
     transport.delete(inbox_subscription(bench.service), f"{bench.service}.messages", bench.within())
 
 
@@ -121,12 +124,12 @@ def test_a_broker_that_does_not_read_makes_publishers_wait_no_longer_than_their_
         began = time.monotonic()
         receipts = transport.publish_many([bench.message("x" * 900_000) for _ in range(40)], bench.within(1))
         assert time.monotonic() - began < 4
-        assert receipts[-1].result is Result.NOT_WRITTEN
+        assert receipts[-1].result is PublishResult.NOT_WRITTEN
         with pytest.raises(MessageHubConnectionError, match="reads too slowly"):
             transport.publish(bench.message(), bench.within(0.2))
     finally:
         bench.node.resume()
-    assert receipts[0].wait(bench.within(20)) is Result.CONFIRMED
+    assert receipts[0].wait(bench.within(20)) is PublishResult.CONFIRMED
     bench.confirmed(transport)
     transport.delete(inbox_subscription(bench.service), f"{bench.service}.messages", bench.within())
 
@@ -142,7 +145,7 @@ def test_publishes_through_reconnects_are_confirmed_only_when_the_broker_has_the
         for name in names:
             while True:  # as the publisher does: whatever is not confirmed is published again
                 receipt = transport.publish(bench.message(name), bench.within(30))
-                if receipt.wait(bench.within(30)) is Result.CONFIRMED:
+                if receipt.wait(bench.within(30)) is PublishResult.CONFIRMED:
                     confirmed.put(name)
                     break
 
@@ -204,7 +207,7 @@ def test_a_signal_handler_that_raises_inside_publish_shifts_no_confirm(bench: An
     # Its own outcome each: were the tags shifted by one, the returned one would pass for confirmed.
     for _ in range(20):
         bench.confirmed(transport)
-        assert bench.publish(transport, bench.message(to="nobody")).result is Result.RETURNED
+        assert bench.publish(transport, bench.message(to="nobody")).result is PublishResult.RETURNED
     bench.confirmed(transport, alone=True)
 
 
@@ -218,7 +221,11 @@ def test_closing_with_publishers_under_way_ends_every_wait(
         while True:
             receipt = transport.publish(bench.message(), bench.within(20))
             # Not written: it was left to another caller, who found the connection ended.
-            assert receipt.wait(bench.within(20)) in (Result.CONFIRMED, Result.LOST, Result.NOT_WRITTEN)
+            assert receipt.wait(bench.within(20)) in (
+                PublishResult.CONFIRMED,
+                PublishResult.LOST,
+                PublishResult.NOT_WRITTEN,
+            )
 
     ends = [in_thread(publish_until_closed) for _ in range(8)]
     bench.confirmed(transport)

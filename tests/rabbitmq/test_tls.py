@@ -14,7 +14,7 @@ import pytest
 from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConnectionError
 from message_hub_sync.testing._node.free_ports import free_port
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
-from message_hub_sync.transport.base import Result
+from message_hub_sync.transport.base import PublishResult
 from message_hub_sync.transport.topology import inbox_subscription
 
 pytestmark = pytest.mark.rabbitmq
@@ -102,7 +102,7 @@ def test_a_bulk_is_published_and_consumed_over_tls(bench: Any, secured: Secured,
     consumer = bench.consume(transport, prefetch=500)
     count = 5000
     receipts = transport.publish_many([bench.message(str(n)) for n in range(count)], bench.within(30))
-    assert {receipt.wait(bench.within(30)) for receipt in receipts} == {Result.CONFIRMED}
+    assert {receipt.wait(bench.within(30)) for receipt in receipts} == {PublishResult.CONFIRMED}
     for number in range(count):
         delivery = bench.take(consumer)
         assert delivery.body == b'{"text":"%d"}' % number
@@ -127,7 +127,7 @@ def test_large_bodies_pass_in_both_directions_over_tls(bench: Any, secured: Secu
         delivery = bench.take(consumer, timeout=60)
         assert delivery.body == text.encode()
         consumer.ack(delivery)
-    assert {receipt.wait(bench.within(30)) for receipt in receipts} == {Result.CONFIRMED}
+    assert {receipt.wait(bench.within(30)) for receipt in receipts} == {PublishResult.CONFIRMED}
 
 
 def test_many_threads_share_one_tls_connection(bench: Any, secured: Secured, in_thread: Any) -> None:

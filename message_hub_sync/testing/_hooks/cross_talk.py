@@ -10,7 +10,7 @@ from message_hub_sync.envelope.values import Event
 from message_hub_sync.testing.expectations import described
 from message_hub_sync.testing.framework_state import SERVICE_NAME
 from message_hub_sync.testing.mock_service import PROBE_HEADER, MockService
-from message_hub_sync.transport.base import Outgoing, Result, Transport
+from message_hub_sync.transport.base import Outgoing, PublishResult, Transport
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, inbox_name
 
 __all__ = ["cross_talk"]
@@ -51,7 +51,7 @@ def _send_probe(transport: Transport, mock: MockService, queue: str, deadline: f
         properties = event_properties(source=SERVICE_NAME, event_type="test.probe")
     properties.headers[PROBE_HEADER] = True
     outgoing = Outgoing(DEFAULT_EXCHANGE, queue, b"{}", properties, mandatory=True)
-    if transport.publish(outgoing, deadline).wait(deadline) is not Result.CONFIRMED:
+    if transport.publish(outgoing, deadline).wait(deadline) is not PublishResult.CONFIRMED:
         return None
     return UUID(properties.message_id)
 

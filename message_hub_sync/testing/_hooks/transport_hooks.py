@@ -8,7 +8,15 @@ from typing import Protocol
 
 from message_hub_sync.client.client import MessageHubClient
 from message_hub_sync.errors import MessageHubConnectionError, MessageValidationError
-from message_hub_sync.transport.base import ConnectionStatus, Consumer, Delivery, Outgoing, Receipt, Result, Transport
+from message_hub_sync.transport.base import (
+    ConnectionStatus,
+    Consumer,
+    Delivery,
+    Outgoing,
+    PublishResult,
+    Receipt,
+    Transport,
+)
 from message_hub_sync.transport.topology import Topology
 
 __all__ = ["Interference", "Listener", "Seam", "seam_of"]
@@ -150,7 +158,7 @@ class Seam:
         except (MessageHubConnectionError, MessageValidationError) as error:
             receipt = Receipt()
             invalid = isinstance(error, MessageValidationError)
-            receipt.resolve(Result.INVALID if invalid else Result.NOT_WRITTEN, str(error))
+            receipt.resolve(PublishResult.INVALID if invalid else PublishResult.NOT_WRITTEN, str(error))
             return receipt
 
     def _on_consume(self, topology: Topology, *, prefetch: int, deadline: float) -> Consumer:

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from queue import SimpleQueue
 
 from message_hub_sync.errors import MessageHubConfigurationError
-from message_hub_sync.transport.base import Delivery, QueueStats, Result
+from message_hub_sync.transport.base import Delivery, PublishResult, QueueStats
 from message_hub_sync.transport.memory.arguments import QueueArguments, difference
 from message_hub_sync.transport.memory.clock import Clock
 from message_hub_sync.transport.memory.dead_lettering import Reason, dead_letter, is_cycle
@@ -25,13 +25,13 @@ from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, ExchangeSpec, 
 __all__ = ["Adopted", "Answer", "Hub"]
 
 #: What became of a publish: result, reason, code, as a receipt takes them.
-Answer = tuple[Result, str, int]
+Answer = tuple[PublishResult, str, int]
 #: What exists with other arguments than asked for, and how they differ.
 Adopted = tuple[str, str]
 
-_CONFIRMED: Answer = (Result.CONFIRMED, "", 0)
-_NACKED: Answer = (Result.NACKED, "", 0)
-_NO_ROUTE: Answer = (Result.RETURNED, "NO_ROUTE", 312)
+_CONFIRMED: Answer = (PublishResult.CONFIRMED, "", 0)
+_NACKED: Answer = (PublishResult.NACKED, "", 0)
+_NO_ROUTE: Answer = (PublishResult.RETURNED, "NO_ROUTE", 312)
 #: Seconds after which an at-least-once queue tries again to hand on what nobody took
 #: (RabbitMQ 3.10, ``dead_letter_worker_publisher_confirm_timeout``).
 _DEAD_LETTER_RETRY = 180.0
@@ -89,12 +89,12 @@ class Hub:
         """Route a message to its queues, and on to whoever waits there."""
         refusal = broker_refusal(message)
         if refusal is not None:
-            return (Result.REFUSED, refusal, 406)
+            return (PublishResult.REFUSED, refusal, 406)
         now = self.clock.now()
         with self._lock:
             targets = self._route(message.exchange, message.routing_key)
             if targets is None:
-                return (Result.REFUSED, f"NOT_FOUND - no exchange '{message.exchange}' in vhost '/'", 404)
+                return (PublishResult.REFUSED, f"NOT_FOUND - no exchange '{message.exchange}' in vhost '/'", 404)
             if not targets:
                 return _NO_ROUTE if mandatory else _CONFIRMED
             taken = [self._enqueue(queue, message, now) for queue in targets]

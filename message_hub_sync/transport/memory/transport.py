@@ -20,9 +20,9 @@ from message_hub_sync.transport.base import (
     ConnectionStatus,
     Delivery,
     Outgoing,
+    PublishResult,
     QueueStats,
     Receipt,
-    Result,
 )
 from message_hub_sync.transport.memory.broker import Adopted, Hub
 from message_hub_sync.transport.memory.queues import Subscriber
@@ -157,7 +157,7 @@ class MemoryTransport:
             try:
                 message = admit(outgoing)
             except MessageValidationError as error:
-                receipt.resolve(Result.INVALID, str(error))
+                receipt.resolve(PublishResult.INVALID, str(error))
             else:
                 receipt.resolve(*hub.publish(message, outgoing.mandatory))
             receipts.append(receipt)

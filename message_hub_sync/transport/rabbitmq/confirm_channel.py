@@ -11,7 +11,7 @@ from typing import Any
 from pika import exceptions as amqp
 from pika import spec
 
-from message_hub_sync.transport.base import Outgoing, Receipt, Result
+from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt
 from message_hub_sync.transport.rabbitmq.confirms import OutstandingConfirms
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END
@@ -170,7 +170,7 @@ class ConfirmChannel:
         pending, outstanding = self._pending, self._outstanding
         if self._closed or not self.connection.usable:
             while pending:
-                pending.popleft()[0].resolve(Result.NOT_WRITTEN, "the connection ended before it was written")
+                pending.popleft()[0].resolve(PublishResult.NOT_WRITTEN, "the connection ended before it was written")
             return
         try:
             frames = []
@@ -194,7 +194,7 @@ class ConfirmChannel:
         if isinstance(reason, amqp.ChannelClosedByBroker):
             self._outstanding.closed(f"{reason.reply_code} {reason.reply_text}", reason.reply_code)
         else:
-            self._outstanding.fail(Result.LOST, describe(reason))
+            self._outstanding.fail(PublishResult.LOST, describe(reason))
         self._write_pending()  # which is too late now, and told to those who wait
 
     def take(self, data: bytes, position: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from message_hub_sync.transport.base import Outgoing, Receipt, Result
+from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt
 
 __all__ = ["OutstandingConfirms"]
 
@@ -43,7 +43,7 @@ class OutstandingConfirms:
             if entry is None:
                 return 0
             receipt = entry[0]
-            receipt.resolve(Result.CONFIRMED)
+            receipt.resolve(PublishResult.CONFIRMED)
             if receipt.abandoned:
                 self.late = True
             del self.in_flight[tag]  # last, so that an interrupted one is settled when the connection ends
@@ -54,9 +54,9 @@ class OutstandingConfirms:
             self.late = self.late or receipt.abandoned
             back = self._take_return(outgoing) if self._returned and outgoing.mandatory else None
             if back is None:
-                receipt.resolve(Result.CONFIRMED)
+                receipt.resolve(PublishResult.CONFIRMED)
             else:
-                receipt.resolve(Result.RETURNED, back[1], back[0])
+                receipt.resolve(PublishResult.RETURNED, back[1], back[0])
             del self.in_flight[each]
         return len(tags)
 
@@ -66,7 +66,9 @@ class OutstandingConfirms:
             receipt, outgoing = self.in_flight.pop(each)
             if outgoing.mandatory:
                 self._take_return(outgoing)
-            receipt.resolve(Result.NACKED, "the broker refused it (basic.nack): a queue is full or not available")
+            receipt.resolve(
+                PublishResult.NACKED, "the broker refused it (basic.nack): a queue is full or not available"
+            )
 
     def closed(self, reason: str, code: int) -> None:
         """The broker closed the channel over a publish, and does not say which: settle all that is in flight.
@@ -81,12 +83,12 @@ class OutstandingConfirms:
                 # Not "access to topic … in exchange …": topics are looked up one by one.
                 if f"access to exchange '{outgoing.exchange or _DEFAULT_EXCHANGE}'" in reason:
                     del self.in_flight[tag]
-                    receipt.resolve(Result.REFUSED, reason, code)
-            self.fail(Result.CHANNEL_CLOSED, reason, code)
+                    receipt.resolve(PublishResult.REFUSED, reason, code)
+            self.fail(PublishResult.CHANNEL_CLOSED, reason, code)
         else:
-            self.fail(Result.REFUSED if len(self.in_flight) == 1 else Result.CHANNEL_CLOSED, reason, code)
+            self.fail(PublishResult.REFUSED if len(self.in_flight) == 1 else PublishResult.CHANNEL_CLOSED, reason, code)
 
-    def fail(self, result: Result, reason: str, code: int = 0) -> None:
+    def fail(self, result: PublishResult, reason: str, code: int = 0) -> None:
         """No more answers will come: settle all that is in flight."""
         in_flight = dict(self.in_flight)
         self.in_flight.clear()  # the same dict for good: others look at it

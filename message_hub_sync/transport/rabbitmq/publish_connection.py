@@ -8,7 +8,7 @@ from collections.abc import Callable
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError, MessageValidationError
 from message_hub_sync.runtime.log import Log
-from message_hub_sync.transport.base import ConnectionState, Outgoing, Receipt, Result
+from message_hub_sync.transport.base import ConnectionState, Outgoing, PublishResult, Receipt
 from message_hub_sync.transport.rabbitmq.confirm_channel import ConfirmChannel
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_publish
@@ -49,7 +49,7 @@ class PublishConnection:
                 raise MessageHubConnectionError(f"nothing was written in time: {_NO_ROOM}")
             receipt = Receipt()
             channel.submit(receipt, outgoing, data)
-            if receipt.result is not Result.NOT_WRITTEN:
+            if receipt.result is not PublishResult.NOT_WRITTEN:
                 return receipt
 
     def publish_many(self, batch: list[Outgoing], deadline: float) -> list[Receipt]:
@@ -82,14 +82,14 @@ class PublishConnection:
             try:
                 data = encode_publish(outgoing, channel.number, channel.max_fragment)
             except MessageValidationError as error:
-                receipt.resolve(Result.INVALID, str(error))  # the others go their way
+                receipt.resolve(PublishResult.INVALID, str(error))  # the others go their way
             else:
                 size += len(data)
                 entries.append((receipt, outgoing, data))
             receipts.append(receipt)
         if entries:
             channel.submit_many(entries)
-            if entries[0][0].result is Result.NOT_WRITTEN:
+            if entries[0][0].result is PublishResult.NOT_WRITTEN:
                 return []
         return receipts
 
@@ -111,7 +111,7 @@ class PublishConnection:
                     raise MessageHubConnectionError(f"nothing was written in time: {_NO_ROOM}")
                 receipt = Receipt()
                 channel.submit(receipt, outgoing, data)
-                if receipt.result is not Result.NOT_WRITTEN:
+                if receipt.result is not PublishResult.NOT_WRITTEN:
                     receipt.wait(deadline)
                     return receipt
             finally:
@@ -175,11 +175,11 @@ _SLICE_BYTES = 256 * 1024
 
 def _blocked() -> Receipt:
     receipt = Receipt()
-    receipt.resolve(Result.BLOCKED, _BLOCKED)
+    receipt.resolve(PublishResult.BLOCKED, _BLOCKED)
     return receipt
 
 
 def _not_written(reason: str) -> Receipt:
     receipt = Receipt()
-    receipt.resolve(Result.NOT_WRITTEN, reason)
+    receipt.resolve(PublishResult.NOT_WRITTEN, reason)
     return receipt

@@ -35,7 +35,7 @@ from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.publishing.publisher import Publisher
 from message_hub_sync.requests import Replies, Requests
 from message_hub_sync.runtime import process_kind
-from message_hub_sync.transport.base import Delivery, Outgoing, Receipt, Result
+from message_hub_sync.transport.base import Delivery, Outgoing, PublishResult, Receipt
 from message_hub_sync.transport.topology import QueueSpec, Topology
 
 ID = "4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e2000{}"
@@ -154,14 +154,21 @@ def test_a_failed_message_is_settled_only_when_the_broker_has_its_retry() -> Non
         bench.transport.settled.wait(1, timeout=0.4)
     assert moved_to(bench) == ["image-service.quest.started.retry.1000"]
 
-    bench.transport.receipts[0].resolve(Result.CONFIRMED)
+    bench.transport.receipts[0].resolve(PublishResult.CONFIRMED)
 
     assert bench.transport.settled.wait() == [tag]
     assert len(bench.transport.published) == 1
 
 
 @pytest.mark.parametrize(
-    "step", [Result.NACKED, Result.LOST, Result.NOT_WRITTEN, MessageHubConnectionError("down"), OSError("a bug")]
+    "step",
+    [
+        PublishResult.NACKED,
+        PublishResult.LOST,
+        PublishResult.NOT_WRITTEN,
+        MessageHubConnectionError("down"),
+        OSError("a bug"),
+    ],
 )
 def test_a_move_that_fails_is_repeated_without_running_the_handler_again(step: Step) -> None:
     bench = Bench(step, step)
@@ -180,7 +187,7 @@ def test_a_move_that_fails_is_repeated_without_running_the_handler_again(step: S
 
 
 def test_a_missing_retry_queue_is_declared_and_the_move_repeated_at_once() -> None:
-    bench = Bench(Result.RETURNED)
+    bench = Bench(PublishResult.RETURNED)
     bench.subscribe(fail)
     bench.deliver()
 
@@ -190,8 +197,8 @@ def test_a_missing_retry_queue_is_declared_and_the_move_repeated_at_once() -> No
     assert all(outgoing.mandatory for outgoing in bench.transport.published)
 
 
-@pytest.mark.parametrize("result", [Result.CHANNEL_CLOSED, Result.REFUSED])
-def test_a_channel_closed_under_a_move_has_it_repeated_alone(result: Result) -> None:
+@pytest.mark.parametrize("result", [PublishResult.CHANNEL_CLOSED, PublishResult.REFUSED])
+def test_a_channel_closed_under_a_move_has_it_repeated_alone(result: PublishResult) -> None:
     bench = Bench((result, "404", 404))
     bench.subscribe(fail)
     bench.deliver()
@@ -235,7 +242,7 @@ def test_a_move_that_cannot_be_encoded_even_so_is_tried_again_later() -> None:
 
 
 def test_a_move_whose_channel_has_gone_is_not_repeated_for_its_message_comes_again() -> None:
-    bench = Bench(Result.NACKED, Result.NACKED)
+    bench = Bench(PublishResult.NACKED, PublishResult.NACKED)
     bench.subscribe(fail)
     gone, stays = bench.deliver(), bench.deliver()
     eventually(lambda: len(bench.transport.published) == 2)
@@ -266,7 +273,7 @@ class Undeclarable(Bench):
 
     def _publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
         receipt = Receipt()
-        receipt.resolve(Result.CONFIRMED if outgoing.routing_key in self.there else Result.RETURNED)
+        receipt.resolve(PublishResult.CONFIRMED if outgoing.routing_key in self.there else PublishResult.RETURNED)
         return receipt
 
 
@@ -570,7 +577,7 @@ def test_a_fault_of_the_transport_does_not_end_a_worker_either(caplog: pytest.Lo
 
 
 def test_a_logging_handler_that_raises_keeps_no_message_unsettled() -> None:
-    bench = Bench(Result.NACKED)
+    bench = Bench(PublishResult.NACKED)
     bench.subscribe(fail)
     with mailing():
         tags = [bench.deliver(), bench.deliver(message_id="no UUID"), bench.deliver(redelivered=True)]

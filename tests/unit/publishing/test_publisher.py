@@ -26,13 +26,13 @@ from message_hub_sync.metrics import MESSAGE_LATENCY, ServiceMetrics
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.publishing.outgoing import outgoing_event, outgoing_message
 from message_hub_sync.publishing.publisher import BULK_SLICE, SLICES_UNDER_WAY, Publisher
-from message_hub_sync.transport.base import Outgoing, Receipt, Result
+from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt
 
-CLOSED_404 = (Result.CHANNEL_CLOSED, "404 NOT_FOUND - no exchange 'events'", 404)
-CLOSED_403 = (Result.CHANNEL_CLOSED, "403 ACCESS_REFUSED", 403)
-CLOSED_406 = (Result.CHANNEL_CLOSED, "406 PRECONDITION_FAILED", 406)
+CLOSED_404 = (PublishResult.CHANNEL_CLOSED, "404 NOT_FOUND - no exchange 'events'", 404)
+CLOSED_403 = (PublishResult.CHANNEL_CLOSED, "403 ACCESS_REFUSED", 403)
+CLOSED_406 = (PublishResult.CHANNEL_CLOSED, "406 PRECONDITION_FAILED", 406)
 REFUSED_403, REFUSED_404, REFUSED_406 = (
-    (Result.REFUSED, *closed[1:]) for closed in (CLOSED_403, CLOSED_404, CLOSED_406)
+    (PublishResult.REFUSED, *closed[1:]) for closed in (CLOSED_403, CLOSED_404, CLOSED_406)
 )
 NO_CONNECTION = MessageHubConnectionError("no connection to the hub in time")
 
@@ -87,7 +87,7 @@ def test_of_a_bulk_call_each_message_takes_its_share_of_the_time() -> None:
 
 
 def test_a_message_lost_with_its_connection_is_published_again_with_the_same_id() -> None:
-    bench = Bench(Result.LOST, Result.LOST, Result.CONFIRMED)
+    bench = Bench(PublishResult.LOST, PublishResult.LOST, PublishResult.CONFIRMED)
 
     message_id = bench.send()
 
@@ -97,23 +97,23 @@ def test_a_message_lost_with_its_connection_is_published_again_with_the_same_id(
 @pytest.mark.parametrize(
     ("steps", "outcome", "text"),
     [
-        ([Result.RETURNED], "rejected", "image-service has no inbox: it has never called subscribe_messages()"),
-        ([Result.NACKED], "rejected", "nack"),
-        ([(Result.NACKED, "overflow", 0)], "rejected", "overflow"),
+        ([PublishResult.RETURNED], "rejected", "image-service has no inbox: it has never called subscribe_messages()"),
+        ([PublishResult.NACKED], "rejected", "nack"),
+        ([(PublishResult.NACKED, "overflow", 0)], "rejected", "overflow"),
         ([None], "unknown", "no confirm came before the deadline"),
         ([REFUSED_406], "rejected", "406 PRECONDITION_FAILED"),
         ([CLOSED_406, REFUSED_406], "rejected", "406 PRECONDITION_FAILED"),
-        ([Result.NOT_WRITTEN, Result.NACKED], "rejected", "nack"),
+        ([PublishResult.NOT_WRITTEN, PublishResult.NACKED], "rejected", "nack"),
         # Once an attempt was written and not answered, nothing is certain any more.
-        ([Result.LOST, Result.RETURNED], "unknown", "has no inbox"),
-        ([Result.LOST, Result.NACKED], "unknown", "nack"),
-        ([Result.LOST, NO_CONNECTION], "unknown", "no connection"),
-        ([Result.LOST, MessageHubAuthorizationError("password changed")], "unknown", "password changed"),
-        ([Result.LOST, REFUSED_403], "unknown", "403"),
+        ([PublishResult.LOST, PublishResult.RETURNED], "unknown", "has no inbox"),
+        ([PublishResult.LOST, PublishResult.NACKED], "unknown", "nack"),
+        ([PublishResult.LOST, NO_CONNECTION], "unknown", "no connection"),
+        ([PublishResult.LOST, MessageHubAuthorizationError("password changed")], "unknown", "password changed"),
+        ([PublishResult.LOST, REFUSED_403], "unknown", "403"),
         # Accepted, and the channel closed over another one; the permission was taken away, the exchange deleted since.
         ([CLOSED_403, REFUSED_403], "unknown", "403"),
         ([CLOSED_404, REFUSED_404], "unknown", "404"),
-        ([CLOSED_404, Result.RETURNED], "unknown", "has no inbox"),
+        ([CLOSED_404, PublishResult.RETURNED], "unknown", "has no inbox"),
         ([CLOSED_404, REFUSED_406], "unknown", "406"),
         ([CLOSED_404, None], "unknown", "no confirm"),
         ([ValueError("a bug")], "unknown", "unexpected"),
@@ -133,7 +133,7 @@ def test_outcomes(steps: list[Step], outcome: str, text: str) -> None:
 
 
 def test_an_event_that_is_nacked_is_unknown_for_other_queues_may_have_it() -> None:
-    bench = Bench(Result.NACKED, (Result.BLOCKED, "an alarm", 0), threshold=5)
+    bench = Bench(PublishResult.NACKED, (PublishResult.BLOCKED, "an alarm", 0), threshold=5)
     with pytest.raises(MessageHubDeliveryError, match="nack") as caught:
         bench.publish()
     assert caught.value.outcome == "unknown"
@@ -144,7 +144,7 @@ def test_an_event_that_is_nacked_is_unknown_for_other_queues_may_have_it() -> No
 
 
 def test_a_circuit_opened_by_nacked_events_does_not_wait_for_a_connection() -> None:
-    bench = Bench(Result.NACKED, threshold=1)
+    bench = Bench(PublishResult.NACKED, threshold=1)
     with pytest.raises(MessageHubDeliveryError):
         bench.publish()
 
@@ -157,7 +157,7 @@ def test_nothing_written_before_the_deadline_is_a_connection_error() -> None:
     with pytest.raises(MessageHubConnectionError, match="was not sent: no connection"):
         Bench(NO_CONNECTION).send()
     with pytest.raises(MessageHubConnectionError, match="was not sent"):
-        Bench(*[Result.NOT_WRITTEN] * 100_000).send(timeout=0.02)
+        Bench(*[PublishResult.NOT_WRITTEN] * 100_000).send(timeout=0.02)
 
 
 def test_a_refused_user_is_an_authorization_error() -> None:
@@ -174,7 +174,7 @@ def test_a_setting_that_does_not_fit_is_a_configuration_error() -> None:
 
 
 def test_the_innocent_go_through_alone_after_their_channel_was_closed() -> None:
-    bench = Bench(CLOSED_404, Result.CONFIRMED)
+    bench = Bench(CLOSED_404, PublishResult.CONFIRMED)
 
     bench.send()
 
@@ -183,7 +183,7 @@ def test_the_innocent_go_through_alone_after_their_channel_was_closed() -> None:
 
 @pytest.mark.parametrize("among_others", [True, False])
 def test_a_missing_event_exchange_is_declared_and_the_event_published_again(among_others: bool) -> None:
-    bench = Bench(*[CLOSED_404] * among_others, REFUSED_404, Result.CONFIRMED)
+    bench = Bench(*[CLOSED_404] * among_others, REFUSED_404, PublishResult.CONFIRMED)
 
     bench.publish()
 
@@ -206,11 +206,11 @@ def test_an_event_exchange_that_stays_away_is_declared_only_once() -> None:
     ("steps", "opens"),
     [
         ([None], True),
-        ([Result.NACKED], True),
-        ([Result.BLOCKED], True),
+        ([PublishResult.NACKED], True),
+        ([PublishResult.BLOCKED], True),
         ([NO_CONNECTION], True),
-        ([Result.LOST, NO_CONNECTION], True),
-        ([Result.RETURNED], False),
+        ([PublishResult.LOST, NO_CONNECTION], True),
+        ([PublishResult.RETURNED], False),
         ([REFUSED_406], False),
         ([REFUSED_403], False),
         ([CLOSED_403, REFUSED_403], False),
@@ -232,7 +232,7 @@ def test_which_failures_open_a_circuit(steps: list[Step], opens: bool) -> None:
 
 
 def test_a_circuit_opened_by_an_alarm_tries_again_once_messages_are_accepted_again() -> None:
-    bench = Bench(Result.BLOCKED, threshold=1)
+    bench = Bench(PublishResult.BLOCKED, threshold=1)
     with pytest.raises(MessageHubDeliveryError) as caught:
         bench.send()
     assert caught.value.outcome == "rejected"
@@ -245,7 +245,7 @@ def test_a_circuit_opened_by_an_alarm_tries_again_once_messages_are_accepted_aga
 
 
 def test_messages_and_events_have_circuits_of_their_own() -> None:
-    bench = Bench(Result.NACKED, threshold=1)
+    bench = Bench(PublishResult.NACKED, threshold=1)
     with pytest.raises(MessageHubDeliveryError):
         bench.publish()
 
@@ -255,7 +255,7 @@ def test_messages_and_events_have_circuits_of_their_own() -> None:
 
 
 def test_a_trial_ends_in_its_own_time_and_is_resolved() -> None:
-    bench = Bench(Result.NACKED, None, Result.RETURNED, threshold=1)
+    bench = Bench(PublishResult.NACKED, None, PublishResult.RETURNED, threshold=1)
     with pytest.raises(MessageHubDeliveryError):
         bench.send()
     bench.now += 61
@@ -276,7 +276,7 @@ def test_an_interrupted_call_leaves_its_circuit_as_it_was_and_shifts_nothing() -
     class Interrupt(BaseException):
         pass
 
-    bench = Bench(Interrupt(), None, (Result.NACKED, "the second one's own", 0), threshold=1)
+    bench = Bench(Interrupt(), None, (PublishResult.NACKED, "the second one's own", 0), threshold=1)
     with pytest.raises(Interrupt):
         bench.send()
     assert bench.breakers.worst() == "closed"
@@ -287,11 +287,11 @@ def test_an_interrupted_call_leaves_its_circuit_as_it_was_and_shifts_nothing() -
     late = bench.transport.receipts[0]
     with pytest.raises(MessageHubDeliveryError, match="the second one's own"):
         bench.send(timeout=0.1)
-    late.resolve(Result.CONFIRMED)
+    late.resolve(PublishResult.CONFIRMED)
 
 
 def test_each_call_is_counted_once() -> None:
-    bench = Bench(Result.LOST, Result.CONFIRMED, Result.RETURNED, service="counted-service")
+    bench = Bench(PublishResult.LOST, PublishResult.CONFIRMED, PublishResult.RETURNED, service="counted-service")
 
     def counted(kind: str, status: str) -> float:
         labels = {"service": "counted-service", "type": kind, "status": status}
@@ -354,7 +354,7 @@ def test_only_so_many_slices_of_a_bulk_are_unconfirmed_at_a_time() -> None:
                 assert handed_over.acquire(timeout=5)
             settled += 1
             for receipt in slices[number]:
-                receipt.resolve(Result.CONFIRMED)
+                receipt.resolve(PublishResult.CONFIRMED)
 
     bench = Bench()
     bench.publisher._transport = Slow()
@@ -366,7 +366,7 @@ def test_only_so_many_slices_of_a_bulk_are_unconfirmed_at_a_time() -> None:
 
 
 def test_only_the_lost_ones_of_a_bulk_are_repeated_and_the_suspects_alone() -> None:
-    bench = Bench(Result.CONFIRMED, Result.LOST, CLOSED_404, Result.CONFIRMED)
+    bench = Bench(PublishResult.CONFIRMED, PublishResult.LOST, CLOSED_404, PublishResult.CONFIRMED)
 
     many(bench, 4)
 
@@ -377,9 +377,11 @@ def test_only_the_lost_ones_of_a_bulk_are_repeated_and_the_suspects_alone() -> N
     assert first is not last
 
 
-@pytest.mark.parametrize("others", [[Result.CONFIRMED], [Result.LOST, MessageValidationError("too large")]])
+@pytest.mark.parametrize(
+    "others", [[PublishResult.CONFIRMED], [PublishResult.LOST, MessageValidationError("too large")]]
+)
 def test_what_cannot_be_encoded_is_named_and_no_failure_of_its_destination(others: list[Step]) -> None:
-    bench = Bench((Result.INVALID, "a header is too large", 0), *others, threshold=1)
+    bench = Bench((PublishResult.INVALID, "a header is too large", 0), *others, threshold=1)
 
     with pytest.raises(MessageHubDeliveryError, match="a header is too large") as caught:
         many(bench, 2)
@@ -387,12 +389,14 @@ def test_what_cannot_be_encoded_is_named_and_no_failure_of_its_destination(other
     assert caught.value.failures[0].outcome == "rejected"
     assert caught.value.failures[0].reason == "a header is too large"
     # Written once, so that it may have been accepted; on the next connection it did not fit any more.
-    assert [failure.outcome for failure in caught.value.failures[1:]] == ["unknown"] * (others != [Result.CONFIRMED])
+    assert [failure.outcome for failure in caught.value.failures[1:]] == ["unknown"] * (
+        others != [PublishResult.CONFIRMED]
+    )
     assert bench.breakers.states() == {"image-service": "closed"}
 
 
 def test_a_bulk_of_which_nothing_can_be_encoded_is_a_validation_error() -> None:
-    bench = Bench(*[(Result.INVALID, "a header is too large", 0)] * 2)
+    bench = Bench(*[(PublishResult.INVALID, "a header is too large", 0)] * 2)
 
     with pytest.raises(MessageValidationError, match="a header is too large"):
         many(bench, 2)
@@ -400,7 +404,7 @@ def test_a_bulk_of_which_nothing_can_be_encoded_is_a_validation_error() -> None:
 
 def test_a_message_that_is_found_invalid_after_it_was_written_is_unknown() -> None:
     with pytest.raises(MessageHubDeliveryError) as caught:
-        Bench(Result.LOST, MessageValidationError("too large")).send()
+        Bench(PublishResult.LOST, MessageValidationError("too large")).send()
     assert caught.value.outcome == "unknown"
 
     with pytest.raises(MessageValidationError, match="too large"):
@@ -408,7 +412,7 @@ def test_a_message_that_is_found_invalid_after_it_was_written_is_unknown() -> No
 
 
 def test_failures_of_a_bulk_are_named() -> None:
-    bench = Bench(Result.CONFIRMED, Result.NACKED, None)
+    bench = Bench(PublishResult.CONFIRMED, PublishResult.NACKED, None)
 
     with pytest.raises(MessageHubDeliveryError) as caught:
         many(bench, 3)
@@ -418,7 +422,7 @@ def test_failures_of_a_bulk_are_named() -> None:
 
 
 def test_nacked_events_of_a_bulk_are_unknown() -> None:
-    bench = Bench(Result.CONFIRMED, Result.NACKED)
+    bench = Bench(PublishResult.CONFIRMED, PublishResult.NACKED)
 
     with pytest.raises(MessageHubDeliveryError) as caught:
         bench.publisher.publish_many([bench.event(), bench.event()], 1)
@@ -434,7 +438,7 @@ def test_a_bulk_of_which_nothing_is_permitted_is_an_authorization_error() -> Non
 
 
 def test_a_bulk_without_a_connection_is_a_connection_error_and_gives_up_at_once_for_all() -> None:
-    bench = Bench(*[Result.NOT_WRITTEN] * 50, NO_CONNECTION)
+    bench = Bench(*[PublishResult.NOT_WRITTEN] * 50, NO_CONNECTION)
 
     with pytest.raises(MessageHubConnectionError):
         many(bench, 50, timeout=30)
@@ -443,7 +447,7 @@ def test_a_bulk_without_a_connection_is_a_connection_error_and_gives_up_at_once_
 
 
 def test_the_messages_to_an_open_circuit_are_not_sent() -> None:
-    bench = Bench(Result.NACKED, threshold=1)
+    bench = Bench(PublishResult.NACKED, threshold=1)
     with pytest.raises(MessageHubDeliveryError):
         bench.send()
     batch = [bench.message(), bench.message("llm-service")]
@@ -462,7 +466,7 @@ def test_closing_waits_for_what_is_under_way() -> None:
     waited_for = threading.Event()
 
     class Watched(Receipt):
-        def wait(self, deadline: float) -> Result | None:
+        def wait(self, deadline: float) -> PublishResult | None:
             waited_for.set()
             return super().wait(deadline)
 
@@ -471,9 +475,9 @@ def test_closing_waits_for_what_is_under_way() -> None:
     sender = threading.Thread(target=bench.send, args=(5,))
     sender.start()
     assert waited_for.wait(5)
-    threading.Timer(0.05, receipt.resolve, [Result.CONFIRMED]).start()
+    threading.Timer(0.05, receipt.resolve, [PublishResult.CONFIRMED]).start()
 
     bench.publisher.await_confirms(time.monotonic() + 5)
 
-    assert receipt.result is Result.CONFIRMED
+    assert receipt.result is PublishResult.CONFIRMED
     sender.join(5)

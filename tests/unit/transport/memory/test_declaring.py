@@ -13,7 +13,7 @@ import pytest
 from message_hub_sync.config import BrokerAddress, ClientConfig, MemoryAddress
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import MessageHubConfigurationError, MessageHubConnectionError
-from message_hub_sync.transport.base import ConnectionState, Outgoing, QueueStats, Result
+from message_hub_sync.transport.base import ConnectionState, Outgoing, PublishResult, QueueStats
 from message_hub_sync.transport.memory import MemoryTransport, VirtualClock, drop_hub, open_hub
 from message_hub_sync.transport.topology import (
     EVENT_EXCHANGE,
@@ -46,7 +46,7 @@ def test_a_queue_with_other_arguments_is_adopted_with_one_warning(
 def test_an_exchange_is_declared_without_a_queue(client: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert client.publish("a.b", exchange="events").code == 404
     client.transport.declare_exchange(EVENT_EXCHANGE, 0)
-    assert client.publish("a.b", exchange="events").result is Result.CONFIRMED
+    assert client.publish("a.b", exchange="events").result is PublishResult.CONFIRMED
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             client.transport.declare_exchange(ExchangeSpec("events", durable=False), 0)
@@ -112,7 +112,7 @@ def test_an_exclusive_queue_is_locked_for_others(connect: Any) -> None:
     ):
         with pytest.raises(MessageHubConfigurationError, match="405 RESOURCE_LOCKED"):
             attempt()
-    assert other.publish("mine", mandatory=True).result is Result.CONFIRMED
+    assert other.publish("mine", mandatory=True).result is PublishResult.CONFIRMED
     assert owner.depth("mine") == 1
 
 
@@ -121,7 +121,7 @@ def test_an_exclusive_queue_vanishes_with_its_client(connect: Any) -> None:
     owner.declare("mine", durable=False, exclusive=True)
     owner.close()
     assert other.depth("mine") is None
-    assert other.publish("mine", mandatory=True).result is Result.RETURNED
+    assert other.publish("mine", mandatory=True).result is PublishResult.RETURNED
 
 
 def test_an_auto_delete_queue_vanishes_with_its_last_consumer(connect: Any) -> None:
@@ -133,7 +133,7 @@ def test_an_auto_delete_queue_vanishes_with_its_last_consumer(connect: Any) -> N
     assert first.depth("shared") == 0
     other.close(0)
     assert first.depth("shared") is None
-    assert first.publish("a.b", exchange="events", mandatory=True).result is Result.RETURNED
+    assert first.publish("a.b", exchange="events", mandatory=True).result is PublishResult.RETURNED
 
 
 def test_a_random_suffix_is_new_at_each_consume(client: Any, bodies: Any) -> None:
@@ -147,7 +147,7 @@ def test_a_random_suffix_is_new_at_each_consume(client: Any, bodies: Any) -> Non
 
 def test_a_reply_queue_is_reached_by_its_present_name(connect: Any, bodies: Any) -> None:
     consumer = connect().consume(reply_topology("svc", "42"))
-    assert connect().publish(consumer.queue, b"reply", mandatory=True).result is Result.CONFIRMED
+    assert connect().publish(consumer.queue, b"reply", mandatory=True).result is PublishResult.CONFIRMED
     assert bodies(consumer) == [b"reply"]
 
 
@@ -211,7 +211,7 @@ def test_deleting_unbinds_and_a_missing_queue_is_fine(client: Any) -> None:
     client.transport.declare(event_subscription("svc", "a.b"), 0)
     client.delete("svc.a.b")
     client.delete("svc.a.b")
-    assert client.publish("a.b", exchange="events", mandatory=True).result is Result.RETURNED
+    assert client.publish("a.b", exchange="events", mandatory=True).result is PublishResult.RETURNED
 
 
 def test_stats_count_what_is_ready_and_who_consumes(client: Any) -> None:
@@ -227,8 +227,8 @@ def test_hubs_of_other_names_share_nothing(connect: Any, hub: str) -> None:
     client, other = connect(), connect(other_name)
     try:
         client.declare("inbox")
-        assert other.publish("inbox", mandatory=True).result is Result.RETURNED
-        assert client.publish("inbox", mandatory=True).result is Result.CONFIRMED
+        assert other.publish("inbox", mandatory=True).result is PublishResult.RETURNED
+        assert client.publish("inbox", mandatory=True).result is PublishResult.CONFIRMED
     finally:
         other.close()
         drop_hub(other_name)
@@ -248,7 +248,7 @@ def test_a_dropped_hub_is_forgotten(connect: Any, hub: str) -> None:
     drop_hub(hub)
     assert not consumer.active
     assert connect().depth("inbox") is None
-    assert first.publish("inbox", mandatory=True).result is Result.RETURNED
+    assert first.publish("inbox", mandatory=True).result is PublishResult.RETURNED
     drop_hub(hub)
 
 

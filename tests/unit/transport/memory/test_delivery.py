@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from message_hub_sync.envelope.values import Properties
-from message_hub_sync.transport.base import Outgoing, Result
+from message_hub_sync.transport.base import Outgoing, PublishResult
 from message_hub_sync.transport.topology import EVENT_EXCHANGE, Binding, QueueSpec, Topology
 
 
@@ -19,26 +19,26 @@ def events(name: str, *patterns: str) -> Topology:
 def test_a_publish_to_a_queue_is_confirmed_and_waits_there(client: Any, bodies: Any) -> None:
     client.declare("inbox")
     receipt = client.publish("inbox", b"1", mandatory=True)
-    assert (receipt.result, receipt.reason, receipt.code) == (Result.CONFIRMED, "", 0)
+    assert (receipt.result, receipt.reason, receipt.code) == (PublishResult.CONFIRMED, "", 0)
     assert client.depth("inbox") == 1
     assert bodies(client.consume("inbox")) == [b"1"]
 
 
 def test_a_mandatory_message_without_a_queue_is_returned(client: Any) -> None:
     receipt = client.publish("nowhere", mandatory=True)
-    assert (receipt.result, receipt.reason, receipt.code) == (Result.RETURNED, "NO_ROUTE", 312)
+    assert (receipt.result, receipt.reason, receipt.code) == (PublishResult.RETURNED, "NO_ROUTE", 312)
 
 
 def test_an_event_nobody_takes_is_confirmed(client: Any) -> None:
     client.transport.declare(events("mine", "a.b"), 0)
-    assert client.publish("c.d", exchange="events").result is Result.CONFIRMED
+    assert client.publish("c.d", exchange="events").result is PublishResult.CONFIRMED
     assert client.depth("mine") == 0
 
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_missing_exchange_closes_the_channel(client: Any, alone: bool) -> None:
     receipt = client.transport.publish(Outgoing("nope", "k", b"", Properties()), 0, alone=alone)
-    assert (receipt.result, receipt.code) == (Result.REFUSED, 404)
+    assert (receipt.result, receipt.code) == (PublishResult.REFUSED, 404)
     assert "no exchange 'nope'" in receipt.reason
 
 
@@ -203,13 +203,13 @@ def test_a_released_message_keeps_its_urgency_and_place(client: Any, taken: Any,
 
 def test_a_full_queue_that_rejects_nacks_and_the_next_publish_has_its_own_outcome(client: Any, taken: Any) -> None:
     client.declare("inbox", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
-    assert client.publish("inbox", b"1").result is Result.CONFIRMED
-    assert client.publish("inbox", b"2").result is Result.NACKED
-    assert client.publish("nowhere", mandatory=True).result is Result.RETURNED
+    assert client.publish("inbox", b"1").result is PublishResult.CONFIRMED
+    assert client.publish("inbox", b"2").result is PublishResult.NACKED
+    assert client.publish("nowhere", mandatory=True).result is PublishResult.RETURNED
     consumer = client.consume(
         Topology(QueueSpec("inbox", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})), prefetch=1
     )
-    assert client.publish("inbox", b"3").result is Result.CONFIRMED, "what is delivered does not count"
+    assert client.publish("inbox", b"3").result is PublishResult.CONFIRMED, "what is delivered does not count"
     assert [d.body for d in taken(consumer)] == [b"1"]
 
 
@@ -217,14 +217,14 @@ def test_an_event_that_one_of_its_queues_refuses_is_nacked(client: Any) -> None:
     full = QueueSpec("full", arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
     client.transport.declare(Topology(full, EVENT_EXCHANGE, (Binding("events", "#"),)), 0)
     client.transport.declare(events("roomy", "#"), 0)
-    assert client.publish("a.b", exchange="events").result is Result.NACKED
+    assert client.publish("a.b", exchange="events").result is PublishResult.NACKED
     assert client.depth("roomy") == 1
 
 
 def test_a_full_queue_drops_its_head_by_default(client: Any, bodies: Any) -> None:
     client.declare("inbox", arguments={"x-max-length": 2})
     for n in range(4):
-        assert client.publish("inbox", b"%d" % n).result is Result.CONFIRMED
+        assert client.publish("inbox", b"%d" % n).result is PublishResult.CONFIRMED
     assert bodies(client.consume("inbox")) == [b"2", b"3"]
 
 
@@ -232,7 +232,7 @@ def test_a_batch_is_published_in_order_with_a_receipt_each(client: Any, bodies: 
     client.declare("inbox")
     batch = [Outgoing("", key, b"%d" % n, Properties(), True) for n, key in enumerate(["inbox", "no", "inbox"])]
     results = [receipt.result for receipt in client.transport.publish_many(batch, 0)]
-    assert results == [Result.CONFIRMED, Result.RETURNED, Result.CONFIRMED]
+    assert results == [PublishResult.CONFIRMED, PublishResult.RETURNED, PublishResult.CONFIRMED]
     assert bodies(client.consume("inbox")) == [b"0", b"2"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import MessageValidationError
-from message_hub_sync.transport.base import Outgoing, Result
+from message_hub_sync.transport.base import Outgoing, PublishResult
 from message_hub_sync.transport.memory.validation import admit
 from message_hub_sync.transport.topology import EVENT_EXCHANGE, Binding, QueueSpec, Topology
 
@@ -101,7 +101,11 @@ def test_a_body_that_is_not_bytes_is_refused(body: Any) -> None:
 def test_of_a_batch_the_others_go_when_one_message_cannot(client: Any) -> None:
     client.declare("inbox")
     receipts = client.transport.publish_many([outgoing(), outgoing(headers={"x": object()}), outgoing()], 0)
-    assert [receipt.result for receipt in receipts] == [Result.CONFIRMED, Result.INVALID, Result.CONFIRMED]
+    assert [receipt.result for receipt in receipts] == [
+        PublishResult.CONFIRMED,
+        PublishResult.INVALID,
+        PublishResult.CONFIRMED,
+    ]
     assert "header 'x' of type object" in receipts[1].reason
     assert client.depth("inbox") == 2
 
@@ -110,15 +114,15 @@ def test_of_a_batch_the_others_go_when_one_message_cannot(client: Any) -> None:
 def test_an_expiration_that_is_no_number_closes_the_channel(client: Any, expiration: str) -> None:
     client.declare("inbox")
     receipt = client.publish("inbox", expiration=expiration)
-    assert (receipt.result, receipt.code) == (Result.REFUSED, 406)
+    assert (receipt.result, receipt.code) == (PublishResult.REFUSED, 406)
     assert "invalid expiration" in receipt.reason
 
 
 def test_a_foreign_user_id_closes_the_channel(client: Any) -> None:
     client.declare("inbox")
     receipt = client.publish("inbox", user_id="somebody")
-    assert (receipt.result, receipt.code) == (Result.REFUSED, 406)
-    assert client.publish("inbox", user_id="guest").result is Result.CONFIRMED
+    assert (receipt.result, receipt.code) == (PublishResult.REFUSED, 406)
+    assert client.publish("inbox", user_id="guest").result is PublishResult.CONFIRMED
 
 
 def test_what_the_sender_changes_later_is_not_seen(client: Any, taken: Any) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from message_hub_sync.envelope.values import Properties
-from message_hub_sync.transport.base import Outgoing, Receipt, Result
+from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt
 from message_hub_sync.transport.rabbitmq.confirms import OutstandingConfirms
 
 
@@ -18,7 +18,7 @@ def outgoing(message_id: str, *, mandatory: bool = True) -> Outgoing:
     return Outgoing("", "character-service.messages", b"{}", Properties(message_id=message_id), mandatory)
 
 
-def result_of(receipt: Receipt) -> Result | None:
+def result_of(receipt: Receipt) -> PublishResult | None:
     return receipt.wait(time.monotonic())
 
 
@@ -28,7 +28,7 @@ class Published:
     outgoing: Outgoing
     receipt: Receipt = field(default_factory=Receipt)
     returned: bool = False
-    expected: Result | None = None
+    expected: PublishResult | None = None
 
 
 class Broker(RuleBasedStateMachine):
@@ -76,7 +76,11 @@ class Broker(RuleBasedStateMachine):
         tag = data.draw(st.sampled_from([one.tag for one in self.unanswered()]))
         for one in self.unanswered():
             if one.tag == tag or (multiple and one.tag < tag):
-                one.expected = (Result.RETURNED if one.returned else Result.CONFIRMED) if ack else Result.NACKED
+                one.expected = (
+                    (PublishResult.RETURNED if one.returned else PublishResult.CONFIRMED)
+                    if ack
+                    else PublishResult.NACKED
+                )
         (self.outstanding.ack if ack else self.outstanding.nack)(tag, multiple)
 
     @rule(tag=st.integers(0, 50), ack=st.booleans())
@@ -87,15 +91,15 @@ class Broker(RuleBasedStateMachine):
     @rule()
     def acknowledge_all(self) -> None:
         for one in self.unanswered():
-            one.expected = Result.RETURNED if one.returned else Result.CONFIRMED
+            one.expected = PublishResult.RETURNED if one.returned else PublishResult.CONFIRMED
         self.outstanding.ack(0, True)
 
     @rule()
     def close(self) -> None:
         self.channel_open = False
         for one in self.unanswered():
-            one.expected = Result.LOST
-        self.outstanding.fail(Result.LOST, "gone")
+            one.expected = PublishResult.LOST
+        self.outstanding.fail(PublishResult.LOST, "gone")
 
     @invariant()
     def every_receipt_says_what_the_broker_said(self) -> None:
@@ -116,7 +120,7 @@ def test_a_return_is_told_from_a_confirm_although_acknowledgements_overtake() ->
         outstanding.returned(str(number), "", "character-service.messages", 312, "NO_ROUTE")
         outstanding.ack(number, False)
     outstanding.ack(5, True)
-    confirmed, returned = Result.CONFIRMED, Result.RETURNED
+    confirmed, returned = PublishResult.CONFIRMED, PublishResult.RETURNED
     assert [result_of(receipt) for receipt in receipts] == [confirmed, returned, confirmed, returned, confirmed]
     assert (receipts[1].code, receipts[1].reason) == (312, "NO_ROUTE")
 
@@ -130,13 +134,13 @@ def test_a_late_answer_settles_nothing_else() -> None:
     outstanding.ack(1, False)
     assert result_of(next_one) is None
     outstanding.nack(2, False)
-    assert result_of(next_one) is Result.NACKED
+    assert result_of(next_one) is PublishResult.NACKED
 
 
 NO_WRITING = "403 ACCESS_REFUSED - access to exchange 'events' in vhost '/' refused for user 'x'"
 
 
-def closed_over(*exchanges: str, answered: bool, code: int = 403, text: str = NO_WRITING) -> list[Result | None]:
+def closed_over(*exchanges: str, answered: bool, code: int = 403, text: str = NO_WRITING) -> list[PublishResult | None]:
     """What publishes to these exchanges come to when the channel is closed over one of them."""
     outstanding = OutstandingConfirms()
     if answered:
@@ -152,12 +156,12 @@ def closed_over(*exchanges: str, answered: bool, code: int = 403, text: str = NO
 
 def test_the_only_one_in_flight_is_the_one_that_closed_the_channel() -> None:
     for answered in (True, False):
-        assert closed_over("events", answered=answered) == [Result.REFUSED]
-        assert closed_over("", answered=answered, code=406, text="406 invalid expiration") == [Result.REFUSED]
+        assert closed_over("events", answered=answered) == [PublishResult.REFUSED]
+        assert closed_over("", answered=answered, code=406, text="406 invalid expiration") == [PublishResult.REFUSED]
 
 
 def test_who_may_not_write_to_an_exchange_has_never_written_to_it_on_a_channel_without_an_answer() -> None:
-    doubt, refused = Result.CHANNEL_CLOSED, Result.REFUSED
+    doubt, refused = PublishResult.CHANNEL_CLOSED, PublishResult.REFUSED
     assert closed_over("events", "", "events", answered=False) == [refused, doubt, refused]
     assert closed_over("events", "events", answered=True) == [doubt, doubt]
     default = NO_WRITING.replace("events", "amq.default")
@@ -169,4 +173,4 @@ def test_who_may_not_write_to_an_exchange_has_never_written_to_it_on_a_channel_w
 
 def test_an_exchange_may_have_been_there_for_the_first_and_gone_for_the_second() -> None:
     missing = "404 NOT_FOUND - no exchange 'events' in vhost '/'"
-    assert closed_over("events", "events", answered=False, code=404, text=missing) == [Result.CHANNEL_CLOSED] * 2
+    assert closed_over("events", "events", answered=False, code=404, text=missing) == [PublishResult.CHANNEL_CLOSED] * 2

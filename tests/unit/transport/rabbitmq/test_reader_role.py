@@ -14,7 +14,7 @@ import pika
 import pytest
 from pika import frame, spec
 
-from message_hub_sync.transport.base import Outgoing, Receipt, Result
+from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt
 from message_hub_sync.transport.rabbitmq import confirm_channel as module
 from message_hub_sync.transport.rabbitmq.confirm_channel import ConfirmChannel
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
@@ -85,7 +85,7 @@ class Line:
         receipt = self.submit()
         self.got(1)
         self.ack(self.channel._outstanding._next_tag - 1)
-        assert receipt.wait(soon()) is Result.CONFIRMED
+        assert receipt.wait(soon()) is PublishResult.CONFIRMED
         return receipt
 
     def offer(self) -> None:
@@ -180,7 +180,7 @@ def test_a_wake_of_the_io_thread_is_heard_while_a_caller_reads(line: Line) -> No
     assert eventually(lambda: line.rung > before, 1)
     line.ack(line.channel._outstanding._next_tag - 1)
     thread.join(5)
-    assert results == [Result.CONFIRMED]
+    assert results == [PublishResult.CONFIRMED]
 
 
 @pytest.mark.parametrize("first_answered", ["the reader's", "the other's", "both at once"])
@@ -200,7 +200,7 @@ def test_callers_that_meet_while_one_reads_all_get_their_answers(line: Line, fir
         line.ack(two)
     reader.join(5)
     other.join(5)
-    assert results + others == [Result.CONFIRMED] * 2
+    assert results + others == [PublishResult.CONFIRMED] * 2
     assert time.monotonic() - began < 1
 
 
@@ -212,7 +212,7 @@ def test_a_bulk_between_two_lone_calls_is_answered(line: Line) -> None:
     assert eventually(lambda: not line.connection.reader_role.callers_may_read, 1)
     line.got(3)
     line.ack(line.channel._outstanding._next_tag - 1, multiple=True)
-    assert [receipt.wait(soon()) for receipt in receipts] == [Result.CONFIRMED] * 3
+    assert [receipt.wait(soon()) for receipt in receipts] == [PublishResult.CONFIRMED] * 3
     line.confirmed()
 
 
@@ -226,10 +226,10 @@ def test_who_gives_up_leaves_its_tag_and_the_socket_behind(line: Line) -> None:
     following = line.submit()
     line.got(1)
     line.ack(late)
-    assert eventually(lambda: abandoned.result is Result.CONFIRMED)
+    assert eventually(lambda: abandoned.result is PublishResult.CONFIRMED)
     assert following.result is None
     line.ack(late + 1)
-    assert following.wait(soon()) is Result.CONFIRMED
+    assert following.wait(soon()) is PublishResult.CONFIRMED
 
 
 def test_whoever_was_to_read_and_never_came_is_missed_soon(line: Line) -> None:
@@ -237,7 +237,7 @@ def test_whoever_was_to_read_and_never_came_is_missed_soon(line: Line) -> None:
     vanished = line.submit()  # its caller does not wait for it
     line.got(1)
     line.ack(line.channel._outstanding._next_tag - 1)
-    assert eventually(lambda: vanished.result is Result.CONFIRMED, 1)
+    assert eventually(lambda: vanished.result is PublishResult.CONFIRMED, 1)
 
 
 def test_the_end_of_the_stream_fails_the_caller_that_reads(line: Line) -> None:
@@ -245,7 +245,7 @@ def test_the_end_of_the_stream_fails_the_caller_that_reads(line: Line) -> None:
     thread, results = lone_caller(line)
     line.peer.shutdown(socket.SHUT_RDWR)
     thread.join(5)
-    assert results == [Result.LOST]
+    assert results == [PublishResult.LOST]
 
 
 def test_after_an_exception_between_reading_and_parsing_nothing_more_is_parsed(
@@ -273,7 +273,7 @@ def test_after_an_exception_between_reading_and_parsing_nothing_more_is_parsed(
     thread.join(5)
     assert [type(result) for result in results] == [InterruptedBySignal]
     assert eventually(lambda: line.connection.ended)
-    assert eventually(lambda: receipt.result is Result.LOST)
+    assert eventually(lambda: receipt.result is PublishResult.LOST)
 
 
 def test_an_exception_while_the_caller_sleeps_hands_the_socket_back(
@@ -291,7 +291,7 @@ def test_an_exception_while_the_caller_sleeps_hands_the_socket_back(
             receipt.wait(soon())
     assert eventually(lambda: not line.connection.reader_role.callers_may_read, 1)
     line.ack(line.channel._outstanding._next_tag - 1)
-    assert eventually(lambda: receipt.result is Result.CONFIRMED)
+    assert eventually(lambda: receipt.result is PublishResult.CONFIRMED)
     line.confirmed()
 
 
@@ -304,7 +304,7 @@ def test_an_answer_to_somebody_who_gave_up_is_told_once_on_the_io_thread(line: L
     line.ack(2, multiple=True)
     assert eventually(lambda: line.late == [line.io])
     line.ack(3)
-    assert abandoned[2].wait(soon()) is Result.CONFIRMED
+    assert abandoned[2].wait(soon()) is PublishResult.CONFIRMED
     line.confirmed()
     assert line.late == [line.io]
 
@@ -332,7 +332,7 @@ def test_what_is_no_answer_is_left_to_the_io_thread(line: Line, monkeypatch: pyt
         assert eventually(lambda: seen)
         line.peer.sendall(answers[1][9:])
         reader.join(5)
-        assert results == [Result.CONFIRMED]
+        assert results == [PublishResult.CONFIRMED]
         assert [(thread, list(in_flight)) for thread, in_flight in seen] == [(line.io, [tag])]
 
 
@@ -345,7 +345,7 @@ def test_what_a_caller_has_read_before_the_end_and_left_is_parsed(lasting: None,
     answer = frame.Method(NUMBER, spec.Basic.Ack(tag, False)).marshal()
     line.peer.sendall(frame.Method(0, spec.Connection.Unblocked()).marshal() + answer)
     line.peer.shutdown(socket.SHUT_RDWR)
-    assert receipt.wait(soon()) is Result.CONFIRMED
+    assert receipt.wait(soon()) is PublishResult.CONFIRMED
 
 
 class RaisedByHandler(Exception):
@@ -376,7 +376,7 @@ def test_an_exception_while_an_answer_is_taken_in_reaches_the_caller_and_leaves_
     thread.join(5)
     assert [type(result) for result in results] == [RaisedByHandler]
     assert eventually(lambda: line.connection.ended)
-    assert receipt.result is Result.CONFIRMED
+    assert receipt.result is PublishResult.CONFIRMED
 
 
 def test_what_the_socket_does_not_take_is_the_io_threads(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +391,7 @@ def test_what_the_socket_does_not_take_is_the_io_threads(line: Line, monkeypatch
     while left:
         left -= len(line.peer.recv(left))
     line.ack(line.channel._outstanding._next_tag - 1)
-    assert receipt.wait(soon()) is Result.CONFIRMED
+    assert receipt.wait(soon()) is PublishResult.CONFIRMED
 
 
 # --- who writes ----------------------------------------------------------------------------------
@@ -431,7 +431,7 @@ def test_callers_that_were_answered_together_share_one_write(patient: Line, writ
     patient.ack(3, multiple=True)
     for thread, results in callers:
         thread.join(5)
-        assert results == [Result.CONFIRMED]
+        assert results == [PublishResult.CONFIRMED]
 
 
 def test_nobody_waits_long_for_callers_that_do_not_come_back(
@@ -462,7 +462,7 @@ def test_an_exception_in_the_one_that_waits_for_others_leaves_no_message_unwritt
     class Interrupted(Receipt):
         __slots__ = ()
 
-        def wait(self, deadline: float) -> Result | None:
+        def wait(self, deadline: float) -> PublishResult | None:
             waiting.set()
             go_on.wait(5)
             raise InterruptedBySignal
@@ -477,7 +477,7 @@ def test_an_exception_in_the_one_that_waits_for_others_leaves_no_message_unwritt
     assert [type(result) for result in results] == [InterruptedBySignal]
     patient.got(2)
     patient.ack(2, multiple=True)
-    assert second.wait(soon()) is Result.CONFIRMED
+    assert second.wait(soon()) is PublishResult.CONFIRMED
 
 
 def test_an_exception_in_a_bulk_call_leaves_no_message_unwritten(
