@@ -161,7 +161,7 @@ class Moves:
         if result is not None:
             move.receipt = None
             move.undeclared = result is PublishResult.RETURNED
-            move.alone = result in (PublishResult.CHANNEL_CLOSED, PublishResult.REFUSED)
+            move.alone = result in (PublishResult.CHANNEL_ERROR_SHARED, PublishResult.CHANNEL_ERROR)
             reason = reason or result.value
         return self._later(move, reason or "no confirm yet")
 

@@ -35,20 +35,20 @@ class Verdict(Enum):
 
     CONFIRMED = "confirmed"
     NOT_SENT = "not sent"
-    REFUSED_CIRCUIT = "circuit open"
+    CIRCUIT_OPEN = "circuit open"
     UNAUTHORIZED = "unauthorized"
     MISCONFIGURED = "misconfigured"
     INVALID = "invalid"
     UNROUTABLE = "unroutable"
     NACKED = "nacked"
-    POISONOUS = "poisonous"
+    CHANNEL_ERROR = "channel error"
     UNKNOWN = "unknown"
 
 
 #: Only these open a circuit: the destination, or the way to it, is in trouble.
 _COUNTED = (Verdict.NOT_SENT, Verdict.NACKED, Verdict.UNKNOWN)
 #: The broker answered, so that a trial has shown what it was to show.
-_ANSWERED = (Verdict.UNROUTABLE, Verdict.POISONOUS, Verdict.UNAUTHORIZED)
+_ANSWERED = (Verdict.UNROUTABLE, Verdict.CHANNEL_ERROR, Verdict.UNAUTHORIZED)
 
 #: Of a bulk in which all ended so, the caller gets that error and no list: nothing was sent.
 _ERRORS_OF_THEIR_OWN = {Verdict.NOT_SENT, Verdict.UNAUTHORIZED, Verdict.MISCONFIGURED, Verdict.INVALID}
@@ -93,10 +93,10 @@ class Attempts:
             self.end(Verdict.NACKED, reason or "the broker refused it (nack)")
         elif result is PublishResult.INVALID:
             self.end(Verdict.INVALID, reason)
-        elif result is PublishResult.CHANNEL_CLOSED and not self.alone:
+        elif result is PublishResult.CHANNEL_ERROR_SHARED and not self.alone:
             self.alone = True
             self.shared_code = code
-        elif result in (PublishResult.CHANNEL_CLOSED, PublishResult.REFUSED):
+        elif result in (PublishResult.CHANNEL_ERROR_SHARED, PublishResult.CHANNEL_ERROR):
             self._refused(reason, code)
         elif result is PublishResult.LOST:
             self.unanswered = self.lost_connection = True
@@ -145,7 +145,7 @@ class Attempts:
         elif code == _ACCESS_REFUSED:
             self.end(Verdict.UNAUTHORIZED, f"{reason}; the broker's permissions of this user have to allow it")
         else:
-            self.end(Verdict.POISONOUS, reason or f"the broker closed the channel over it ({code})")
+            self.end(Verdict.CHANNEL_ERROR, reason or f"the broker closed the channel over it ({code})")
 
     def _no_queue(self) -> str:
         destination = self.outgoing.properties.headers.get(DESTINATION)
@@ -210,7 +210,7 @@ def resolve(admission: Admission, all_attempts: list[Attempts]) -> None:
 def bulk_error(all_attempts: list[Attempts], refusal: MessageHubCircuitBreakerError | None) -> MessageHubError:
     """What the caller of a bulk call is told; ``refusal`` is that of an open circuit."""
     verdicts = {attempts.verdict for attempts in all_attempts}
-    if refusal is not None and verdicts == {Verdict.REFUSED_CIRCUIT}:
+    if refusal is not None and verdicts == {Verdict.CIRCUIT_OPEN}:
         return refusal
     if len(verdicts) == 1 and verdicts <= _ERRORS_OF_THEIR_OWN:
         return all_attempts[0].error()

@@ -227,7 +227,7 @@ class Publisher:
             except MessageHubCircuitBreakerError as error:
                 refusal = error
                 for attempts in group:
-                    attempts.end(Verdict.REFUSED_CIRCUIT, str(error))
+                    attempts.end(Verdict.CIRCUIT_OPEN, str(error))
         return admissions, refusal
 
     def _count(self, attempts: Attempts, seconds: float) -> None:

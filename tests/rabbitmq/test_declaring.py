@@ -117,14 +117,14 @@ def test_of_many_that_are_not_allowed_each_is_known_to_be_refused(bench: Any) ->
     event = bench.message()
     event.exchange, event.routing_key = "events", "character.created"
     receipts = transport.publish_many([event] * 50, bench.within())
-    assert {receipt.wait(bench.within()) for receipt in receipts} == {PublishResult.REFUSED}
+    assert {receipt.wait(bench.within()) for receipt in receipts} == {PublishResult.CHANNEL_ERROR}
     # The broker takes the first one, and the channel ends over the second.
     receipts = transport.publish_many([bench.message(), event], bench.within())
-    assert receipts[0].wait(bench.within()) is not PublishResult.REFUSED
+    assert receipts[0].wait(bench.within()) is not PublishResult.CHANNEL_ERROR
     bench.node.ctl("set_permissions", bench.service, "^$", "^$", "^$")
     transport.interrupt()
     receipts = transport.publish_many([bench.message()] * 10, bench.within())
-    assert {receipt.wait(bench.within()) for receipt in receipts} == {PublishResult.REFUSED}
+    assert {receipt.wait(bench.within()) for receipt in receipts} == {PublishResult.CHANNEL_ERROR}
 
 
 def test_what_was_accepted_before_its_permission_was_taken_away_is_not_called_refused(bench: Any) -> None:
@@ -136,7 +136,7 @@ def test_what_was_accepted_before_its_permission_was_taken_away_is_not_called_re
     attempts = Attempts(event)
 
     first, closing = transport.publish_many([event, other], bench.within())
-    assert closing.wait(bench.within()) is PublishResult.REFUSED
+    assert closing.wait(bench.within()) is PublishResult.CHANNEL_ERROR
     attempts.note(first.wait(bench.within()), first.reason, first.code)
     assert attempts.verdict is None, "it was confirmed before the channel closed"
     bench.node.ctl("set_permissions", bench.service, "^$", "^$", "^$")

@@ -54,10 +54,10 @@ def test_a_poisonous_message_fails_alone_and_the_others_get_through(bench: Any) 
     batch = [bench.message() for _ in range(50)]
     batch.insert(25, poison)
     receipts = transport.publish_many(batch, bench.within())
-    assert all(receipt.wait(bench.within()) is PublishResult.CHANNEL_CLOSED for receipt in receipts[25:])
+    assert all(receipt.wait(bench.within()) is PublishResult.CHANNEL_ERROR_SHARED for receipt in receipts[25:])
     for outgoing in batch:
         receipt = bench.publish(transport, outgoing, alone=True)
-        expected = PublishResult.REFUSED if outgoing is poison else PublishResult.CONFIRMED
+        expected = PublishResult.CHANNEL_ERROR if outgoing is poison else PublishResult.CONFIRMED
         assert receipt.result is expected
     bench.confirmed(transport)  # on a fresh shared channel
 
@@ -68,7 +68,7 @@ def test_the_only_one_in_flight_is_known_for_the_culprit(bench: Any) -> None:
     bench.confirmed(transport)
     poison = bench.message(user_id="somebody-else")
     assert (bench.publish(transport, poison).result, bench.publish(transport, poison).code) == (
-        PublishResult.REFUSED,
+        PublishResult.CHANNEL_ERROR,
         406,
     )
     bench.confirmed(transport)

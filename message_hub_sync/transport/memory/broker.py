@@ -89,12 +89,12 @@ class Hub:
         """Route a message to its queues, and on to whoever waits there."""
         refusal = broker_refusal(message)
         if refusal is not None:
-            return (PublishResult.REFUSED, refusal, 406)
+            return (PublishResult.CHANNEL_ERROR, refusal, 406)
         now = self.clock.now()
         with self._lock:
             targets = self._route(message.exchange, message.routing_key)
             if targets is None:
-                return (PublishResult.REFUSED, f"NOT_FOUND - no exchange '{message.exchange}' in vhost '/'", 404)
+                return (PublishResult.CHANNEL_ERROR, f"NOT_FOUND - no exchange '{message.exchange}' in vhost '/'", 404)
             if not targets:
                 return _NO_ROUTE if mandatory else _CONFIRMED
             taken = [self._enqueue(queue, message, now) for queue in targets]

@@ -83,10 +83,14 @@ class OutstandingConfirms:
                 # Not "access to topic … in exchange …": topics are looked up one by one.
                 if f"access to exchange '{outgoing.exchange or _DEFAULT_EXCHANGE}'" in reason:
                     del self.in_flight[tag]
-                    receipt.resolve(PublishResult.REFUSED, reason, code)
-            self.fail(PublishResult.CHANNEL_CLOSED, reason, code)
+                    receipt.resolve(PublishResult.CHANNEL_ERROR, reason, code)
+            self.fail(PublishResult.CHANNEL_ERROR_SHARED, reason, code)
         else:
-            self.fail(PublishResult.REFUSED if len(self.in_flight) == 1 else PublishResult.CHANNEL_CLOSED, reason, code)
+            self.fail(
+                PublishResult.CHANNEL_ERROR if len(self.in_flight) == 1 else PublishResult.CHANNEL_ERROR_SHARED,
+                reason,
+                code,
+            )
 
     def fail(self, result: PublishResult, reason: str, code: int = 0) -> None:
         """No more answers will come: settle all that is in flight."""

@@ -197,7 +197,7 @@ def test_a_missing_retry_queue_is_declared_and_the_move_repeated_at_once() -> No
     assert all(outgoing.mandatory for outgoing in bench.transport.published)
 
 
-@pytest.mark.parametrize("result", [PublishResult.CHANNEL_CLOSED, PublishResult.REFUSED])
+@pytest.mark.parametrize("result", [PublishResult.CHANNEL_ERROR_SHARED, PublishResult.CHANNEL_ERROR])
 def test_a_channel_closed_under_a_move_has_it_repeated_alone(result: PublishResult) -> None:
     bench = Bench((result, "404", 404))
     bench.subscribe(fail)

@@ -28,11 +28,11 @@ from message_hub_sync.publishing.outgoing import outgoing_event, outgoing_messag
 from message_hub_sync.publishing.publisher import BULK_SLICE, SLICES_UNDER_WAY, Publisher
 from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt
 
-CLOSED_404 = (PublishResult.CHANNEL_CLOSED, "404 NOT_FOUND - no exchange 'events'", 404)
-CLOSED_403 = (PublishResult.CHANNEL_CLOSED, "403 ACCESS_REFUSED", 403)
-CLOSED_406 = (PublishResult.CHANNEL_CLOSED, "406 PRECONDITION_FAILED", 406)
+CLOSED_404 = (PublishResult.CHANNEL_ERROR_SHARED, "404 NOT_FOUND - no exchange 'events'", 404)
+CLOSED_403 = (PublishResult.CHANNEL_ERROR_SHARED, "403 ACCESS_REFUSED", 403)
+CLOSED_406 = (PublishResult.CHANNEL_ERROR_SHARED, "406 PRECONDITION_FAILED", 406)
 REFUSED_403, REFUSED_404, REFUSED_406 = (
-    (PublishResult.REFUSED, *closed[1:]) for closed in (CLOSED_403, CLOSED_404, CLOSED_406)
+    (PublishResult.CHANNEL_ERROR, *closed[1:]) for closed in (CLOSED_403, CLOSED_404, CLOSED_406)
 )
 NO_CONNECTION = MessageHubConnectionError("no connection to the hub in time")
 

@@ -38,7 +38,7 @@ def test_an_event_nobody_takes_is_confirmed(client: Any) -> None:
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_missing_exchange_closes_the_channel(client: Any, alone: bool) -> None:
     receipt = client.transport.publish(Outgoing("nope", "k", b"", Properties()), 0, alone=alone)
-    assert (receipt.result, receipt.code) == (PublishResult.REFUSED, 404)
+    assert (receipt.result, receipt.code) == (PublishResult.CHANNEL_ERROR, 404)
     assert "no exchange 'nope'" in receipt.reason
 
 

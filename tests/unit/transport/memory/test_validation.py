@@ -114,14 +114,14 @@ def test_of_a_batch_the_others_go_when_one_message_cannot(client: Any) -> None:
 def test_an_expiration_that_is_no_number_closes_the_channel(client: Any, expiration: str) -> None:
     client.declare("inbox")
     receipt = client.publish("inbox", expiration=expiration)
-    assert (receipt.result, receipt.code) == (PublishResult.REFUSED, 406)
+    assert (receipt.result, receipt.code) == (PublishResult.CHANNEL_ERROR, 406)
     assert "invalid expiration" in receipt.reason
 
 
 def test_a_foreign_user_id_closes_the_channel(client: Any) -> None:
     client.declare("inbox")
     receipt = client.publish("inbox", user_id="somebody")
-    assert (receipt.result, receipt.code) == (PublishResult.REFUSED, 406)
+    assert (receipt.result, receipt.code) == (PublishResult.CHANNEL_ERROR, 406)
     assert client.publish("inbox", user_id="guest").result is PublishResult.CONFIRMED
 
 

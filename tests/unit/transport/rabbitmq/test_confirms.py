@@ -156,12 +156,14 @@ def closed_over(*exchanges: str, answered: bool, code: int = 403, text: str = NO
 
 def test_the_only_one_in_flight_is_the_one_that_closed_the_channel() -> None:
     for answered in (True, False):
-        assert closed_over("events", answered=answered) == [PublishResult.REFUSED]
-        assert closed_over("", answered=answered, code=406, text="406 invalid expiration") == [PublishResult.REFUSED]
+        assert closed_over("events", answered=answered) == [PublishResult.CHANNEL_ERROR]
+        assert closed_over("", answered=answered, code=406, text="406 invalid expiration") == [
+            PublishResult.CHANNEL_ERROR
+        ]
 
 
 def test_who_may_not_write_to_an_exchange_has_never_written_to_it_on_a_channel_without_an_answer() -> None:
-    doubt, refused = PublishResult.CHANNEL_CLOSED, PublishResult.REFUSED
+    doubt, refused = PublishResult.CHANNEL_ERROR_SHARED, PublishResult.CHANNEL_ERROR
     assert closed_over("events", "", "events", answered=False) == [refused, doubt, refused]
     assert closed_over("events", "events", answered=True) == [doubt, doubt]
     default = NO_WRITING.replace("events", "amq.default")
@@ -173,4 +175,7 @@ def test_who_may_not_write_to_an_exchange_has_never_written_to_it_on_a_channel_w
 
 def test_an_exchange_may_have_been_there_for_the_first_and_gone_for_the_second() -> None:
     missing = "404 NOT_FOUND - no exchange 'events' in vhost '/'"
-    assert closed_over("events", "events", answered=False, code=404, text=missing) == [PublishResult.CHANNEL_CLOSED] * 2
+    assert (
+        closed_over("events", "events", answered=False, code=404, text=missing)
+        == [PublishResult.CHANNEL_ERROR_SHARED] * 2
+    )
