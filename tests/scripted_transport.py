@@ -46,8 +46,8 @@ class ScriptedTransport:
     def connect(self, deadline: float) -> None:
         self.log.append(("connect", deadline))
 
-    def publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
-        self.log.append(("alone" if alone else "publish", deadline - time.monotonic()))
+    def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+        self.log.append(("own channel" if own_channel else "publish", deadline - time.monotonic()))
         return self._take(outgoing, deadline)
 
     def publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:

@@ -42,7 +42,7 @@ class _Move:
     done: Callable[[], None]
     otherwise: Otherwise | None
     receipt: Receipt | None = None
-    alone: bool = False
+    own_channel: bool = False
     undeclared: bool = False
     due: float = 0.0
     pause: float = FIRST_PAUSE
@@ -161,7 +161,7 @@ class Moves:
         if result is not None:
             move.receipt = None
             move.undeclared = result is PublishResult.RETURNED
-            move.alone = result in (PublishResult.CHANNEL_ERROR_SHARED, PublishResult.CHANNEL_ERROR)
+            move.own_channel = result in (PublishResult.CHANNEL_ERROR_SHARED, PublishResult.CHANNEL_ERROR)
             reason = reason or result.value
         return self._later(move, reason or "no confirm yet")
 
@@ -173,7 +173,7 @@ class Moves:
             now = time.monotonic()
         if move.receipt is None:
             patience_to_write = max(patience, WRITE_PATIENCE)
-            move.receipt = self._transport.publish(move.outgoing, now + patience_to_write, alone=move.alone)
+            move.receipt = self._transport.publish(move.outgoing, now + patience_to_write, own_channel=move.own_channel)
         return move.receipt.wait(now + patience)
 
     def _declare(self, queue: QueueSpec) -> None:

@@ -64,7 +64,7 @@ class Attempts:
     """
 
     # Of the class until they change: nearly every message is confirmed at once, and changes the verdict alone.
-    alone = False
+    own_channel = False
     unanswered = False
     shared_code: int | None = None
     exchange_missing = False
@@ -93,8 +93,8 @@ class Attempts:
             self.end(Verdict.NACKED, reason or "the broker refused it (nack)")
         elif result is PublishResult.INVALID:
             self.end(Verdict.INVALID, reason)
-        elif result is PublishResult.CHANNEL_ERROR_SHARED and not self.alone:
-            self.alone = True
+        elif result is PublishResult.CHANNEL_ERROR_SHARED and not self.own_channel:
+            self.own_channel = True
             self.shared_code = code
         elif result in (PublishResult.CHANNEL_ERROR_SHARED, PublishResult.CHANNEL_ERROR):
             self._refused(reason, code)
@@ -140,7 +140,7 @@ class Attempts:
         if self.shared_code == code == _PRECONDITION_FAILED:
             self.shared_code = None
         if code == _NOT_FOUND and self.outgoing.exchange == EVENTS and not self.exchange_declared:
-            self.alone = True
+            self.own_channel = True
             self.exchange_missing = True
         elif code == _ACCESS_REFUSED:
             self.end(Verdict.UNAUTHORIZED, f"{reason}; the broker's permissions of this user have to allow it")

@@ -137,7 +137,7 @@ class Publisher:
             try:
                 if attempts.exchange_missing:
                     self._declare_exchange(attempts, deadline)
-                receipt = self._transport.publish(attempts.outgoing, deadline, alone=attempts.alone)
+                receipt = self._transport.publish(attempts.outgoing, deadline, own_channel=attempts.own_channel)
             except MessageValidationError as error:
                 attempts.end(Verdict.INVALID, str(error))  # a value that only the transport can judge
             except MessageHubError as error:
@@ -173,7 +173,7 @@ class Publisher:
             self._pipelined(due, deadline)
             due = [attempts for attempts in due if attempts.verdict is None]
             for attempts in due:
-                if attempts.alone:
+                if attempts.own_channel:
                     self._attempt(attempts, deadline)
             due = [attempts for attempts in due if attempts.verdict is None]
             if due:

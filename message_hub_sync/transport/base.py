@@ -225,10 +225,10 @@ class Transport(Protocol):
     def connect(self, deadline: float) -> None:
         """Open the connection that publishes. Returns at once where it is open."""
 
-    def publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
+    def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
         """Hand one message to the broker, waiting for a connection as long as the deadline allows.
 
-        :param alone: on a channel where nothing else is in flight, to find out which message is poisonous.
+        :param own_channel: on a channel where nothing else is in flight, to find out which message is poisonous.
         :returns: a receipt, settled when the broker answers or the connection ends.
         :raises MessageValidationError: a value of it cannot be carried.
         :raises MessageHubConnectionError: nothing was written before the deadline.

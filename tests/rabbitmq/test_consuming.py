@@ -360,7 +360,7 @@ def test_consumers_acknowledge_although_publishing_is_blocked(
         refused = transport.publish(bench.message(), bench.within(0.3))
         assert refused.result is not None
         assert "memory or disk alarm" in refused.reason
-        alone = transport.publish(bench.message(), bench.within(0.3), alone=True)
+        alone = transport.publish(bench.message(), bench.within(0.3), own_channel=True)
         assert "memory or disk alarm" in alone.reason
         assert time.monotonic() - began < 2
         for delivery in deliveries:

@@ -105,7 +105,7 @@ def test_a_queue_of_another_connection_alone_is_a_configuration_error(bench: Any
 def test_a_publish_that_is_not_allowed_closes_its_channel_with_403(bench: Any) -> None:
     bench.transport().declare(inbox_subscription(bench.service), bench.within())
     transport = restricted(bench, configure=".*", write="nothing")
-    receipt = bench.publish(transport, alone=True)
+    receipt = bench.publish(transport, own_channel=True)
     assert receipt.code == 403
 
 
@@ -140,7 +140,7 @@ def test_what_was_accepted_before_its_permission_was_taken_away_is_not_called_re
     attempts.note(first.wait(bench.within()), first.reason, first.code)
     assert attempts.verdict is None, "it was confirmed before the channel closed"
     bench.node.ctl("set_permissions", bench.service, "^$", "^$", "^$")
-    second = bench.publish(transport, event, alone=True)
+    second = bench.publish(transport, event, own_channel=True)
     attempts.note(second.result, second.reason, second.code)
 
     name = topology.queue.name

@@ -56,7 +56,7 @@ def test_a_poisonous_message_fails_alone_and_the_others_get_through(bench: Any) 
     receipts = transport.publish_many(batch, bench.within())
     assert all(receipt.wait(bench.within()) is PublishResult.CHANNEL_ERROR_SHARED for receipt in receipts[25:])
     for outgoing in batch:
-        receipt = bench.publish(transport, outgoing, alone=True)
+        receipt = bench.publish(transport, outgoing, own_channel=True)
         expected = PublishResult.CHANNEL_ERROR if outgoing is poison else PublishResult.CONFIRMED
         assert receipt.result is expected
     bench.confirmed(transport)  # on a fresh shared channel
@@ -79,7 +79,7 @@ def test_publishing_alone_needs_few_channels_and_leaves_none_behind(bench: Any) 
     declare_inbox(bench, transport)
     before = channels(bench)
     for _ in range(100):
-        bench.confirmed(transport, alone=True)
+        bench.confirmed(transport, own_channel=True)
     assert channels(bench) == before + 1
 
 
@@ -208,7 +208,7 @@ def test_a_signal_handler_that_raises_inside_publish_shifts_no_confirm(bench: An
     for _ in range(20):
         bench.confirmed(transport)
         assert bench.publish(transport, bench.message(to="nobody")).result is PublishResult.RETURNED
-    bench.confirmed(transport, alone=True)
+    bench.confirmed(transport, own_channel=True)
 
 
 def test_closing_with_publishers_under_way_ends_every_wait(

@@ -47,8 +47,8 @@ class Asked(ScriptedTransport):
         self.consumed += 1
         return self.consumer
 
-    def publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
-        receipt = super().publish(outgoing, deadline, alone=alone)
+    def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+        receipt = super().publish(outgoing, deadline, own_channel=own_channel)
         self.requests(outgoing)
         return receipt
 

@@ -129,9 +129,9 @@ class Seam:
 
         vars(consumer)["ack"] = on_ack
 
-    def _on_publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
+    def _on_publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
         def publish(outgoing: Outgoing, deadline: float) -> Receipt:
-            return self._publish(outgoing, deadline, alone=alone)
+            return self._publish(outgoing, deadline, own_channel=own_channel)
 
         interference = self._interference
         if interference is None:

@@ -137,7 +137,7 @@ class MemoryTransport:
 
     # --- publishing ------------------------------------------------------------------------------
 
-    def publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
+    def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
         """See :class:`Transport`. The receipt is settled on return.
 
         :raises MessageValidationError: AMQP could not carry a value of it.

@@ -93,7 +93,7 @@ class PublishConnection:
                 return []
         return receipts
 
-    def publish_alone(self, outgoing: Outgoing, deadline: float) -> Receipt:
+    def publish_on_own_channel(self, outgoing: Outgoing, deadline: float) -> Receipt:
         """On a channel where nothing else is in flight, so that a closed channel has one culprit.
 
         Returns once the broker answered or the deadline passed.

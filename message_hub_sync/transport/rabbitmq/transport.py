@@ -44,10 +44,10 @@ class RabbitMQTransport:
         """As the seam has it."""
         self._publish_connection.recovering.wait_open(deadline)
 
-    def publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
+    def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
         """As the seam has it."""
-        if alone:
-            return self._publish_connection.publish_alone(outgoing, deadline)
+        if own_channel:
+            return self._publish_connection.publish_on_own_channel(outgoing, deadline)
         return self._publish_connection.publish(outgoing, deadline)
 
     def publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:

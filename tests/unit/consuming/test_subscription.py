@@ -205,7 +205,7 @@ def test_a_channel_closed_under_a_move_has_it_repeated_alone(result: PublishResu
 
     bench.transport.settled.wait()
 
-    assert bench.transport.asked() == ["publish", "alone"]
+    assert bench.transport.asked() == ["publish", "own channel"]
 
 
 def test_a_move_that_cannot_be_encoded_ends_in_the_dead_letters_with_what_can_be() -> None:
@@ -271,7 +271,7 @@ class Undeclarable(Bench):
             raise MessageHubAuthorizationError(f"declaring the queue {queue.name!r}: 403")
         self.there.add(queue.name)
 
-    def _publish(self, outgoing: Outgoing, deadline: float, *, alone: bool = False) -> Receipt:
+    def _publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
         receipt = Receipt()
         receipt.resolve(PublishResult.CONFIRMED if outgoing.routing_key in self.there else PublishResult.RETURNED)
         return receipt

@@ -178,7 +178,7 @@ def test_the_innocent_go_through_alone_after_their_channel_was_closed() -> None:
 
     bench.send()
 
-    assert bench.transport.asked() == ["publish", "alone"]
+    assert bench.transport.asked() == ["publish", "own channel"]
 
 
 @pytest.mark.parametrize("among_others", [True, False])
@@ -187,8 +187,8 @@ def test_a_missing_event_exchange_is_declared_and_the_event_published_again(amon
 
     bench.publish()
 
-    found = ["publish", "alone"] if among_others else ["publish"]
-    assert bench.transport.asked() == [*found, "declare_exchange", "alone"]
+    found = ["publish", "own channel"] if among_others else ["publish"]
+    assert bench.transport.asked() == [*found, "declare_exchange", "own channel"]
     assert bench.transport.log[len(found)] == ("declare_exchange", "events")
 
 
@@ -371,7 +371,7 @@ def test_only_the_lost_ones_of_a_bulk_are_repeated_and_the_suspects_alone() -> N
     many(bench, 4)
 
     assert bench.transport.log[0] == ("many", 4)
-    assert bench.transport.asked() == ["many", "alone", "publish"]
+    assert bench.transport.asked() == ["many", "own channel", "publish"]
     first, lost, suspect, last, alone, again = bench.transport.published
     assert (alone, again) == (suspect, lost)
     assert first is not last
@@ -471,7 +471,7 @@ def test_closing_waits_for_what_is_under_way() -> None:
             return super().wait(deadline)
 
     receipt = Watched()
-    bench.transport.publish = lambda outgoing, deadline, alone=False: receipt  # type: ignore[method-assign,misc]
+    bench.transport.publish = lambda outgoing, deadline, own_channel=False: receipt  # type: ignore[method-assign,misc]
     sender = threading.Thread(target=bench.send, args=(5,))
     sender.start()
     assert waited_for.wait(5)

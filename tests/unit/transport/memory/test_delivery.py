@@ -35,9 +35,9 @@ def test_an_event_nobody_takes_is_confirmed(client: Any) -> None:
     assert client.depth("mine") == 0
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_a_missing_exchange_closes_the_channel(client: Any, alone: bool) -> None:
-    receipt = client.transport.publish(Outgoing("nope", "k", b"", Properties()), 0, alone=alone)
+@pytest.mark.parametrize("own_channel", [False, True])
+def test_a_missing_exchange_closes_the_channel(client: Any, own_channel: bool) -> None:
+    receipt = client.transport.publish(Outgoing("nope", "k", b"", Properties()), 0, own_channel=own_channel)
     assert (receipt.result, receipt.code) == (PublishResult.CHANNEL_ERROR, 404)
     assert "no exchange 'nope'" in receipt.reason
 
