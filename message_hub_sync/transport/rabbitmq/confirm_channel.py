@@ -82,14 +82,14 @@ class ConfirmChannel:
         channel = cls(raw, on_late)
 
         def closed(reason: BaseException) -> None:
-            connection.receivers.pop(channel.number, None)
+            connection.frame_handlers.pop(channel.number, None)
             channel._fail(reason)
             if isinstance(reason, amqp.ChannelClosedByBroker):
-                connection.after.append(on_lost)
+                connection.after_unlock.append(on_lost)
 
         raw.on_closed = closed
         if OWN_FRAMES:
-            connection.receivers[channel.number] = channel
+            connection.frame_handlers[channel.number] = channel
         raw.pika.add_on_return_callback(channel._on_return)
         try:
             raw.call(lambda pika, done: pika.confirm_delivery(channel._on_confirm, callback=done), deadline)
@@ -215,8 +215,8 @@ class ConfirmChannel:
     def _answered(self, count: int) -> None:
         if self._outstanding.late:
             self._outstanding.late = False
-            if self._on_late not in self.connection.after:
-                self.connection.after.append(self._on_late)
+            if self._on_late not in self.connection.after_unlock:
+                self.connection.after_unlock.append(self._on_late)
         self._returning += count
 
     def _on_confirm(self, method: Any) -> None:

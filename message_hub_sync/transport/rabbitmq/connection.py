@@ -10,7 +10,7 @@ Rules, each learned the hard way:
 * The lock is taken at the entry points only; the six methods assume it. pika sends an RPC before it
   registers the reply's callback, so parsing and RPC must share it.
 * Under it no user code runs, logging handlers included. Callbacks settle receipts, put to unbounded queues,
-  or append to ``after``, which runs once the lock is free.
+  or append to ``after_unlock``, which runs once the lock is free.
 * A failed send never ends the connection: the reader reads to the end first, since acknowledgements may
   still be readable after ECONNRESET.
 * An exception while parsing ends the connection, it never ends the thread.
@@ -52,7 +52,7 @@ _TLS_TURN_RECORDS = 64
 _END_AFTER_FAILED_SEND = 2.0
 
 
-class Receiver(Protocol):
+class FrameHandler(Protocol):
     """Takes the common frames of one channel without pika's machinery."""
 
     def take(self, data: bytes, position: int) -> int:
@@ -65,18 +65,18 @@ class Receiver(Protocol):
 class ThreadedConnection(Connection):
     """One AMQP connection over an already connected socket.
 
-    Mutable, guarded by ``lock``: ``_out``, ``_room``, ``_timers``, ``_ending``, ``_send_failed``, ``after``,
-    ``receivers``, ``ended``, ``end_reason`` and all that pika keeps. ``usable`` turns false once, by whoever sees why.
-    ``_next_wake`` is the I/O thread's own, others only compare with it; ``_more``,
-    ``_left`` and ``_torn`` those of whoever reads.
+    Mutable, guarded by ``lock``: ``_out``, ``_room``, ``_timers``, ``_ending``, ``_send_failed``, ``after_unlock``,
+    ``frame_handlers``, ``ended``, ``end_reason`` and all that pika keeps. ``usable`` turns false once, by whoever
+    sees why. ``_next_wake`` is the I/O thread's own, others only compare with it; ``_more``, ``_left`` and ``_torn``
+    those of whoever reads.
     """
 
     def __init__(self, parameters: pika.ConnectionParameters, connected: socket.socket, waker: Waker) -> None:
         self.lock = threading.Lock()
         self._room = Waiters()
-        self.after: list[Callable[[], None]] = []
+        self.after_unlock: list[Callable[[], None]] = []
         #: By channel number; on a channel without one, every frame is pika's.
-        self.receivers: dict[int, Receiver] = {}
+        self.frame_handlers: dict[int, FrameHandler] = {}
         self.ended = False
         #: Whether something written now may still arrive. An attribute, as every publish asks for it.
         self.usable = True
@@ -101,8 +101,8 @@ class ThreadedConnection(Connection):
         self.reader_role = ReaderRole(self)
         self.read_at = 0.0
         #: The I/O thread's own: from when on it gives up what it asks the broker as soon as somebody waits for it.
-        self.hurry_at = math.inf
-        self.hurry_for: Callable[[], bool] = lambda: False
+        self.rpc_yield_at = math.inf
+        self.rpc_yield_if: Callable[[], bool] = lambda: False
         super().__init__(  # type: ignore[no-untyped-call, unused-ignore]
             parameters,
             on_open_error_callback=lambda *_: None,  # without one pika raises
@@ -121,7 +121,7 @@ class ThreadedConnection(Connection):
         """Whether there may still be something to read."""
         return not self._ending and not self.ended
 
-    def refuse(self) -> None:
+    def stop_writes(self) -> None:
         """The client closes: nothing new is begun, and what waits for an answer need not any more."""
         self.usable = False
 
@@ -151,7 +151,7 @@ class ThreadedConnection(Connection):
     @property
     def needs_its_thread(self) -> bool:
         """Whether there is something to do that only the I/O thread does."""
-        return bool(self._ending or self.after or self._out or self._more or self._left)
+        return bool(self._ending or self.after_unlock or self._out or self._more or self._left)
 
     def read_now(self) -> None:
         """In a caller's thread: take in whole acknowledgements, and leave all else to the I/O thread. The lock is held.
@@ -238,7 +238,7 @@ class ThreadedConnection(Connection):
         if timers and timers[0][0] < until:
             self._next_wake = wake = timers[0][0]
         more = self._more or self._left
-        timeout = 0.0 if more or self._ending or self.after else wake - time.monotonic()
+        timeout = 0.0 if more or self._ending or self.after_unlock else wake - time.monotonic()
         readable, rung = self._poller.wait(timeout, bool(self._out) and not self._send_failed)
         self._next_wake = 0.0  # awake: nobody needs to ring
         readable = readable or more
@@ -251,8 +251,8 @@ class ThreadedConnection(Connection):
                 self._run_timers(now)
             if self._out:
                 self._flush()
-        if self.after:
-            self._run_after()
+        if self.after_unlock:
+            self._run_after_unlock()
         if self._ending:
             self.finish()
         return rung or now >= until
@@ -275,8 +275,8 @@ class ThreadedConnection(Connection):
 
     def on_blocked(self, announce: Callable[[bool], None]) -> None:
         """Have ``announce`` called, no lock held, when the broker stops (true) or resumes (false) taking messages."""
-        self.add_on_connection_blocked_callback(lambda *_: self.after.append(lambda: announce(True)))
-        self.add_on_connection_unblocked_callback(lambda *_: self.after.append(lambda: announce(False)))
+        self.add_on_connection_blocked_callback(lambda *_: self.after_unlock.append(lambda: announce(True)))
+        self.add_on_connection_unblocked_callback(lambda *_: self.after_unlock.append(lambda: announce(False)))
 
     def say_goodbye(self) -> None:
         """Begin the orderly end; :attr:`alive` turns false once the broker has answered."""
@@ -311,7 +311,7 @@ class ThreadedConnection(Connection):
             except Exception as error:  # a callback's fault must not keep the thread from failing the waiters
                 self._report("a channel could not be told that its connection ended", error)
             self._room.wake_all()
-        self._run_after()
+        self._run_after_unlock()
 
     def check_usable(self) -> None:
         """:raises ConnectionEnded: it is not usable any more."""
@@ -361,19 +361,19 @@ class ThreadedConnection(Connection):
             self.kill(amqp.InvalidFrameError(type(error).__name__))
 
     def _on_data_available(self, data_in: bytes, answers_only: bool = False) -> None:
-        """Split into frames without copying the rest for each, and hand them to receivers or pika's machinery.
+        """Split into frames without copying the rest for each, and hand them to frame_handlers or pika's machinery.
 
         :param answers_only: up to the first frame that is pika's: what is left is the I/O thread's.
         """
         held: bytes = self._frame_buffer
         data = held + data_in if held else data_in
         position, last = 0, len(data) - 8
-        receivers = self.receivers
+        frame_handlers = self.frame_handlers
         try:
             while position <= last:
-                receiver = receivers.get(data[position + 1] << 8 | data[position + 2])
-                if receiver is not None:
-                    taken = receiver.take(data, position)
+                handler = frame_handlers.get(data[position + 1] << 8 | data[position + 2])
+                if handler is not None:
+                    taken = handler.take(data, position)
                     if taken != position:
                         position = taken
                         continue
@@ -401,10 +401,10 @@ class ThreadedConnection(Connection):
                 self._report("a timer of the connection failed: the connection ends", error)
                 self.kill(amqp.StreamLostError(f"a timer failed: {type(error).__name__}"))
 
-    def _run_after(self) -> None:
-        while self.after:
+    def _run_after_unlock(self) -> None:
+        while self.after_unlock:
             with self.lock:
-                calls, self.after = self.after, []
+                calls, self.after_unlock = self.after_unlock, []
             for call in calls:
                 try:
                     call()
@@ -415,7 +415,7 @@ class ThreadedConnection(Connection):
 
     def _report(self, what: str, error: Exception) -> None:
         """Log once the lock is free: a logging handler is a user's code, and may want to publish."""
-        self.after.append(lambda: logger.error(what, exc_info=error))
+        self.after_unlock.append(lambda: logger.error(what, exc_info=error))
 
     # --- sending, the lock held ----------------------------------------------------------------
 

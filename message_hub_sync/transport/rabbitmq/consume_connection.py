@@ -333,7 +333,10 @@ class ConsumeConnection:
 
     def _restore_one(self, consumer: RabbitMQConsumer, connection: ThreadedConnection, others: bool) -> None:
         now = time.monotonic()
-        connection.hurry_at, connection.hurry_for = now + _HURRIED_SECONDS, lambda: others or self.recovering.awaited
+        connection.rpc_yield_at, connection.rpc_yield_if = (
+            now + _HURRIED_SECONDS,
+            lambda: others or self.recovering.awaited,
+        )
         try:
             consumer.establish(connection, now + _RESTORE_SECONDS)
         except ConnectionEnded:
@@ -342,7 +345,7 @@ class ConsumeConnection:
             # No answer is the entity's fault too.
             consumer.not_established(error)
         finally:
-            connection.hurry_at = math.inf
+            connection.rpc_yield_at = math.inf
 
     def _due(self, consumer: RabbitMQConsumer, connection: ThreadedConnection) -> float | None:
         moment = consumer.due(connection)

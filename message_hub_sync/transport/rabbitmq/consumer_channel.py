@@ -79,7 +79,7 @@ class ConsumerChannel:
         self._missing = 0
         channel.on_closed = self._lost
         if OWN_FRAMES:
-            self.connection.receivers[self.number] = self
+            self.connection.frame_handlers[self.number] = self
 
     def deliver(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
         """pika's callback for one message; the connection's lock is held.
@@ -176,11 +176,11 @@ class ConsumerChannel:
             logger.warning("the broker ended the consumer of %s (the queue was deleted or moved)", self.queue)
             self.consumer.replace(self)
 
-        self.connection.after.append(replace)
+        self.connection.after_unlock.append(replace)
 
     def _lost(self, reason: BaseException) -> None:
         """The channel is closed; the connection's lock is held."""
-        self.connection.receivers.pop(self.number, None)
+        self.connection.frame_handlers.pop(self.number, None)
         self.close()
         if self.consuming and isinstance(reason, amqp.ChannelClosedByBroker):
             text = printable(reason.reply_text)
@@ -189,7 +189,7 @@ class ConsumerChannel:
                 logger.warning("the channel consuming %s was closed by the broker: %s", self.queue, text)
                 self.consumer.restore()
 
-            self.connection.after.append(restore)
+            self.connection.after_unlock.append(restore)
 
     def flush_within(self, seconds: float) -> None:
         """Have the I/O thread say what waits by then; the connection's lock is held.

@@ -165,7 +165,7 @@ class RecoveringConnection:
             self._gate.close()
             thread, connection = self._thread, self._connection
         if connection is not None:
-            connection.refuse()
+            connection.stop_writes()
         self._wake()
         if thread is not None and thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -283,7 +283,7 @@ class RecoveringConnection:
         # In this order: whoever closes sets the one before it looks at the other.
         self._connection = connection
         if self._gate.closing:
-            connection.refuse()
+            connection.stop_writes()
 
     def _pause(self, waker: Waker) -> None:
         """Back off, for a shorter time while somebody waits."""

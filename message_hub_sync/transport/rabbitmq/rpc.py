@@ -91,10 +91,10 @@ def _wait(connection: ThreadedConnection, deadline: float) -> None:
     :raises RpcTimedOut: there is no time left for it.
     """
     now = time.monotonic()
-    hurried = now >= connection.hurry_at
-    if now >= deadline or (hurried and connection.hurry_for()):
+    hurried = now >= connection.rpc_yield_at
+    if now >= deadline or (hurried and connection.rpc_yield_if()):
         raise RpcTimedOut
-    connection.step(deadline if hurried else min(deadline, connection.hurry_at))
+    connection.step(deadline if hurried else min(deadline, connection.rpc_yield_at))
 
 
 def open_channel(connection: ThreadedConnection, deadline: float) -> RpcChannel:

@@ -244,7 +244,7 @@ def test_what_follows_from_a_frame_may_fail_without_ending_the_thread(wire: Wire
     def fail() -> None:
         raise RuntimeError("a fault of ours")
 
-    wire.connection.after.append(fail)
+    wire.connection.after_unlock.append(fail)
     wire.connection.step(soon(1))
     assert not wire.connection.usable
 

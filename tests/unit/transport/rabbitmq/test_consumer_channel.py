@@ -20,11 +20,11 @@ CHANNEL, FRAGMENT = 7, 100
 
 
 def consumer_channel() -> ConsumerChannel:
-    """One that receives, on a connection that only keeps receivers."""
+    """One that receives, on a connection that only keeps frame_handlers."""
     consumer: Any = SimpleNamespace(
         tag_prefix="a.1234", cancelled=False, deliveries=SimpleQueue(), discard_deliveries=lambda: None
     )
-    channel: Any = SimpleNamespace(connection=SimpleNamespace(receivers={}), number=CHANNEL)
+    channel: Any = SimpleNamespace(connection=SimpleNamespace(frame_handlers={}), number=CHANNEL)
     return ConsumerChannel(consumer, channel, "a.b.c", 1)
 
 

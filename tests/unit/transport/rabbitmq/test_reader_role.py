@@ -44,7 +44,7 @@ class Line:
         self.channel = ConfirmChannel(channel, lambda: self.late.append(threading.current_thread()))
         #: Which thread took each batch of answers.
         self.readers: list[threading.Thread] = []
-        self.connection.receivers[NUMBER] = self
+        self.connection.frame_handlers[NUMBER] = self
         self.stopping = False
         self.rung = 0
         self.io = threading.Thread(target=self._serve, name="io", daemon=True)
