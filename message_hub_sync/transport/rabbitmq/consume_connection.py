@@ -39,7 +39,7 @@ _RESTORE_SECONDS, _HURRIED_SECONDS = 10.0, 2.0
 #: Seconds of restoring after which those who wait for the I/O thread have their turn.
 _TURN_SECONDS = 0.5
 #: Seconds after the end of a consumer in which those that failed are left alone: more ends may follow, as at a close.
-_CALM_SECONDS = 0.5
+_POSTPONE_SECONDS = 0.5
 #: Seconds until a consumer that cannot be restored is tried again: soon at first, then rarely.
 _FIRST_RETRY, _LONGEST_RETRY = 0.5, 10.0
 
@@ -125,7 +125,7 @@ class RabbitMQConsumer:
         """Stop the consumer_channel."""
         if not self.cancelled:
             self.cancelled = True
-            self._owner.calm_down()
+            self._owner.postpone_retries()
             self._on_consumer_channel(self._send_cancel, deadline)
 
     def close(self, deadline: float) -> None:
@@ -262,7 +262,7 @@ class RabbitMQConsumer:
 class ConsumeConnection:
     """All consumers of one client, over one connection.
 
-    Mutable, guarded by ``_lock``: ``_consumers``. ``_calm_until``, a moment, is written by anyone.
+    Mutable, guarded by ``_lock``: ``_consumers``. ``_retries_postponed_until``, a moment, is written by anyone.
     """
 
     def __init__(self, config: ClientConfig, declarations: Declarations, tag_prefix: str) -> None:
@@ -271,7 +271,7 @@ class ConsumeConnection:
         self.declarations = declarations
         self._lock = threading.Lock()
         self._consumers: list[RabbitMQConsumer] = []
-        self._calm_until = 0.0
+        self._retries_postponed_until = 0.0
         self.recovering = RecoveringConnection(
             "consume", config, restore=self._restore, keep_open=lambda: bool(self._consumers)
         )
@@ -309,9 +309,9 @@ class ConsumeConnection:
             consumer.flush()
         self.recovering.close(deadline)
 
-    def calm_down(self) -> None:
+    def postpone_retries(self) -> None:
         """A consumer ends, whose end the I/O thread has to see to: it is not to be busy with what fails."""
-        self._calm_until = time.monotonic() + _CALM_SECONDS
+        self._retries_postponed_until = time.monotonic() + _POSTPONE_SECONDS
 
     def _restore(self, connection: ThreadedConnection) -> float | None:
         """Entity by entity: what fails is reported and tried again, the others go on.
@@ -349,4 +349,4 @@ class ConsumeConnection:
 
     def _due(self, consumer: RabbitMQConsumer, connection: ThreadedConnection) -> float | None:
         moment = consumer.due(connection)
-        return moment if moment is None or not consumer.failures else max(moment, self._calm_until)
+        return moment if moment is None or not consumer.failures else max(moment, self._retries_postponed_until)
