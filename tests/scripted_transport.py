@@ -84,8 +84,8 @@ class ScriptedTransport:
     def close(self, deadline: float) -> None:
         self.log.append(("close", deadline))
 
-    def abandon(self) -> None:
-        self.log.append(("abandon", None))
+    def after_fork_in_child(self) -> None:
+        self.log.append(("after_fork_in_child", None))
 
     def asked(self) -> list[str]:
         """What was asked of it, in order."""

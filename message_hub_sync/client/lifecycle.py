@@ -80,7 +80,7 @@ class Lifecycle:
         ids.after_fork_in_child()
         if session is not None:
             self._inherited = session.subscriptions.known_unlocked()
-            session.transport.abandon()
+            session.transport.after_fork_in_child()
 
     def exiting(self, deadline: float) -> None:
         """At the interpreter's end: close."""

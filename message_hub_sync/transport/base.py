@@ -274,5 +274,5 @@ class Transport(Protocol):
     def close(self, deadline: float) -> None:
         """End the connections, gracefully as long as the deadline allows. Waiters are failed. Idempotent."""
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: drop the parent's sockets without a word on them. The transport is unusable then."""

@@ -273,7 +273,7 @@ def test_a_forked_child_drops_its_copy_and_the_parent_does_not_notice(bench: Any
         try:
             links = (transport._publish_connection.recovering, transport._consume_connection.recovering)
             sockets = [link._connection._socket.fileno() for link in links]
-            transport.abandon()
+            transport.after_fork_in_child()
             closed = all(not os.path.exists(f"/proc/self/fd/{number}") for number in sockets)
             own = bench.transport()
             bench.confirmed(own)

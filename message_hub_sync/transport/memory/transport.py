@@ -114,10 +114,10 @@ class MemoryTransport:
         hub.detach(self._client, deadline)
         logger.debug("%s: open -> closed: closed by the client", self._address)
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """See :class:`Transport`. The parent's hub and its locks, which may be held for ever, are let go."""
         for consumer in self._consumers:
-            consumer._abandon()
+            consumer._after_fork_in_child()
         self._reset()
         self._closed = True
 
@@ -352,7 +352,7 @@ class MemoryConsumer:
         except MessageHubError as error:
             logger.error("the queue %r cannot be consumed again: %s", self._queue, error)
 
-    def _abandon(self) -> None:
+    def _after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
         self._subscription = None
         self._delivering = False

@@ -74,7 +74,7 @@ class Opening:
             raise connection.end_reason or ConnectionEnded()
         return connection
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: close our copy of the socket without a word on it."""
         if self._dialing is not None:
             descriptor = self._dialing.detach()

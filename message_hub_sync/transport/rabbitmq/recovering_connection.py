@@ -170,10 +170,10 @@ class RecoveringConnection:
         if thread is not None and thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child, where no other thread exists: drop the descriptors, touch no lock."""
         if self._opening is not None:
-            self._opening.abandon()
+            self._opening.after_fork_in_child()
         if self._connection is not None:
             self._connection.drop_socket()
         if self._waker is not None:

@@ -113,10 +113,10 @@ class RabbitMQTransport:
         self._consume_connection.close(deadline)
         self._publish_connection.recovering.close(deadline)
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """As the seam has it."""
-        self._publish_connection.recovering.abandon()
-        self._consume_connection.recovering.abandon()
+        self._publish_connection.recovering.after_fork_in_child()
+        self._consume_connection.recovering.after_fork_in_child()
 
     def _asking(self) -> RecoveringConnection:
         """The connection that answers questions: the consuming one where it is up, for it is never blocked.

@@ -330,7 +330,7 @@ def test_a_child_drops_its_parents_connections_without_a_word_on_them(client: Me
 
     client._lifecycle.after_fork_in_child()
 
-    assert scripted.asked() == ["abandon"]
+    assert scripted.asked() == ["after_fork_in_child"]
     assert client._lifecycle.session() is not session
     real.close(time.monotonic() + 1)
 

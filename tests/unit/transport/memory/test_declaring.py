@@ -307,7 +307,7 @@ def test_a_forked_child_has_an_empty_hub_though_the_parents_locks_were_held(clie
         child = os.fork()
         if child == 0:  # pragma: no cover - seen by its exit status alone
             try:
-                client.transport.abandon()
+                client.transport.after_fork_in_child()
                 consumer.ack(delivery)
                 consumer.close(0)
                 fresh = MemoryTransport(ClientConfig("svc", MemoryAddress(hub)))
