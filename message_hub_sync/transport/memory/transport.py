@@ -167,7 +167,7 @@ class MemoryTransport:
 
     def declare(self, topology: Topology, deadline: float) -> None:
         """See :class:`Transport`."""
-        self._warn(self._open("publish").declare(topology, present_name(topology.queue), self._client))
+        self._warn(self._open("publish").declare(topology, declared_name(topology.queue), self._client))
 
     def declare_exchange(self, exchange: ExchangeSpec, deadline: float) -> None:
         """See :class:`Transport`."""
@@ -220,7 +220,7 @@ class MemoryTransport:
         hub = self._open("consume")
         subscriber, adopted = hub.subscribe(
             topology,
-            present_name(topology.queue),
+            declared_name(topology.queue),
             self._client,
             deliveries,
             prefetch=prefetch,
@@ -358,6 +358,6 @@ class MemoryConsumer:
         self._delivering = False
 
 
-def present_name(queue: QueueSpec) -> str:
+def declared_name(queue: QueueSpec) -> str:
     """The name to declare a queue under now, with the random part that it may have."""
     return f"{queue.name}.{uuid4().hex[:12]}" if queue.random_suffix else queue.name

@@ -15,7 +15,7 @@ from message_hub_sync.runtime.log import Log
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.consumer_channel import ConsumerChannel
-from message_hub_sync.transport.rabbitmq.declaring import Declarations, present_name
+from message_hub_sync.transport.rabbitmq.declaring import Declarations, declared_name
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_reject
 from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
 from message_hub_sync.transport.rabbitmq.rpc import open_channel
@@ -196,7 +196,7 @@ class RabbitMQConsumer:
         if self._tried_on is not connection:
             # Once a connection: what an attempt that failed has declared is used by the next one.
             self._tried_on = connection
-            self._queue = present_name(self._topology.queue)
+            self._queue = declared_name(self._topology.queue)
         name = self._queue
         self._owner.declarations.topology(connection, self._topology, name, deadline)
         channel = open_channel(connection, deadline)

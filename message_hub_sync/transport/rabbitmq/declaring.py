@@ -12,14 +12,14 @@ from message_hub_sync.transport.rabbitmq.rpc import temporary_channel
 from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, entity_error
 from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 
-__all__ = ["Declarations", "present_name"]
+__all__ = ["Declarations", "declared_name"]
 
 logger = Log("message_hub_sync.rabbitmq")
 
 _ACCESS_REFUSED, _NOT_FOUND, _RESOURCE_LOCKED, _PRECONDITION_FAILED = 403, 404, 405, 406
 
 
-def present_name(spec: QueueSpec) -> str:
+def declared_name(spec: QueueSpec) -> str:
     """The name under which the queue is declared now, a random part included where it is to have one."""
     return f"{spec.name}.{uuid4().hex[:12]}" if spec.random_suffix else spec.name
 

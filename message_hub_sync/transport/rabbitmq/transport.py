@@ -15,7 +15,7 @@ from message_hub_sync.transport.base import (
     Receipt,
 )
 from message_hub_sync.transport.rabbitmq.consume_connection import ConsumeConnection
-from message_hub_sync.transport.rabbitmq.declaring import Declarations, present_name
+from message_hub_sync.transport.rabbitmq.declaring import Declarations, declared_name
 from message_hub_sync.transport.rabbitmq.publish_connection import PublishConnection
 from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
 from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
@@ -56,7 +56,7 @@ class RabbitMQTransport:
 
     def declare(self, topology: Topology, deadline: float) -> None:
         """As the seam has it."""
-        name = present_name(topology.queue)
+        name = declared_name(topology.queue)
         self._asking().call(
             lambda connection: self._declarations.topology(connection, topology, name, _sooner(deadline)), deadline
         )
@@ -69,7 +69,7 @@ class RabbitMQTransport:
 
     def declare_queue(self, queue: QueueSpec, deadline: float) -> None:
         """As the seam has it."""
-        name = present_name(queue)
+        name = declared_name(queue)
         self._asking().call(
             lambda connection: self._declarations.queue(connection, queue, name, _sooner(deadline)), deadline
         )
