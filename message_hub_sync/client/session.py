@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from message_hub_sync.config import ClientConfig, MemoryAddress
-from message_hub_sync.consuming.queue_consumer import Surroundings
+from message_hub_sync.consuming.queue_consumer import ConsumerContext
 from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.consuming.subscription import Subscription, Subscriptions
 from message_hub_sync.errors import MessageHubConnectionError
@@ -48,7 +48,7 @@ class Session:
         self.publisher = Publisher(self.transport, config, self.breakers, metrics)
         self.requests = Requests(self.transport, config, self.publisher, metrics)
         self.replies = Replies(config, self.publisher)
-        surroundings = Surroundings(
+        context = ConsumerContext(
             self.transport,
             config,
             metrics,
@@ -57,7 +57,7 @@ class Session:
             send_reply=self.replies.answer,
             send_error=self.replies.fail,
         )
-        self.subscriptions = Subscriptions(surroundings, inherited)
+        self.subscriptions = Subscriptions(context, inherited)
         self.closed = threading.Event()
         self._lock = threading.Lock()
         self._closing = False

@@ -28,7 +28,7 @@ from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Consumer, Delivery, Transport
 from message_hub_sync.transport.topology import Topology
 
-__all__ = ["Options", "QueueConsumer", "Source", "Surroundings"]
+__all__ = ["ConsumerContext", "Options", "QueueConsumer", "Source"]
 
 logger = Log("message_hub_sync.subscription")
 
@@ -61,7 +61,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class ConsumerContext:
     """What every queue's consumer of one client works with."""
 
     transport: Transport
@@ -85,22 +85,22 @@ class QueueConsumer:
     the delivery that each worker took last, ``_moves`` what each cannot move yet; each writes its own.
     """
 
-    def __init__(self, source: Source, options: Options, surroundings: Surroundings, *, first: bool = True) -> None:
+    def __init__(self, source: Source, options: Options, context: ConsumerContext, *, first: bool = True) -> None:
         self.source = source
         self.options = options
-        self._surroundings = surroundings
+        self._context = context
         self._handlers: tuple[tuple[object, Handler], ...] = ()
         self._processing = Processing(
             topology=source.topology,
             kind=source.kind,
             first=first,
-            retry=options.retry or surroundings.retry,
+            retry=options.retry or context.retry,
             deduplicate=options.deduplicate,
-            config=surroundings.config,
-            metrics=surroundings.metrics,
-            claim_reply=surroundings.claim_reply,
-            send_reply=surroundings.send_reply,
-            send_error=surroundings.send_error,
+            config=context.config,
+            metrics=context.metrics,
+            claim_reply=context.claim_reply,
+            send_reply=context.send_reply,
+            send_error=context.send_error,
             handlers=lambda: [handler for _, handler in self._handlers],
         )
         self._lock = threading.Lock()
@@ -190,11 +190,9 @@ class QueueConsumer:
         mine.set_result(None)
 
     def _open(self, deadline: float) -> None:
-        surroundings = self._surroundings
-        consumer = surroundings.transport.consume(
-            self.source.topology, prefetch=self.options.prefetch, deadline=deadline
-        )
-        name = f"message-hub-{surroundings.config.service_name}-{self.source.topology.queue.name}"
+        context = self._context
+        consumer = context.transport.consume(self.source.topology, prefetch=self.options.prefetch, deadline=deadline)
+        name = f"message-hub-{context.config.service_name}-{self.source.topology.queue.name}"
         try:
             with self._lock:
                 if self._stopping:
@@ -274,7 +272,7 @@ class QueueConsumer:
     # --- the workers ------------------------------------------------------------------------------
 
     def _work(self, consumer: Consumer) -> None:
-        moves = Moves(self._surroundings.transport, consumer)
+        moves = Moves(self._context.transport, consumer)
         self._moves.append(moves)
         me = threading.current_thread()
         try:

@@ -11,7 +11,7 @@ from typing import Any
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.consuming.deduplication import DeduplicationStore
 from message_hub_sync.consuming.handlers import Handler
-from message_hub_sync.consuming.queue_consumer import Options, QueueConsumer, Source, Surroundings
+from message_hub_sync.consuming.queue_consumer import ConsumerContext, Options, QueueConsumer, Source
 from message_hub_sync.consuming.retry_policy import LADDER_MS, RetryPolicy
 from message_hub_sync.envelope.names import event_name, validate_event_pattern, validate_queue_parts
 from message_hub_sync.errors import (
@@ -163,8 +163,8 @@ class Subscriptions:
     and whether new ones are refused. Round trips happen outside the lock.
     """
 
-    def __init__(self, surroundings: Surroundings, inherited: Sequence[Subscription] = ()) -> None:
-        self._surroundings = surroundings
+    def __init__(self, context: ConsumerContext, inherited: Sequence[Subscription] = ()) -> None:
+        self._context = context
         self._lock = threading.Lock()
         self._consumers: dict[tuple[str, bool], QueueConsumer] = {}
         self._leaving: set[QueueConsumer] = set()
@@ -211,7 +211,7 @@ class Subscriptions:
             consumer = self._consumers.get(source.key)
             if consumer is None:
                 first = source.key not in self._consumed
-                consumer = QueueConsumer(source, subscription._options, self._surroundings, first=first)
+                consumer = QueueConsumer(source, subscription._options, self._context, first=first)
                 self._consumers[source.key] = consumer
             consumer.attach(subscription, subscription._handler)
             joined.append(consumer)
@@ -245,7 +245,7 @@ class Subscriptions:
             raise MessageHubConfigurationError(
                 f"the queue {shared[0].topology.queue.name} is not removed: another subscription consumes it"
             )
-        transport = self._surroundings.transport
+        transport = self._context.transport
         for source in subscription._sources:
             queue = source.topology.queue
             if queue.durable:

@@ -17,7 +17,7 @@ from scripted_transport import ScriptedConsumer, ScriptedTransport, Step
 from message_hub_sync.client.health import health_status
 from message_hub_sync.config import CircuitBreakerConfig, ClientConfig, MemoryAddress
 from message_hub_sync.consuming.handlers import handler_for
-from message_hub_sync.consuming.queue_consumer import Options, QueueConsumer, Surroundings
+from message_hub_sync.consuming.queue_consumer import ConsumerContext, Options, QueueConsumer
 from message_hub_sync.consuming.republishing import FIRST_PAUSE
 from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.consuming.subscription import Subscription, Subscriptions, event_sources, inbox_sources
@@ -66,7 +66,7 @@ class Bench:
         publisher = Publisher(self.transport, self.config, None, metrics)  # type: ignore[arg-type]
         self.requests = Requests(self.transport, self.config, publisher, metrics)
         replies = Replies(self.config, publisher)
-        surroundings = Surroundings(
+        context = ConsumerContext(
             self.transport,
             self.config,
             metrics,
@@ -75,7 +75,7 @@ class Bench:
             send_reply=replies.answer,
             send_error=replies.fail,
         )
-        self.subscriptions = Subscriptions(surroundings)
+        self.subscriptions = Subscriptions(context)
         self.tag = 0
 
     def subscribe(
