@@ -20,13 +20,13 @@ from message_hub_sync.config import CircuitBreakerConfig, ClientConfig, QueueTyp
 from message_hub_sync.consuming.decoded_delivery import Kind
 from message_hub_sync.consuming.deduplication import DeduplicationStore
 from message_hub_sync.consuming.handlers import handler_for
-from message_hub_sync.consuming.queue_consumer import Options, Source
+from message_hub_sync.consuming.queue_consumer import ConsumedQueue, ConsumeOptions
 from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.consuming.subscription import (
     Subscription,
     consume_options,
-    event_sources,
-    inbox_sources,
+    event_queues,
+    inbox_queues,
 )
 from message_hub_sync.envelope.values import Message
 from message_hub_sync.errors import (
@@ -371,8 +371,8 @@ class MessageHubClient:
         """
         self._entered()
         options = consume_options(prefetch, workers, retry, deduplicate)
-        sources = event_sources(self._config, event_types, durable=durable)
-        subscription = self._subscribed("event", sources, callback, options)
+        consumed_queues = event_queues(self._config, event_types, durable=durable)
+        subscription = self._subscribed("event", consumed_queues, callback, options)
         for pattern in subscription.event_types:
             catalogue.check_subscribe(pattern)
         return subscription
@@ -396,7 +396,7 @@ class MessageHubClient:
         """
         self._entered()
         options = consume_options(prefetch, workers, retry, deduplicate)
-        return self._subscribed("message", inbox_sources(self._config), callback, options)
+        return self._subscribed("message", inbox_queues(self._config), callback, options)
 
     def on_event(
         self,
@@ -413,7 +413,7 @@ class MessageHubClient:
                 "on_event was given a function instead of event types: "
                 'name them in parentheses, @client.on_event("character.created")'
             )
-        event_sources(self._config, event_types, durable=durable)  # now: the decorator's own call may never come
+        event_queues(self._config, event_types, durable=durable)  # now: the decorator's own call may never come
 
         def decorate(callback: C) -> C:
             self.subscribe(
@@ -518,13 +518,17 @@ class MessageHubClient:
         return session
 
     def _subscribed(
-        self, kind: Kind, sources: tuple[Source, ...], callback: Callable[..., Any], options: Options
+        self,
+        kind: Kind,
+        consumed_queues: tuple[ConsumedQueue, ...],
+        callback: Callable[..., Any],
+        options: ConsumeOptions,
     ) -> Subscription:
         def reply(message: Message[Any], payload: Any) -> UUID:
             return self._publishing().replies.reply(message, payload)
 
         handler = handler_for(callback, kind, reply if kind == "message" else None)
-        subscription = Subscription(self._lifecycle.subscriptions, self._config, sources, handler, options)
+        subscription = Subscription(self._lifecycle.subscriptions, self._config, consumed_queues, handler, options)
         subscription.start()
         return subscription
 

@@ -93,7 +93,7 @@ def queue_stats(transport: Transport, subscriptions: Subscriptions, deadline: fl
     names: list[str] = []
     for consumer in subscriptions.consumers():
         names.append(consumer.queue)
-        if consumer.source.topology.queue.durable:
+        if consumer.consumed.topology.queue.durable:
             names.append(consumer.queue + DEAD_LETTER_SUFFIX)
     found = transport.queue_stats(names, deadline) if names else {}
     return {

@@ -28,7 +28,7 @@ from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Consumer, Delivery, Transport
 from message_hub_sync.transport.topology import Topology
 
-__all__ = ["ConsumerContext", "Options", "QueueConsumer", "Source"]
+__all__ = ["ConsumeOptions", "ConsumedQueue", "ConsumerContext", "QueueConsumer"]
 
 logger = Log("message_hub_sync.subscription")
 
@@ -37,7 +37,7 @@ CLOSE_TIMEOUT = 1.0
 
 
 @dataclass(frozen=True)
-class Options:
+class ConsumeOptions:
     """How a queue is consumed; one set per queue, whoever else subscribes to it. No ``retry``: the client's."""
 
     prefetch: int = 64
@@ -47,7 +47,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Source:
+class ConsumedQueue:
     """A queue to consume, and what arrives there."""
 
     topology: Topology
@@ -85,14 +85,16 @@ class QueueConsumer:
     the delivery that each worker took last, ``_moves`` what each cannot move yet; each writes its own.
     """
 
-    def __init__(self, source: Source, options: Options, context: ConsumerContext, *, first: bool = True) -> None:
-        self.source = source
+    def __init__(
+        self, consumed: ConsumedQueue, options: ConsumeOptions, context: ConsumerContext, *, first: bool = True
+    ) -> None:
+        self.consumed = consumed
         self.options = options
         self._context = context
         self._handlers: tuple[tuple[object, Handler], ...] = ()
         self._processing = Processing(
-            topology=source.topology,
-            kind=source.kind,
+            topology=consumed.topology,
+            kind=consumed.kind,
             first=first,
             retry=options.retry or context.retry,
             deduplicate=options.deduplicate,
@@ -133,7 +135,7 @@ class QueueConsumer:
     def queue(self) -> str:
         """The queue's present name."""
         consumer = self.consumer
-        return self.source.topology.queue.name if consumer is None else consumer.queue
+        return self.consumed.topology.queue.name if consumer is None else consumer.queue
 
     @property
     def active(self) -> bool:
@@ -172,7 +174,7 @@ class QueueConsumer:
                 opening.result(timeout=remaining(deadline))
             except FutureTimeoutError:  # the builtin TimeoutError only from 3.11 on
                 raise MessageHubConnectionError(
-                    f"the queue {self.source.topology.queue.name} was not consumed in time{threads_note()}"
+                    f"the queue {self.consumed.topology.queue.name} was not consumed in time{threads_note()}"
                 ) from None
             except CancelledError:
                 continue  # whoever was at it was interrupted
@@ -191,8 +193,8 @@ class QueueConsumer:
 
     def _open(self, deadline: float) -> None:
         context = self._context
-        consumer = context.transport.consume(self.source.topology, prefetch=self.options.prefetch, deadline=deadline)
-        name = f"message-hub-{context.config.service_name}-{self.source.topology.queue.name}"
+        consumer = context.transport.consume(self.consumed.topology, prefetch=self.options.prefetch, deadline=deadline)
+        name = f"message-hub-{context.config.service_name}-{self.consumed.topology.queue.name}"
         try:
             with self._lock:
                 if self._stopping:
@@ -258,7 +260,7 @@ class QueueConsumer:
                 self.queue,
                 seconds,
                 printable(", ".join(taken)),
-                "will be delivered again" if self.source.topology.queue.durable else "is lost with its queue",
+                "will be delivered again" if self.consumed.topology.queue.durable else "is lost with its queue",
             )
 
     def afterwards(self, action: Callable[[], None]) -> None:

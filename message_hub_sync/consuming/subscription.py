@@ -11,7 +11,7 @@ from typing import Any
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.consuming.deduplication import DeduplicationStore
 from message_hub_sync.consuming.handlers import Handler
-from message_hub_sync.consuming.queue_consumer import ConsumerContext, Options, QueueConsumer, Source
+from message_hub_sync.consuming.queue_consumer import ConsumedQueue, ConsumeOptions, ConsumerContext, QueueConsumer
 from message_hub_sync.consuming.retry_policy import LADDER_MS, RetryPolicy
 from message_hub_sync.envelope.names import event_name, validate_event_pattern, validate_queue_parts
 from message_hub_sync.errors import (
@@ -24,7 +24,7 @@ from message_hub_sync.runtime.log import Log
 from message_hub_sync.runtime.process_kind import reloader_parent
 from message_hub_sync.transport.topology import Topology, event_subscription, inbox_subscription, retry_queue
 
-__all__ = ["Subscription", "Subscriptions", "consume_options", "event_sources", "inbox_sources"]
+__all__ = ["Subscription", "Subscriptions", "consume_options", "event_queues", "inbox_queues"]
 
 logger = Log("message_hub_sync.subscription")
 
@@ -33,7 +33,7 @@ MAX_PREFETCH = 65_535
 MAX_WORKERS = 1_000
 
 
-def event_sources(config: ClientConfig, event_types: Any, *, durable: bool) -> tuple[Source, ...]:
+def event_queues(config: ClientConfig, event_types: Any, *, durable: bool) -> tuple[ConsumedQueue, ...]:
     """The queues of event types, each name checked.
 
     :raises MessageValidationError: there is none, or one that cannot be subscribed to.
@@ -54,19 +54,19 @@ def event_sources(config: ClientConfig, event_types: Any, *, durable: bool) -> t
     for pattern in patterns:
         validate_queue_parts(config.service_name, pattern)
         topology = event_subscription(config.service_name, pattern, durable=durable, queue_type=config.queue_type)
-        found[pattern] = Source(topology, "event", pattern)
+        found[pattern] = ConsumedQueue(topology, "event", pattern)
     return tuple(found.values())
 
 
-def inbox_sources(config: ClientConfig) -> tuple[Source, ...]:
+def inbox_queues(config: ClientConfig) -> tuple[ConsumedQueue, ...]:
     """The queue of a service's own messages."""
     topology = inbox_subscription(
         config.service_name, priorities=config.message_priorities, queue_type=config.queue_type
     )
-    return (Source(topology, "message"),)
+    return (ConsumedQueue(topology, "message"),)
 
 
-def consume_options(prefetch: Any, workers: Any, retry: Any, deduplicate: Any) -> Options:
+def consume_options(prefetch: Any, workers: Any, retry: Any, deduplicate: Any) -> ConsumeOptions:
     """How a queue is consumed, each value checked (:class:`MessageValidationError`)."""
     for name, value, most in (("prefetch", prefetch, MAX_PREFETCH), ("workers", workers, MAX_WORKERS)):
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
@@ -80,7 +80,7 @@ def consume_options(prefetch: Any, workers: Any, retry: Any, deduplicate: Any) -
             f"deduplicate of type {type(deduplicate).__name__} is not usable: a store with 'key in store' and "
             "add(key) is, for example MemoryDeduplication()"
         )
-    return Options(prefetch, workers, retry, deduplicate)
+    return ConsumeOptions(prefetch, workers, retry, deduplicate)
 
 
 class Subscription:
@@ -94,20 +94,20 @@ class Subscription:
         self,
         registry: Callable[[], Subscriptions],
         config: ClientConfig,
-        sources: Sequence[Source],
+        consumed_queues: Sequence[ConsumedQueue],
         handler: Handler,
-        options: Options,
+        options: ConsumeOptions,
     ) -> None:
         self._registry = registry
         self._config = config
-        self._sources = tuple(sources)
+        self._consumed_queues = tuple(consumed_queues)
         self._handler = handler
         self._options = options
 
     @property
     def event_types(self) -> tuple[str, ...]:
         """The event types and patterns subscribed to; empty for the inbox."""
-        return tuple(source.event_type for source in self._sources if source.event_type is not None)
+        return tuple(consumed.event_type for consumed in self._consumed_queues if consumed.event_type is not None)
 
     @property
     def queues(self) -> tuple[str, ...]:
@@ -151,7 +151,7 @@ class Subscription:
         self._registry().delete(self, time.monotonic() + self._config.connect_timeout)
 
     def __repr__(self) -> str:
-        names = ", ".join(source.topology.queue.name for source in self._sources)
+        names = ", ".join(consumed.topology.queue.name for consumed in self._consumed_queues)
         return f"<Subscription to {names}>"
 
 
@@ -199,20 +199,20 @@ class Subscriptions:
 
     def _join(self, subscription: Subscription) -> list[QueueConsumer]:
         """Under the lock: the consumers of its queues, each with its callback."""
-        for source in subscription._sources:
-            there = self._consumers.get(source.key)
-            if there is not None and subscription._options not in (there.options, Options()):
+        for consumed in subscription._consumed_queues:
+            there = self._consumers.get(consumed.key)
+            if there is not None and subscription._options not in (there.options, ConsumeOptions()):
                 raise MessageHubConfigurationError(
-                    f"the queue {source.topology.queue.name} is already consumed with {there.options}: "
+                    f"the queue {consumed.topology.queue.name} is already consumed with {there.options}: "
                     "a second subscription to it takes the same options, or none"
                 )
         joined = []
-        for source in subscription._sources:
-            consumer = self._consumers.get(source.key)
+        for consumed in subscription._consumed_queues:
+            consumer = self._consumers.get(consumed.key)
             if consumer is None:
-                first = source.key not in self._consumed
-                consumer = QueueConsumer(source, subscription._options, self._context, first=first)
-                self._consumers[source.key] = consumer
+                first = consumed.key not in self._consumed
+                consumer = QueueConsumer(consumed, subscription._options, self._context, first=first)
+                self._consumers[consumed.key] = consumer
             consumer.attach(subscription, subscription._handler)
             joined.append(consumer)
         return joined
@@ -222,12 +222,12 @@ class Subscriptions:
         idle = []
         with self._lock:
             ended = self._ended.pop(subscription, None)
-            for source in subscription._sources:
-                consumer = self._consumers.get(source.key)
+            for consumed in subscription._consumed_queues:
+                consumer = self._consumers.get(consumed.key)
                 if consumer is not None and consumer.detach(subscription):
-                    idle.append(self._consumers.pop(source.key))
+                    idle.append(self._consumers.pop(consumed.key))
             self._leaving.update(idle)
-            self._consumed.update(consumer.source.key for consumer in idle if consumer.consumer is not None)
+            self._consumed.update(consumer.consumed.key for consumer in idle if consumer.consumer is not None)
         for consumer in idle:
             consumer.cancel(deadline)
         for consumer in idle:
@@ -240,16 +240,16 @@ class Subscriptions:
         """Cancel it and remove its queues."""
         self.cancel(subscription, deadline)
         with self._lock:
-            shared = [source for source in subscription._sources if source.key in self._consumers]
+            shared = [consumed for consumed in subscription._consumed_queues if consumed.key in self._consumers]
         if shared:
             raise MessageHubConfigurationError(
                 f"the queue {shared[0].topology.queue.name} is not removed: another subscription consumes it"
             )
         transport = self._context.transport
-        for source in subscription._sources:
-            queue = source.topology.queue
+        for consumed in subscription._consumed_queues:
+            queue = consumed.topology.queue
             if queue.durable:
-                transport.delete(source.topology, queue.name, deadline)
+                transport.delete(consumed.topology, queue.name, deadline)
                 for delay in LADDER_MS:
                     spec = retry_queue(queue.name, delay)
                     transport.delete(Topology(spec), spec.name, deadline)
@@ -257,8 +257,10 @@ class Subscriptions:
     def queues(self, subscription: Subscription) -> tuple[str, ...]:
         """The present names of its queues."""
         with self._lock:
-            found = [(source, self._consumers.get(source.key)) for source in subscription._sources]
-        return tuple(source.topology.queue.name if consumer is None else consumer.queue for source, consumer in found)
+            found = [(consumed, self._consumers.get(consumed.key)) for consumed in subscription._consumed_queues]
+        return tuple(
+            consumed.topology.queue.name if consumer is None else consumer.queue for consumed, consumer in found
+        )
 
     def is_active(self, subscription: Subscription) -> bool:
         """Whether it runs, and each of its queues is being consumed."""
@@ -266,7 +268,7 @@ class Subscriptions:
             ended = self._ended.get(subscription)
             if ended is None or ended.is_set():
                 return False
-            consumers = [self._consumers.get(source.key) for source in subscription._sources]
+            consumers = [self._consumers.get(consumed.key) for consumed in subscription._consumed_queues]
         return all(consumer is not None and consumer.active for consumer in consumers)
 
     def ended(self, subscription: Subscription) -> threading.Event:

@@ -35,7 +35,9 @@ def _queues(mock: MockService) -> list[str]:
 
 def _consumers(transport: Transport, mock: MockService, deadline: float) -> Iterator[str]:
     """Queues that somebody else consumes from as well. A queue that is not durable belongs to one client anyway."""
-    durable = {source.topology.queue.name for one in mock._subscriptions for source in one._sources if source.key[1]}
+    durable = {
+        source.topology.queue.name for one in mock._subscriptions for source in one._consumed_queues if source.key[1]
+    }
     queues = [queue for queue in _queues(mock) if queue in durable]
     for queue, stats in transport.queue_stats(queues, deadline).items():
         if stats is None or stats.consumers != 1:

@@ -17,10 +17,10 @@ from scripted_transport import ScriptedConsumer, ScriptedTransport, Step
 from message_hub_sync.client.health import health_status
 from message_hub_sync.config import CircuitBreakerConfig, ClientConfig, MemoryAddress
 from message_hub_sync.consuming.handlers import handler_for
-from message_hub_sync.consuming.queue_consumer import ConsumerContext, Options, QueueConsumer
+from message_hub_sync.consuming.queue_consumer import ConsumeOptions, ConsumerContext, QueueConsumer
 from message_hub_sync.consuming.republishing import FIRST_PAUSE
 from message_hub_sync.consuming.retry_policy import RetryPolicy
-from message_hub_sync.consuming.subscription import Subscription, Subscriptions, event_sources, inbox_sources
+from message_hub_sync.consuming.subscription import Subscription, Subscriptions, event_queues, inbox_queues
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import (
     MessageHubAuthorizationError,
@@ -79,18 +79,20 @@ class Bench:
         self.tag = 0
 
     def subscribe(
-        self, callback: Callable[..., Any], *, durable: bool = True, options: Options | None = None
+        self, callback: Callable[..., Any], *, durable: bool = True, options: ConsumeOptions | None = None
     ) -> Subscription:
-        sources = event_sources(self.config, ["quest.started"], durable=durable)
+        consumed_queues = event_queues(self.config, ["quest.started"], durable=durable)
         handler = handler_for(callback, "event")
-        subscription = Subscription(lambda: self.subscriptions, self.config, sources, handler, options or Options())
+        subscription = Subscription(
+            lambda: self.subscriptions, self.config, consumed_queues, handler, options or ConsumeOptions()
+        )
         subscription.start()
         return subscription
 
     def subscribe_messages(self, callback: Callable[..., Any]) -> Subscription:
-        sources = inbox_sources(self.config)
+        consumed_queues = inbox_queues(self.config)
         handler = handler_for(callback, "message")
-        subscription = Subscription(lambda: self.subscriptions, self.config, sources, handler, Options())
+        subscription = Subscription(lambda: self.subscriptions, self.config, consumed_queues, handler, ConsumeOptions())
         subscription.start()
         return subscription
 
@@ -461,7 +463,7 @@ def test_a_second_worker_that_cannot_start_takes_the_first_one_with_it(monkeypat
     monkeypatch.setattr(threading.Thread, "start", only_one)
     began = time.monotonic()
     with pytest.raises(MessageHubConnectionError, match="can't start new thread"):
-        bench.subscribe(fail, options=Options(workers=2))
+        bench.subscribe(fail, options=ConsumeOptions(workers=2))
 
     assert time.monotonic() - began < 2
     assert bench.subscriptions.consumers() == []
@@ -534,7 +536,7 @@ def test_a_store_that_raises_has_the_message_retried_not_dropped() -> None:
 
     bench = Bench()
     handled = Collector()
-    bench.subscribe(handled, options=Options(deduplicate=Broken()))
+    bench.subscribe(handled, options=ConsumeOptions(deduplicate=Broken()))
 
     bench.deliver()
 
