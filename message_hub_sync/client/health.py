@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from message_hub_sync.consuming.subscription import Subscriptions
+from message_hub_sync.consuming.subscription import SubscriptionRegistry
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.transport.base import ConnectionState, ConnectionStatus, Transport
 from message_hub_sync.transport.topology import DEAD_LETTER_SUFFIX
@@ -20,7 +20,7 @@ def health_status(
     service: str,
     transport: Transport,
     breakers: CircuitBreakers,
-    subscriptions: Subscriptions,
+    subscriptions: SubscriptionRegistry,
     *,
     closed: bool,
 ) -> dict[str, Any]:
@@ -85,7 +85,9 @@ def _status(
     return "ok" if connections else "idle"
 
 
-def queue_stats(transport: Transport, subscriptions: Subscriptions, deadline: float) -> dict[str, dict[str, int]]:
+def queue_stats(
+    transport: Transport, subscriptions: SubscriptionRegistry, deadline: float
+) -> dict[str, dict[str, int]]:
     """Depth and consumers of each queue consumed here, and of its dead-letter queue where there is one.
 
     :raises MessageHubError: the hub did not answer in time.

@@ -13,7 +13,7 @@ from weakref import WeakSet
 from message_hub_sync.client.session import Session, prepare
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.consuming.retry_policy import RetryPolicy
-from message_hub_sync.consuming.subscription import Subscription, Subscriptions
+from message_hub_sync.consuming.subscription import Subscription, SubscriptionRegistry
 from message_hub_sync.envelope import ids
 from message_hub_sync.runtime.fork import call_after_fork_in_child
 from message_hub_sync.runtime.log import Log
@@ -28,7 +28,7 @@ class Lifecycle:
     """Gives the session of the process that asks.
 
     Mutable, guarded by ``_lock``: the session. A forked child replaces both, as a thread that does not exist
-    there may hold the lock. Subscriptions keep this alive; a client without any may be collected.
+    there may hold the lock. SubscriptionRegistry keep this alive; a client without any may be collected.
     """
 
     def __init__(self, config: ClientConfig, retry: RetryPolicy) -> None:
@@ -62,7 +62,7 @@ class Lifecycle:
                 )
         return session
 
-    def subscriptions(self) -> Subscriptions:
+    def subscriptions(self) -> SubscriptionRegistry:
         """Those of this process."""
         return self.session().subscriptions
 

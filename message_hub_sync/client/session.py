@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from message_hub_sync.config import ClientConfig, MemoryAddress
 from message_hub_sync.consuming.queue_consumer import ConsumerContext
 from message_hub_sync.consuming.retry_policy import RetryPolicy
-from message_hub_sync.consuming.subscription import Subscription, Subscriptions
+from message_hub_sync.consuming.subscription import Subscription, SubscriptionRegistry
 from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
@@ -57,7 +57,7 @@ class Session:
             send_reply=self.replies.answer,
             send_error=self.replies.fail,
         )
-        self.subscriptions = Subscriptions(context, inherited)
+        self.subscriptions = SubscriptionRegistry(context, inherited)
         self.closed = threading.Event()
         self._lock = threading.Lock()
         self._closing = False

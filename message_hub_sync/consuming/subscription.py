@@ -1,4 +1,4 @@
-"""Subscriptions: what a user holds, and the registry that shares one consumer per queue among them."""
+"""SubscriptionRegistry: what a user holds, and the registry that shares one consumer per queue among them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from message_hub_sync.runtime.log import Log
 from message_hub_sync.runtime.process_kind import reloader_parent
 from message_hub_sync.transport.topology import Topology, event_subscription, inbox_subscription, retry_queue
 
-__all__ = ["Subscription", "Subscriptions", "consume_options", "event_queues", "inbox_queues"]
+__all__ = ["Subscription", "SubscriptionRegistry", "consume_options", "event_queues", "inbox_queues"]
 
 logger = Log("message_hub_sync.subscription")
 
@@ -92,7 +92,7 @@ class Subscription:
 
     def __init__(
         self,
-        registry: Callable[[], Subscriptions],
+        registry: Callable[[], SubscriptionRegistry],
         config: ClientConfig,
         consumed_queues: Sequence[ConsumedQueue],
         handler: Handler,
@@ -155,7 +155,7 @@ class Subscription:
         return f"<Subscription to {names}>"
 
 
-class Subscriptions:
+class SubscriptionRegistry:
     """The subscriptions of one client in one process, and one consumer for each queue they name.
 
     Mutable, guarded by ``_lock``: the consumers by queue, those that stop while a handler still runs, the queues

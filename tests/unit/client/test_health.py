@@ -12,7 +12,7 @@ from scripted_transport import ScriptedTransport
 
 from message_hub_sync.client.health import health_status, queue_stats
 from message_hub_sync.config import CircuitBreakerConfig
-from message_hub_sync.consuming.subscription import Subscriptions
+from message_hub_sync.consuming.subscription import SubscriptionRegistry
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.transport.base import ConnectionState, ConnectionStatus
 
@@ -39,7 +39,7 @@ def status(
         "image-service",
         Connected(*connections),
         breakers or CircuitBreakers(CircuitBreakerConfig(), "me"),
-        Subscriptions(None),  # type: ignore[arg-type]
+        SubscriptionRegistry(None),  # type: ignore[arg-type]
         closed=closed,
     )
     decoded: dict[str, Any] = json.loads(json.dumps(found))
@@ -114,4 +114,4 @@ def test_the_latest_error_is_told_whichever_connection_it_was_of() -> None:
 def test_without_subscriptions_nobody_is_asked_for_stats() -> None:
     transport = Connected()
 
-    assert queue_stats(transport, Subscriptions(None), time.monotonic()) == {}  # type: ignore[arg-type]
+    assert queue_stats(transport, SubscriptionRegistry(None), time.monotonic()) == {}  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from message_hub_sync.consuming.handlers import handler_for
 from message_hub_sync.consuming.queue_consumer import ConsumeOptions, ConsumerContext, QueueConsumer
 from message_hub_sync.consuming.republishing import FIRST_PAUSE
 from message_hub_sync.consuming.retry_policy import RetryPolicy
-from message_hub_sync.consuming.subscription import Subscription, Subscriptions, event_queues, inbox_queues
+from message_hub_sync.consuming.subscription import Subscription, SubscriptionRegistry, event_queues, inbox_queues
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import (
     MessageHubAuthorizationError,
@@ -57,7 +57,7 @@ class OneConsumer(ScriptedTransport):
 
 
 class Bench:
-    """Subscriptions over a script. :meth:`deliver` plays the broker."""
+    """SubscriptionRegistry over a script. :meth:`deliver` plays the broker."""
 
     def __init__(self, *steps: Step, retry: RetryPolicy | None = None) -> None:
         self.transport = OneConsumer(*steps)
@@ -75,7 +75,7 @@ class Bench:
             send_reply=replies.answer,
             send_error=replies.fail,
         )
-        self.subscriptions = Subscriptions(context)
+        self.subscriptions = SubscriptionRegistry(context)
         self.tag = 0
 
     def subscribe(
