@@ -1,4 +1,4 @@
-"""Requests and their replies, for both sides: who waits for which reply, and how a request is answered."""
+"""RequestCaller and their replies, for both sides: who waits for which reply, and how a request is answered."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, Transport
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, inbox_name, reply_topology
 
-__all__ = ["Replies", "Requests"]
+__all__ = ["ReplySender", "RequestCaller"]
 
 logger = Log("message_hub_sync.request_reply")
 
-#: Replies the broker may hand over at once; a waiting caller takes its own out within microseconds.
+#: ReplySender the broker may hand over at once; a waiting caller takes its own out within microseconds.
 PREFETCH = 256
 #: An error's text in a header; what is longer belongs into the responder's log, where it is whole.
 MAX_ERROR_TEXT = 1_000
@@ -60,7 +60,7 @@ class _Waiter:
         self.answered.set()
 
 
-class Requests:
+class RequestCaller:
     """The calling side: one exclusive reply queue and one thread for however many callers.
 
     The queue is there from the first request on. Its name changes with each connection, so that the reply to a
@@ -123,7 +123,7 @@ class Requests:
             raise MessageHubTimeoutError(f"the client was closed before {waiter.destination} replied")
         return self._understood(waiter.reply, waiter)
 
-    def claim(self, delivery: Delivery) -> bool:
+    def claim_reply(self, delivery: Delivery) -> bool:
         """Whether a message of the inbox is a reply that a caller here waits for; it is the caller's then.
 
         A reply of this library names its request. One of the guide's services has only its correlation id:
@@ -232,7 +232,7 @@ class Requests:
     def _take_replies(self, consumer: Consumer) -> None:
         while (delivery := consumer.deliveries.get()) is not None:
             try:
-                if not self.claim(delivery):
+                if not self.claim_reply(delivery):
                     self._metrics.late_reply_dropped()
                     logger.info(
                         "a reply came when nobody waited for it any more (correlation id %s)",
@@ -281,7 +281,7 @@ class Requests:
             ) from None
 
 
-class Replies:
+class ReplySender:
     """The answering side. Nothing in it changes."""
 
     def __init__(self, config: ClientConfig, publisher: Publisher) -> None:

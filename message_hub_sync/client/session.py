@@ -15,7 +15,7 @@ from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.publishing.publisher import Publisher
-from message_hub_sync.requests import Replies, Requests
+from message_hub_sync.requests import ReplySender, RequestCaller
 from message_hub_sync.runtime.deadlines import remaining
 from message_hub_sync.runtime.log import Log
 from message_hub_sync.transport.base import Transport
@@ -46,14 +46,14 @@ class Session:
         self.transport.on_connected(self._note_connection)
         self.transport.on_connected(self.breakers.connection_restored)
         self.publisher = Publisher(self.transport, config, self.breakers, metrics)
-        self.requests = Requests(self.transport, config, self.publisher, metrics)
-        self.replies = Replies(config, self.publisher)
+        self.requests = RequestCaller(self.transport, config, self.publisher, metrics)
+        self.replies = ReplySender(config, self.publisher)
         context = ConsumerContext(
             self.transport,
             config,
             metrics,
             retry,
-            claim_reply=self.requests.claim,
+            claim_reply=self.requests.claim_reply,
             send_reply=self.replies.answer,
             send_error=self.replies.fail,
         )

@@ -26,7 +26,7 @@ from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.publishing.outgoing import outgoing_message
 from message_hub_sync.publishing.publisher import Publisher
-from message_hub_sync.requests import Requests
+from message_hub_sync.requests import RequestCaller
 from message_hub_sync.transport.base import Delivery, Outgoing, Receipt
 from message_hub_sync.transport.topology import Topology
 
@@ -63,7 +63,7 @@ class Bench:
         publisher = Publisher(
             self.transport, self.config, CircuitBreakers(CircuitBreakerConfig(), self.config.service_name), self.metrics
         )
-        self.requests = Requests(self.transport, self.config, publisher, self.metrics)
+        self.requests = RequestCaller(self.transport, self.config, publisher, self.metrics)
         self.results = Collector()
 
     def ask(self, destination: str = "responder", timeout: float = 5, **options: Any) -> threading.Thread:
@@ -133,13 +133,13 @@ def test_by_correlation_id_alone_the_oldest_waiting_for_that_service_gets_it(ben
     bench.ask(correlation_id="journey-1")
     bench.transport.requests.wait(3)
 
-    assert bench.requests.claim(reply(correlation_id="journey-1"))
+    assert bench.requests.claim_reply(reply(correlation_id="journey-1"))
     (message_id, _) = bench.results.stays(1)[0]
     assert message_id == oldest.properties.message_id
 
-    assert bench.requests.claim(reply(correlation_id="journey-1"))
-    assert not bench.requests.claim(reply(correlation_id="journey-1"))
-    assert bench.requests.claim(reply(correlation_id="journey-1", source="other"))
+    assert bench.requests.claim_reply(reply(correlation_id="journey-1"))
+    assert not bench.requests.claim_reply(reply(correlation_id="journey-1"))
+    assert bench.requests.claim_reply(reply(correlation_id="journey-1", source="other"))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_what_is_no_reply_is_left_to_the_handlers(bench: Bench, delivery: Delive
     bench.ask(correlation_id="journey-1", timeout=0.2)
     bench.transport.requests.wait()
 
-    assert not bench.requests.claim(delivery)
+    assert not bench.requests.claim_reply(delivery)
 
     bench.results.wait()
 

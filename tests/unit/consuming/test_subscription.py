@@ -33,7 +33,7 @@ from message_hub_sync.errors import (
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.publishing.publisher import Publisher
-from message_hub_sync.requests import Replies, Requests
+from message_hub_sync.requests import ReplySender, RequestCaller
 from message_hub_sync.runtime import process_kind
 from message_hub_sync.transport.base import Delivery, Outgoing, PublishResult, Receipt
 from message_hub_sync.transport.topology import QueueSpec, Topology
@@ -64,14 +64,14 @@ class Bench:
         self.config = ClientConfig("image-service", MemoryAddress("unused"))
         metrics = ServiceMetrics("image-service")
         publisher = Publisher(self.transport, self.config, None, metrics)  # type: ignore[arg-type]
-        self.requests = Requests(self.transport, self.config, publisher, metrics)
-        replies = Replies(self.config, publisher)
+        self.requests = RequestCaller(self.transport, self.config, publisher, metrics)
+        replies = ReplySender(self.config, publisher)
         context = ConsumerContext(
             self.transport,
             self.config,
             metrics,
             retry or RetryPolicy(),
-            claim_reply=self.requests.claim,
+            claim_reply=self.requests.claim_reply,
             send_reply=replies.answer,
             send_error=replies.fail,
         )
