@@ -32,16 +32,16 @@ from message_hub_sync.runtime.text import error_text, printable
 from message_hub_sync.transport.base import Consumer, Delivery
 from message_hub_sync.transport.topology import QueueSpec, Topology, dead_letter_queue, retry_queue
 
-__all__ = ["Processing"]
+__all__ = ["DeliveryProcessor"]
 
 logger = Log("message_hub_sync.subscription")
 
 
-class Processing:
+class DeliveryProcessor:
     """Decides what becomes of each delivery of one queue.
 
     Nothing in it changes, so that any number of workers share one. ``handlers`` is asked for at each
-    delivery, because subscriptions come and go. ``first``: this process has not consumed the queue before,
+    delivery, because subscriptions come and go. ``first_in_process``: this process has not consumed the queue before,
     so that a redelivered message may be one that its predecessor died of.
     """
 
@@ -50,7 +50,7 @@ class Processing:
         *,
         topology: Topology,
         kind: Kind,
-        first: bool,
+        first_in_process: bool,
         retry: RetryPolicy,
         deduplicate: DeduplicationStore | None,
         config: ClientConfig,
@@ -63,7 +63,7 @@ class Processing:
         self._queue = topology.queue.name
         self._durable = topology.queue.durable
         self._kind: Kind = kind
-        self._first = first
+        self._first_in_process = first_in_process
         self._retry = retry
         self._deduplicate = deduplicate
         self._config = config
@@ -75,7 +75,7 @@ class Processing:
 
     def process(self, delivery: Delivery, consumer: Consumer, moves: Moves) -> None:
         """Handle one delivery, and settle it or have it moved. Handlers' exceptions end here."""
-        work = _Work(self, delivery, consumer, moves)
+        work = _DeliveryInProgress(self, delivery, consumer, moves)
         received = work.received
         current = Handling(
             correlation_id=received.correlation_id,
@@ -89,10 +89,10 @@ class Processing:
         finally:
             leave(token)
 
-    def _process(self, work: _Work) -> None:
+    def _process(self, work: _DeliveryInProgress) -> None:
         delivery = work.delivery
         headers = delivery.properties.headers
-        if self._durable and delivery.redelivered and self._first and delivery.channel_generation == 1:
+        if self._durable and delivery.redelivered and self._first_in_process and delivery.channel_generation == 1:
             # Its last handler may have died of it: this process's predecessor.
             count = crashes(headers)
             if count >= self._retry.attempts:
@@ -109,7 +109,7 @@ class Processing:
         else:
             self._handle(work)
 
-    def _handle(self, work: _Work) -> None:
+    def _handle(self, work: _DeliveryInProgress) -> None:
         started = time.monotonic()
         received = work.received
         handler = None
@@ -137,7 +137,7 @@ class Processing:
     def _is_duplicate(self, received: Received) -> bool:
         return self._deduplicate is not None and _key(received) in self._deduplicate
 
-    def _failed(self, work: _Work, error: BaseException, handler: Handler | None) -> None:
+    def _failed(self, work: _DeliveryInProgress, error: BaseException, handler: Handler | None) -> None:
         received = work.received
         attempt = attempts_made(work.delivery.properties.headers) + 1
         if isinstance(error, InvalidMessage):
@@ -165,7 +165,8 @@ class Processing:
             work.ack()
         elif isinstance(decision, RetryLater):
             after = f"attempt {attempt} of {self._retry.attempts}, again in {decision.delay_ms / 1000:g} s"
-            # One line for those between the first and the last: theirs would be the same traceback once more.
+            # One line for those between the first_in_process and the last: theirs would be the same traceback once
+            # more.
             between = attempt > 1
             if isinstance(error, MessageHubRetryError):
                 after = f"{after}: {error.args[0]}" if error.args else after
@@ -179,7 +180,7 @@ class Processing:
 
     def _log_failure(
         self,
-        work: _Work,
+        work: _DeliveryInProgress,
         error: BaseException,
         handler: Handler | None,
         level: int,
@@ -207,24 +208,24 @@ def _key(received: Received) -> str:
     return f"{received.delivery.queue}/{received.message_id}"
 
 
-class _Work:
+class _DeliveryInProgress:
     """One delivery with what settles and moves it. Lives in one worker's thread."""
 
-    __slots__ = ("consumer", "delivery", "moves", "processing", "received")
+    __slots__ = ("consumer", "delivery", "moves", "processor", "received")
 
-    def __init__(self, processing: Processing, delivery: Delivery, consumer: Consumer, moves: Moves) -> None:
-        self.processing = processing
+    def __init__(self, processor: DeliveryProcessor, delivery: Delivery, consumer: Consumer, moves: Moves) -> None:
+        self.processor = processor
         self.delivery = delivery
         self.consumer = consumer
         self.moves = moves
-        config = processing._config
+        config = processor._config
         self.received = Received(
-            delivery, kind=processing._kind, service=config.service_name, max_bytes=config.max_message_bytes
+            delivery, kind=processor._kind, service=config.service_name, max_bytes=config.max_message_bytes
         )
 
     def ack(self) -> None:
         self.consumer.ack(self.delivery)
-        if self.processing._config.settle_each:
+        if self.processor._config.settle_each:
             self.consumer.flush()
 
     def move(self, queue: QueueSpec, properties: Properties, counted: Callable[[], None] | None = None) -> None:
@@ -234,8 +235,8 @@ class _Work:
                 counted()
 
         def otherwise(error: MessageValidationError) -> tuple[QueueSpec, Properties, Callable[[], None]]:
-            processing = self.processing
-            name = processing._queue
+            processor = self.processor
+            name = processor._queue
             logger.error(
                 "message %s of %s is moved to %s.dead with the least that it can bear: %s",
                 printable(self.received.message_id),
@@ -244,7 +245,7 @@ class _Work:
                 printable(str(error)),
             )
             # Not to a retry queue: without its headers it would be another message to its handler.
-            dead = dead_letter_queue(name, processing._config.queue_type)
+            dead = dead_letter_queue(name, processor._config.queue_type)
             return dead, reduced_properties(properties, str(error)), self.given_up
 
         self.moves.add(self.delivery, queue, properties, done, otherwise)
@@ -252,27 +253,27 @@ class _Work:
     def given_up(self) -> None:
         """It is among the dead letters."""
         self.ack()
-        self.processing._metrics.dead_lettered(self.processing._queue)
+        self.processor._metrics.dead_lettered(self.processor._queue)
 
     def retry(self, error: BaseException, attempts: int, delay_ms: int) -> None:
-        processing = self.processing
-        queue = processing._queue
+        processor = self.processor
+        queue = processor._queue
         properties = retry_properties(
             self.delivery,
             attempts=attempts,
             error=error,
-            service=processing._config.service_name,
+            service=processor._config.service_name,
             now=time.time(),
             delay_ms=delay_ms,
             past=certainly_past(),
         )
-        self.move(retry_queue(queue, delay_ms), properties, lambda: processing._metrics.retried(queue))
+        self.move(retry_queue(queue, delay_ms), properties, lambda: processor._metrics.retried(queue))
 
     def dead_letter(self, error: BaseException | None, reason: str, *, attempts: int | None = None) -> None:
-        processing = self.processing
-        queue = processing._queue
-        if not processing._durable:
-            processing._metrics.dead_lettered(queue)
+        processor = self.processor
+        queue = processor._queue
+        if not processor._durable:
+            processor._metrics.dead_lettered(queue)
             self.ack()
             return
         if error is None:
@@ -288,11 +289,11 @@ class _Work:
             error=error,
             reason=reason,
             attempts=attempts_made(self.delivery.properties.headers) if attempts is None else attempts,
-            service=processing._config.service_name,
+            service=processor._config.service_name,
             now=time.time(),
         )
         self.move(
-            dead_letter_queue(queue, processing._config.queue_type),
+            dead_letter_queue(queue, processor._config.queue_type),
             properties,
-            lambda: processing._metrics.dead_lettered(queue),
+            lambda: processor._metrics.dead_lettered(queue),
         )

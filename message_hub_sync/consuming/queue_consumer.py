@@ -15,7 +15,7 @@ from typing import Any
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.consuming.decoded_delivery import Kind, Received
 from message_hub_sync.consuming.deduplication import DeduplicationStore
-from message_hub_sync.consuming.delivery_processor import Processing
+from message_hub_sync.consuming.delivery_processor import DeliveryProcessor
 from message_hub_sync.consuming.handlers import Handler
 from message_hub_sync.consuming.republishing import Moves
 from message_hub_sync.consuming.retry_policy import RetryPolicy
@@ -77,7 +77,7 @@ class ConsumerContext:
 
 
 class QueueConsumer:
-    """Consumes one queue for all subscriptions to it; the ``first`` one in this process, or a later one.
+    """Consumes one queue for all subscriptions to it; the ``first_in_process`` one in this process, or a later one.
 
     Mutable: ``_handlers``, replaced as a whole by the registry that owns this under *its* lock, so that workers
     read it without; guarded by ``_lock``: the opening (done once, awaited by whoever else starts this) and the
@@ -86,16 +86,21 @@ class QueueConsumer:
     """
 
     def __init__(
-        self, consumed: ConsumedQueue, options: ConsumeOptions, context: ConsumerContext, *, first: bool = True
+        self,
+        consumed: ConsumedQueue,
+        options: ConsumeOptions,
+        context: ConsumerContext,
+        *,
+        first_in_process: bool = True,
     ) -> None:
         self.consumed = consumed
         self.options = options
         self._context = context
         self._handlers: tuple[tuple[object, Handler], ...] = ()
-        self._processing = Processing(
+        self._processor = DeliveryProcessor(
             topology=consumed.topology,
             kind=consumed.kind,
-            first=first,
+            first_in_process=first_in_process,
             retry=options.retry or context.retry,
             deduplicate=options.deduplicate,
             config=context.config,
@@ -302,7 +307,7 @@ class QueueConsumer:
             return
         try:
             moves.keep(delivery.origin)
-            self._processing.process(delivery, consumer, moves)
+            self._processor.process(delivery, consumer, moves)
             # A stream of deliveries must not keep moves from being tried again.
             if moves.next_due() == 0:
                 moves.advance()

@@ -210,8 +210,10 @@ class SubscriptionRegistry:
         for consumed in subscription._consumed_queues:
             consumer = self._consumers.get(consumed.key)
             if consumer is None:
-                first = consumed.key not in self._consumed
-                consumer = QueueConsumer(consumed, subscription._options, self._context, first=first)
+                first_in_process = consumed.key not in self._consumed
+                consumer = QueueConsumer(
+                    consumed, subscription._options, self._context, first_in_process=first_in_process
+                )
                 self._consumers[consumed.key] = consumer
             consumer.attach(subscription, subscription._handler)
             joined.append(consumer)
