@@ -20,7 +20,7 @@ from message_hub_sync.consuming.moved_properties import (
     reduced_properties,
     retry_properties,
 )
-from message_hub_sync.consuming.republishing import Moves
+from message_hub_sync.consuming.republishing import Republisher
 from message_hub_sync.consuming.retry_policy import LADDER_MS, RetryLater, RetryPolicy, decide
 from message_hub_sync.envelope.correlation import Handling, enter, leave
 from message_hub_sync.envelope.values import InvalidMessage, Properties
@@ -73,9 +73,9 @@ class DeliveryProcessor:
         self._send_error = send_error
         self._handlers = handlers
 
-    def process(self, delivery: Delivery, consumer: Consumer, moves: Moves) -> None:
+    def process(self, delivery: Delivery, consumer: Consumer, republisher: Republisher) -> None:
         """Handle one delivery, and settle it or have it moved. Handlers' exceptions end here."""
-        work = _DeliveryInProgress(self, delivery, consumer, moves)
+        work = _DeliveryInProgress(self, delivery, consumer, republisher)
         received = work.received
         current = Handling(
             correlation_id=received.correlation_id,
@@ -209,15 +209,17 @@ def _key(received: Received) -> str:
 
 
 class _DeliveryInProgress:
-    """One delivery with what settles and moves it. Lives in one worker's thread."""
+    """One delivery with what settles and republisher it. Lives in one worker's thread."""
 
-    __slots__ = ("consumer", "delivery", "moves", "processor", "received")
+    __slots__ = ("consumer", "delivery", "processor", "received", "republisher")
 
-    def __init__(self, processor: DeliveryProcessor, delivery: Delivery, consumer: Consumer, moves: Moves) -> None:
+    def __init__(
+        self, processor: DeliveryProcessor, delivery: Delivery, consumer: Consumer, republisher: Republisher
+    ) -> None:
         self.processor = processor
         self.delivery = delivery
         self.consumer = consumer
-        self.moves = moves
+        self.republisher = republisher
         config = processor._config
         self.received = Received(
             delivery, kind=processor._kind, service=config.service_name, max_bytes=config.max_message_bytes
@@ -234,7 +236,7 @@ class _DeliveryInProgress:
             if counted is not None:
                 counted()
 
-        def otherwise(error: MessageValidationError) -> tuple[QueueSpec, Properties, Callable[[], None]]:
+        def fallback(error: MessageValidationError) -> tuple[QueueSpec, Properties, Callable[[], None]]:
             processor = self.processor
             name = processor._queue
             logger.error(
@@ -248,7 +250,7 @@ class _DeliveryInProgress:
             dead = dead_letter_queue(name, processor._config.queue_type)
             return dead, reduced_properties(properties, str(error)), self.given_up
 
-        self.moves.add(self.delivery, queue, properties, done, otherwise)
+        self.republisher.add(self.delivery, queue, properties, done, fallback)
 
     def given_up(self) -> None:
         """It is among the dead letters."""

@@ -17,7 +17,7 @@ from message_hub_sync.consuming.decoded_delivery import Kind, Received
 from message_hub_sync.consuming.deduplication import DeduplicationStore
 from message_hub_sync.consuming.delivery_processor import DeliveryProcessor
 from message_hub_sync.consuming.handlers import Handler
-from message_hub_sync.consuming.republishing import Moves
+from message_hub_sync.consuming.republishing import Republisher
 from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.metrics import ServiceMetrics
@@ -82,7 +82,7 @@ class QueueConsumer:
     Mutable: ``_handlers``, replaced as a whole by the registry that owns this under *its* lock, so that workers
     read it without; guarded by ``_lock``: the opening (done once, awaited by whoever else starts this) and the
     ``consumer`` it led to, the threads, the workers that still run, and whether they are to stop. ``_taken`` holds
-    the delivery that each worker took last, ``_moves`` what each cannot move yet; each writes its own.
+    the delivery that each worker took last, ``_republishers`` what each cannot move yet; each writes its own.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class QueueConsumer:
         self._threads: list[threading.Thread] = []
         self._workers: list[threading.Thread] = []
         self._taken: dict[threading.Thread, Delivery] = {}
-        self._moves: list[Moves] = []
+        self._republishers: list[Republisher] = []
         self._stopping = False
         self._stop_deadline = 0.0
         self._afterwards: list[Callable[[], None]] = []
@@ -151,7 +151,9 @@ class QueueConsumer:
     @property
     def error(self) -> str | None:
         """Why failed messages stay where they are and take up the prefetch; ``None``: none does."""
-        stuck = sum((Counter(moves.stuck()) for moves in list(self._moves)), Counter[tuple[str, str]]())
+        stuck = sum(
+            (Counter(republisher.stuck()) for republisher in list(self._republishers)), Counter[tuple[str, str]]()
+        )
         if not stuck:
             return None
         ((queue, why), count), *_ = stuck.most_common(1)
@@ -279,38 +281,38 @@ class QueueConsumer:
     # --- the workers ------------------------------------------------------------------------------
 
     def _work(self, consumer: Consumer) -> None:
-        moves = Moves(self._context.transport, consumer)
-        self._moves.append(moves)
+        republisher = Republisher(self._context.transport, consumer)
+        self._republishers.append(republisher)
         me = threading.current_thread()
         try:
             while not self._stopping:
-                delivery = self._next(consumer, moves)
+                delivery = self._next(consumer, republisher)
                 if delivery is not None and not self._stopping:
                     self._taken[me] = delivery
-                    self._process(delivery, consumer, moves)
+                    self._process(delivery, consumer, republisher)
         finally:
             self._leave(consumer)
 
-    def _next(self, consumer: Consumer, moves: Moves) -> Delivery | None:
-        due = moves.next_due()
+    def _next(self, consumer: Consumer, republisher: Republisher) -> Delivery | None:
+        due = republisher.next_due()
         try:
             return consumer.deliveries.get() if due is None else take(consumer.deliveries, due)
         except Empty:
-            moves.advance()
+            republisher.advance()
             return None
 
-    def _process(self, delivery: Delivery, consumer: Consumer, moves: Moves) -> None:
+    def _process(self, delivery: Delivery, consumer: Consumer, republisher: Republisher) -> None:
         if became_reloader_parent():
             # A script's app.run(debug=True), seen only now: the child serves, this process watches files.
             logger.info("%s is consumed no more: this is the parent of werkzeug's reloader", consumer.queue)
             self.cancel(time.monotonic() + CLOSE_TIMEOUT)
             return
         try:
-            moves.keep(delivery.origin)
-            self._processor.process(delivery, consumer, moves)
-            # A stream of deliveries must not keep moves from being tried again.
-            if moves.next_due() == 0:
-                moves.advance()
+            republisher.drop_stale(delivery.origin)
+            self._processor.process(delivery, consumer, republisher)
+            # A stream of deliveries must not keep republisher from being tried again.
+            if republisher.next_due() == 0:
+                republisher.advance()
         except BaseException:
             logger.exception("a delivery of %s could not be processed and stays unsettled", consumer.queue)
 

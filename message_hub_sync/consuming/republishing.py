@@ -16,7 +16,7 @@ from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, PublishResult, Receipt, Transport
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, QueueSpec
 
-__all__ = ["Moves"]
+__all__ = ["Republisher"]
 
 logger = Log("message_hub_sync.moving")
 
@@ -31,28 +31,28 @@ LONGEST_PAUSE = 10.0
 
 
 #: Where a message goes whose properties AMQP cannot carry, what it bears, and what settles it then.
-Otherwise = Callable[[MessageValidationError], tuple[QueueSpec, Properties, Callable[[], None]]]
+Fallback = Callable[[MessageValidationError], tuple[QueueSpec, Properties, Callable[[], None]]]
 
 
 @dataclass(slots=True)
-class _Move:
+class _Republication:
     delivery: Delivery
     queue: QueueSpec
     outgoing: Outgoing
     done: Callable[[], None]
-    otherwise: Otherwise | None
+    fallback: Fallback | None
     receipt: Receipt | None = None
     own_channel: bool = False
     undeclared: bool = False
     due: float = 0.0
     pause: float = FIRST_PAUSE
-    complained: bool = False
+    warned: bool = False
     #: Why it is stuck: not before it failed twice, or its queue cannot be declared.
     stuck: str = ""
 
 
 @dataclass(slots=True)
-class _Barred:
+class _UndeclarableQueue:
     """A queue that cannot be declared: nothing is moved there before ``due``."""
 
     why: str
@@ -60,21 +60,21 @@ class _Barred:
     pause: float
 
 
-class Moves:
+class Republisher:
     """The moves of one worker that are not confirmed yet.
 
     Mutable, without a lock: all of it belongs to the worker's thread, save that :meth:`stuck` copies ``_pending``.
     What cannot be moved now stays unacknowledged and is tried again later; a move whose answer is still out is
     waited for, not repeated, so that a slow broker does not get it twice. A queue that cannot be declared has one
-    backoff for all that waits for it (``_barred``): to be refused, or not to be answered, takes up to 5 s each time.
-    ``_declared``: the queues declared in the present round.
+    backoff for all that waits for it (``_undeclarable``): to be refused, or not to be answered, takes up to 5 s each
+    time. ``_declared``: the queues declared in the present round.
     """
 
     def __init__(self, transport: Transport, consumer: Consumer) -> None:
         self._transport = transport
         self._consumer = consumer
-        self._pending: list[_Move] = []
-        self._barred: dict[str, _Barred] = {}
+        self._pending: list[_Republication] = []
+        self._undeclarable: dict[str, _UndeclarableQueue] = {}
         self._declared: set[str] = set()
 
     def add(
@@ -83,21 +83,21 @@ class Moves:
         queue: QueueSpec,
         properties: Properties,
         done: Callable[[], None],
-        otherwise: Otherwise | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
         """Move ``delivery`` to ``queue``.
 
         :param done: settles the delivery; called once the broker has the message in ``queue``.
-        :param otherwise: asked where to, when AMQP cannot carry ``properties`` and never will.
+        :param fallback: asked where to, when AMQP cannot carry ``properties`` and never will.
         """
-        move = _Move(delivery, queue, _outgoing(delivery, queue, properties), done, otherwise)
+        move = _Republication(delivery, queue, _outgoing(delivery, queue, properties), done, fallback)
         self._declared.clear()
         # While others are stuck the road is blocked: this one is sent, but nobody waits for it.
         patience = 0.0 if self._pending else PATIENCE
         if not self._advance(move, patience):
             self._pending.append(move)
 
-    def keep(self, origin: object) -> None:
+    def drop_stale(self, origin: object) -> None:
         """Forget the moves of deliveries that did not come from ``origin``, where the newest one came from.
 
         Their channel is gone, so that they went back to the queue: they are delivered again, and must not be
@@ -126,32 +126,32 @@ class Moves:
         """How many messages cannot be moved, by where to and why. From any thread."""
         return Counter((move.queue.name, move.stuck) for move in list(self._pending) if move.stuck)
 
-    def _advance(self, move: _Move, patience: float) -> bool:
+    def _advance(self, move: _Republication, patience: float) -> bool:
         """One step; whether the move is complete."""
-        barred = self._bar(move.queue)
-        if barred is not None:
-            return self._later(move, barred.why, barred.due)
+        undeclarable = self._undeclarable_now(move.queue)
+        if undeclarable is not None:
+            return self._later(move, undeclarable.why, undeclarable.due)
         try:
             try:
                 result = self._attempt(move, patience)
             except MessageValidationError as error:
-                if move.otherwise is None:
+                if move.fallback is None:
                     raise
                 # How large a frame may be is known only now, and it stays too small: to try again is of no use.
-                move.queue, properties, move.done = move.otherwise(error)
-                move.outgoing, move.otherwise = _outgoing(move.delivery, move.queue, properties), None
+                move.queue, properties, move.done = move.fallback(error)
+                move.outgoing, move.fallback = _outgoing(move.delivery, move.queue, properties), None
                 result = self._attempt(move, patience)
             if result is PublishResult.RETURNED:
                 move.receipt, move.undeclared = None, True
                 result = self._attempt(move, patience)
         except MessageHubError as error:
-            barred = self._bar(move.queue)
-            return self._later(move, str(error), 0.0 if barred is None else barred.due)
+            undeclarable = self._undeclarable_now(move.queue)
+            return self._later(move, str(error), 0.0 if undeclarable is None else undeclarable.due)
         except Exception:
             logger.exception("the transport failed in an unexpected way")
             return self._later(move, "the transport failed in an unexpected way")
         if result is PublishResult.CONFIRMED:
-            self._barred.pop(move.queue.name, None)
+            self._undeclarable.pop(move.queue.name, None)
             try:
                 move.done()
             except Exception:
@@ -165,7 +165,7 @@ class Moves:
             reason = reason or result.value
         return self._later(move, reason or "no confirm yet")
 
-    def _attempt(self, move: _Move, patience: float) -> PublishResult | None:
+    def _attempt(self, move: _Republication, patience: float) -> PublishResult | None:
         now = time.monotonic()
         if move.undeclared:
             self._declare(move.queue)
@@ -184,34 +184,34 @@ class Moves:
         try:
             self._transport.declare_queue(queue, began + DECLARE_TIMEOUT)
         except MessageHubError as error:
-            earlier = self._barred.get(queue.name)
+            earlier = self._undeclarable.get(queue.name)
             now = time.monotonic()
             # Where nobody answers, half of the time at least is for other messages.
             pause = max(now - began, FIRST_PAUSE if earlier is None else min(2 * earlier.pause, LONGEST_PAUSE))
-            self._barred[queue.name] = _Barred(str(error), now + pause, pause)
+            self._undeclarable[queue.name] = _UndeclarableQueue(str(error), now + pause, pause)
             raise
         self._declared.add(queue.name)
-        self._barred.pop(queue.name, None)
+        self._undeclarable.pop(queue.name, None)
 
-    def _bar(self, queue: QueueSpec) -> _Barred | None:
-        barred = self._barred.get(queue.name)
-        return barred if barred is not None and barred.due > time.monotonic() else None
+    def _undeclarable_now(self, queue: QueueSpec) -> _UndeclarableQueue | None:
+        undeclarable = self._undeclarable.get(queue.name)
+        return undeclarable if undeclarable is not None and undeclarable.due > time.monotonic() else None
 
-    def _later(self, move: _Move, why: str, due: float = 0.0) -> bool:
-        """Have it tried again after its own pause; at ``due`` where its queue is barred until then."""
-        move.stuck = why if due or move.complained else ""
+    def _later(self, move: _Republication, why: str, due: float = 0.0) -> bool:
+        """Have it tried again after its own pause; at ``due`` where its queue is undeclarable until then."""
+        move.stuck = why if due or move.warned else ""
         move.due = due or time.monotonic() + move.pause
         move.pause = move.pause if due else min(2 * move.pause, LONGEST_PAUSE)
         logger.log(
             # Once per message: a broker that is down must not be told of once per attempt.
-            logging.DEBUG if move.complained else logging.WARNING,
+            logging.DEBUG if move.warned else logging.WARNING,
             "message %s of %s could not be moved to %s yet and stays where it is: %s",
             printable(move.outgoing.properties.message_id or "without an id"),
             move.delivery.queue,
             move.queue.name,
             why,
         )
-        move.complained = True
+        move.warned = True
         return False
 
 
