@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.consuming.decoded_delivery import Received
+from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
 from message_hub_sync.envelope.decode import decode_payload, message_from_wire
 from message_hub_sync.envelope.encode import encode_payload, message_properties
 from message_hub_sync.envelope.header_names import DESTINATION, ERROR_MESSAGE, ERROR_TYPE, IN_REPLY_TO, SOURCE
@@ -299,11 +299,11 @@ class ReplySender:
         self._publisher.hand_over(outgoing, self._config.delivery_timeout)
         return uuid_of(outgoing.properties.message_id)
 
-    def answer(self, received: Received, payload: Any) -> None:
+    def answer(self, received: DecodedDelivery, payload: Any) -> None:
         """Send what a handler returned. Raises only for a payload that cannot be sent."""
         self._send(received, encode_payload(payload, self._config.max_message_bytes), {})
 
-    def fail(self, received: Received, error: BaseException) -> None:
+    def fail(self, received: DecodedDelivery, error: BaseException) -> None:
         """Tell the caller that the handler raised. Raises nothing."""
         try:
             text = str(error)
@@ -312,7 +312,7 @@ class ReplySender:
         headers = {ERROR_TYPE: type(error).__name__, ERROR_MESSAGE: printable(text, MAX_ERROR_TEXT)}
         self._send(received, b"{}", headers)
 
-    def _send(self, received: Received, body: bytes, headers: dict[str, str]) -> None:
+    def _send(self, received: DecodedDelivery, body: bytes, headers: dict[str, str]) -> None:
         properties = received.delivery.properties
         source = properties.headers.get(SOURCE) or properties.app_id or "unknown"
         try:

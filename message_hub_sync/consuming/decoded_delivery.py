@@ -12,12 +12,12 @@ from message_hub_sync.envelope.values import EVENT, SERVICE_MESSAGE, Event, Inva
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Delivery
 
-__all__ = ["Kind", "Received"]
+__all__ = ["DecodedDelivery", "Kind"]
 
 Kind = Literal["event", "message"]
 
 
-class Received:
+class DecodedDelivery:
     """One delivery, decoded as far as its handlers ask, each step at most once.
 
     Handlers of one delivery share its envelopes (frozen, though a ``dict`` inside one is not); what a handler

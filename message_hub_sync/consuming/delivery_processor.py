@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.consuming.decoded_delivery import Kind, Received
+from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind
 from message_hub_sync.consuming.deduplication import DeduplicationStore
 from message_hub_sync.consuming.handlers import Handler
 from message_hub_sync.consuming.moved_properties import (
@@ -56,8 +56,8 @@ class DeliveryProcessor:
         config: ClientConfig,
         metrics: ServiceMetrics,
         claim_reply: Callable[[Delivery], bool],
-        send_reply: Callable[[Received, Any], None],
-        send_error: Callable[[Received, BaseException], None],
+        send_reply: Callable[[DecodedDelivery, Any], None],
+        send_error: Callable[[DecodedDelivery, BaseException], None],
         handlers: Callable[[], Iterable[Handler]],
     ) -> None:
         self._queue = topology.queue.name
@@ -134,7 +134,7 @@ class DeliveryProcessor:
             self._metrics.count("receive", True, time.monotonic() - started)
             work.ack()
 
-    def _is_duplicate(self, received: Received) -> bool:
+    def _is_duplicate(self, received: DecodedDelivery) -> bool:
         return self._deduplicate is not None and _key(received) in self._deduplicate
 
     def _failed(self, work: _DeliveryInProgress, error: BaseException, handler: Handler | None) -> None:
@@ -203,7 +203,7 @@ class DeliveryProcessor:
         )
 
 
-def _key(received: Received) -> str:
+def _key(received: DecodedDelivery) -> str:
     # The queue by its present name: one store may serve several subscriptions, and each handles the message.
     return f"{received.delivery.queue}/{received.message_id}"
 
@@ -221,7 +221,7 @@ class _DeliveryInProgress:
         self.consumer = consumer
         self.republisher = republisher
         config = processor._config
-        self.received = Received(
+        self.received = DecodedDelivery(
             delivery, kind=processor._kind, service=config.service_name, max_bytes=config.max_message_bytes
         )
 

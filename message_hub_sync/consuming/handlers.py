@@ -40,7 +40,7 @@ from message_hub_sync.consuming.annotations import (
     refuse_what_would_not_run,
     shown,
 )
-from message_hub_sync.consuming.decoded_delivery import Kind, Received
+from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind
 from message_hub_sync.envelope.decode import (
     validation_reason,
 )
@@ -50,7 +50,7 @@ from message_hub_sync.errors import MessageValidationError
 __all__ = ["Handler", "handler_for"]
 
 Reply = Callable[[Message[Any], Any], UUID]
-Getter = Callable[["Received"], Any]
+Getter = Callable[["DecodedDelivery"], Any]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Handler:
     #: Nothing said what it wants, and it gets an event's JSON text.
     text_by_default: bool = False
 
-    def arguments(self, received: Received) -> tuple[Any, ...]:
+    def arguments(self, received: DecodedDelivery) -> tuple[Any, ...]:
         """What to call the callback with.
 
         :raises InvalidMessage: the delivery does not decode, or its payload does not fit the handler's model.
@@ -157,7 +157,7 @@ def _getter(wanted: Any, kind: Kind, reply: Reply | None) -> Getter | None:
     if wanted is bytes:
         return _body
     if (typing.get_origin(wanted) or wanted) in (dict, Mapping, MutableMapping) or is_typeddict(wanted):
-        return Received.own_payload
+        return DecodedDelivery.own_payload
     if _is_model(wanted, (Event, Message)):
         return _envelope(wanted, kind, reply) if issubclass(wanted, _ENVELOPES[kind]) else None
     return functools.partial(_validated, wanted) if _is_model(wanted, BaseModel) else None
@@ -196,15 +196,15 @@ def _second_getter(
     )
 
 
-def _text(received: Received) -> str:
+def _text(received: DecodedDelivery) -> str:
     return received.text
 
 
-def _body(received: Received) -> bytes:
+def _body(received: DecodedDelivery) -> bytes:
     return received.delivery.body
 
 
-def _validated(model: type[BaseModel], received: Received) -> BaseModel:
+def _validated(model: type[BaseModel], received: DecodedDelivery) -> BaseModel:
     try:
         return model.model_validate(received.payload)
     except ValidationError as error:
@@ -217,11 +217,11 @@ def _envelope(model: Any, kind: Kind, reply: Reply | None) -> Getter:
     return functools.partial(_message, model, reply)
 
 
-def _event(model: Any, received: Received) -> Event[Any]:
+def _event(model: Any, received: DecodedDelivery) -> Event[Any]:
     return received.event(model)
 
 
-def _message(model: Any, reply: Reply | None, received: Received) -> Message[Any]:
+def _message(model: Any, reply: Reply | None, received: DecodedDelivery) -> Message[Any]:
     message = received.message(model)
     object.__setattr__(message, "_reply", reply)  # frozen for everybody else
     return message

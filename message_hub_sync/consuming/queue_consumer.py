@@ -13,7 +13,7 @@ from queue import Empty
 from typing import Any
 
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.consuming.decoded_delivery import Kind, Received
+from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind
 from message_hub_sync.consuming.deduplication import DeduplicationStore
 from message_hub_sync.consuming.delivery_processor import DeliveryProcessor
 from message_hub_sync.consuming.handlers import Handler
@@ -71,9 +71,9 @@ class ConsumerContext:
     #: Whether a message of the inbox is a reply that a caller here waits for; it is the caller's then.
     claim_reply: Callable[[Delivery], bool]
     #: Answers a request with what its handler returned.
-    send_reply: Callable[[Received, Any], None]
+    send_reply: Callable[[DecodedDelivery, Any], None]
     #: Answers a request whose handler raised.
-    send_error: Callable[[Received, BaseException], None]
+    send_error: Callable[[DecodedDelivery, BaseException], None]
 
 
 class QueueConsumer:

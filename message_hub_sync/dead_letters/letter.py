@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from message_hub_sync.consuming.decoded_delivery import Kind, Received
+from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind
 from message_hub_sync.consuming.handlers import handler_for
 from message_hub_sync.envelope.correlation import Handling, entered
 from message_hub_sync.envelope.decode import decode_payload
@@ -118,7 +118,7 @@ class DeadLetter:
         """
         wanted = handler_for(handler, self.kind)
         service = str(self.failure.get("service") or self.queue.partition(".")[0])
-        received = Received(self._delivery(), kind=self.kind, service=service, max_bytes=max(1, len(self.body)))
+        received = DecodedDelivery(self._delivery(), kind=self.kind, service=service, max_bytes=max(1, len(self.body)))
         try:
             received.check()
             arguments = wanted.arguments(received)

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel
 
-from message_hub_sync.consuming.decoded_delivery import Kind, Received
+from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind
 from message_hub_sync.consuming.handlers import handler_for
 from message_hub_sync.envelope.decode import decode_payload
 from message_hub_sync.envelope.encode import event_properties, message_properties
@@ -38,7 +38,7 @@ class CreatedDict(TypedDict):
     character_id: str
 
 
-def received(kind: Kind, body: bytes = BODY, max_bytes: int = 1_000_000, **changes: Any) -> Received:
+def received(kind: Kind, body: bytes = BODY, max_bytes: int = 1_000_000, **changes: Any) -> DecodedDelivery:
     if kind == "event":
         properties = event_properties(source="sender", event_type="character.created")
         exchange, routing_key, queue = "events", "character.created", "me.character.created"
@@ -58,7 +58,7 @@ def received(kind: Kind, body: bytes = BODY, max_bytes: int = 1_000_000, **chang
         channel_generation=1,
         origin=None,
     )
-    return Received(delivery, kind=kind, service="me", max_bytes=max_bytes)
+    return DecodedDelivery(delivery, kind=kind, service="me", max_bytes=max_bytes)
 
 
 def given(callback: Any, kind: Kind = "event", body: bytes = BODY) -> tuple[Any, ...]:
