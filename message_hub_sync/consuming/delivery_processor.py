@@ -22,7 +22,7 @@ from message_hub_sync.consuming.moved_properties import (
 )
 from message_hub_sync.consuming.republishing import Republisher
 from message_hub_sync.consuming.retry_policy import LADDER_MS, RetryLater, RetryPolicy, decide
-from message_hub_sync.envelope.correlation import Handling, enter, leave
+from message_hub_sync.envelope.correlation import MessageContext, enter, leave
 from message_hub_sync.envelope.values import InvalidMessage, Properties
 from message_hub_sync.errors import MessageHubRejectError, MessageHubRetryError, MessageValidationError
 from message_hub_sync.metrics import ServiceMetrics
@@ -77,7 +77,7 @@ class DeliveryProcessor:
         """Handle one delivery, and settle it or have it moved. Handlers' exceptions end here."""
         work = _DeliveryInProgress(self, delivery, consumer, republisher)
         received = work.received
-        current = Handling(
+        current = MessageContext(
             correlation_id=received.correlation_id,
             message_id=received.message_id,
             event_type=received.event_type if self._kind == "event" else None,

@@ -32,7 +32,7 @@ from typing import Any
 
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind
 from message_hub_sync.consuming.handlers import handler_for
-from message_hub_sync.envelope.correlation import Handling, entered
+from message_hub_sync.envelope.correlation import MessageContext, entered
 from message_hub_sync.envelope.decode import decode_payload
 from message_hub_sync.envelope.header_names import (
     ATTEMPTS,
@@ -125,7 +125,7 @@ class DeadLetter:
         except InvalidMessage as error:
             raise MessageValidationError(f"{wanted.name} does not get {self.message_id}: {error}") from None
         event_type = received.event_type if self.kind == "event" else None
-        with entered(Handling(received.correlation_id, received.message_id, event_type, service)):
+        with entered(MessageContext(received.correlation_id, received.message_id, event_type, service)):
             return wanted(arguments)
 
     def without_ttl(self) -> DeadLetter:

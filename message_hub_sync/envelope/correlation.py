@@ -19,13 +19,13 @@ from message_hub_sync.errors import MessageValidationError
 __all__ = [
     "MAX_CORRELATION_ID_BYTES",
     "CorrelationFilter",
-    "Handling",
+    "MessageContext",
     "bound_correlation",
     "correlation_text",
     "current_correlation_id",
+    "current_message",
     "enter",
     "entered",
-    "handling",
     "leave",
 ]
 
@@ -33,7 +33,7 @@ __all__ = [
 MAX_CORRELATION_ID_BYTES = 255
 
 
-class Handling(NamedTuple):
+class MessageContext(NamedTuple):
     """What the current thread is at work on."""
 
     correlation_id: str
@@ -42,32 +42,32 @@ class Handling(NamedTuple):
     service: str | None = None
 
 
-_handling: ContextVar[Handling | None] = ContextVar("message_hub_handling", default=None)
+_current: ContextVar[MessageContext | None] = ContextVar("message_hub_handling", default=None)
 
 
-def handling() -> Handling | None:
+def current_message() -> MessageContext | None:
     """The message being handled in this context, or what :func:`bound_correlation` bound, or ``None``."""
-    return _handling.get()
+    return _current.get()
 
 
 def current_correlation_id() -> str | None:
     """The correlation id that a message sent now would continue, or ``None`` when it would get a new one."""
-    current = _handling.get()
+    current = _current.get()
     return None if current is None else current.correlation_id
 
 
-def enter(current: Handling) -> Token[Handling | None]:
+def enter(current: MessageContext) -> Token[MessageContext | None]:
     """Set what is being handled; the token is for :func:`leave`."""
-    return _handling.set(current)
+    return _current.set(current)
 
 
-def leave(token: Token[Handling | None]) -> None:
+def leave(token: Token[MessageContext | None]) -> None:
     """Put back what was set before :func:`enter`."""
-    _handling.reset(token)
+    _current.reset(token)
 
 
 @contextlib.contextmanager
-def entered(current: Handling) -> Iterator[None]:
+def entered(current: MessageContext) -> Iterator[None]:
     """Set what is being handled for the duration of a ``with`` block."""
     token = enter(current)
     try:
@@ -85,7 +85,7 @@ def bound_correlation(correlation_id: UUID | str | None = None) -> Iterator[str]
     :raises MessageValidationError: the id is neither.
     """
     text = correlation_text(correlation_id) if correlation_id is not None else str(uuid4())
-    with entered(Handling(correlation_id=text)):
+    with entered(MessageContext(correlation_id=text)):
         yield text
 
 
@@ -116,7 +116,7 @@ class CorrelationFilter(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        current = _handling.get()
+        current = _current.get()
         for name in ("correlation_id", "message_id", "event_type", "service"):
             if not hasattr(record, name):
                 value = None if current is None else getattr(current, name)

@@ -15,7 +15,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
-from message_hub_sync.envelope.correlation import correlation_text, handling
+from message_hub_sync.envelope.correlation import correlation_text, current_message
 from message_hub_sync.envelope.decode import NotJSON, decode_payload, refuse_constant
 from message_hub_sync.envelope.header_names import (
     CAUSATION_ID,
@@ -202,7 +202,7 @@ def _properties(
     headers = {TIMESTAMP: f"{_second(seconds)}.{int((now - seconds) * 1_000_000):06}+00:00", **kind}
     if extra is not None:
         headers.update(_checked_headers(extra))
-    current = handling()
+    current = current_message()
     if correlation_id is not None:
         correlation = correlation_text(correlation_id)
     else:

@@ -12,18 +12,18 @@ import pytest
 
 from message_hub_sync.envelope.correlation import (
     CorrelationFilter,
-    Handling,
+    MessageContext,
     bound_correlation,
     correlation_text,
     current_correlation_id,
+    current_message,
     entered,
-    handling,
 )
 from message_hub_sync.errors import MessageValidationError
 
 
 def test_outside_of_any_message_there_is_no_correlation() -> None:
-    assert handling() is None
+    assert current_message() is None
     assert current_correlation_id() is None
 
 
@@ -106,7 +106,7 @@ def record(**extra: Any) -> logging.LogRecord:
 
 def test_the_filter_puts_the_message_being_handled_on_a_record() -> None:
     made = record()
-    with entered(Handling("c-1", message_id="m-1", event_type="a.b", service="s")):
+    with entered(MessageContext("c-1", message_id="m-1", event_type="a.b", service="s")):
         assert CorrelationFilter().filter(made)
     found = vars(made)
     assert [found[name] for name in ("correlation_id", "message_id", "event_type", "service")] == [
@@ -116,7 +116,7 @@ def test_the_filter_puts_the_message_being_handled_on_a_record() -> None:
 
 def test_what_the_caller_gave_as_extra_wins() -> None:
     made = record(correlation_id="mine")
-    with entered(Handling("c-1", message_id="m-1")):
+    with entered(MessageContext("c-1", message_id="m-1")):
         CorrelationFilter().filter(made)
     assert vars(made)["correlation_id"] == "mine"
     assert vars(made)["message_id"] == "m-1"
@@ -124,7 +124,7 @@ def test_what_the_caller_gave_as_extra_wins() -> None:
 
 def test_a_text_of_somebody_elses_cannot_forge_a_line_of_the_log() -> None:
     made = record()
-    with entered(Handling("c\r\nERROR\x1b[31m", event_type="a\nb", service="särvice")):
+    with entered(MessageContext("c\r\nERROR\x1b[31m", event_type="a\nb", service="särvice")):
         CorrelationFilter().filter(made)
     assert vars(made)["correlation_id"] == r"c\r\nERROR\x1b[31m"
     assert vars(made)["event_type"] == r"a\nb"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from message_hub_sync.catalogue import EventType, catalogue
-from message_hub_sync.envelope.correlation import Handling, entered
+from message_hub_sync.envelope.correlation import MessageContext, entered
 from message_hub_sync.envelope.decode import decode_payload, event_from_wire, message_from_wire
 from message_hub_sync.envelope.encode import encode_payload, event_properties, message_properties
 from message_hub_sync.envelope.values import Event, InvalidMessage, Message, Properties
@@ -277,7 +277,7 @@ def test_a_ttl_with_a_fraction_rides_in_its_header_as_text() -> None:
 
 
 def test_what_is_sent_while_a_message_is_handled_continues_it() -> None:
-    with entered(Handling("c-1", message_id="m-1")):
+    with entered(MessageContext("c-1", message_id="m-1")):
         continued = event_properties(source="a", event_type="b.c")
         own = event_properties(source="a", event_type="b.c", correlation_id="mine")
     assert (continued.correlation_id, continued.headers["x-causation-id"]) == ("c-1", "m-1")
