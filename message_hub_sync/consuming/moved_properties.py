@@ -47,7 +47,7 @@ from message_hub_sync.transport.amqp_values import decimal_fits
 
 __all__ = [
     "MAX_HEADER_BYTES",
-    "Moved",
+    "FailedDelivery",
     "attempts_made",
     "crash_properties",
     "crashes",
@@ -72,7 +72,7 @@ _DROPPED_PREFIXES = ("x-first-death-", "x-last-death-")
 _DROPPED = object()
 
 
-class Moved(Protocol):
+class FailedDelivery(Protocol):
     """What is asked of a delivery in order to move it."""
 
     properties: Properties
@@ -96,7 +96,7 @@ def _count(headers: Mapping[str, Any], name: str) -> int:
 
 
 def retry_properties(
-    delivery: Moved,
+    delivery: FailedDelivery,
     *,
     attempts: int,
     error: BaseException | None,
@@ -116,7 +116,7 @@ def retry_properties(
     return _moved(delivery, {**ours, **_ttl_after(delivery, now if past is None else past, delay_ms)})
 
 
-def crash_properties(delivery: Moved, *, crashes: int, past: float, delay_ms: int) -> Properties:
+def crash_properties(delivery: FailedDelivery, *, crashes: int, past: float, delay_ms: int) -> Properties:
     """What a message bears that is set aside unhandled, because its last consumer may have died of it.
 
     :param crashes: this one included; at least one more than the message bears already is written.
@@ -127,7 +127,7 @@ def crash_properties(delivery: Moved, *, crashes: int, past: float, delay_ms: in
 
 
 def dead_letter_properties(
-    delivery: Moved, *, error: BaseException | None, reason: str, attempts: int, service: str, now: float
+    delivery: FailedDelivery, *, error: BaseException | None, reason: str, attempts: int, service: str, now: float
 ) -> Properties:
     """What a message bears that is given up.
 
@@ -209,7 +209,7 @@ def _ttl_left(properties: Properties, past: float) -> int | None:
     return ttl - int(waited * 1000) if 0 <= waited * 1000 < ttl else ttl
 
 
-def _ttl_after(delivery: Moved, past: float, delay_ms: int) -> dict[str, Any]:
+def _ttl_after(delivery: FailedDelivery, past: float, delay_ms: int) -> dict[str, Any]:
     left = _ttl_left(delivery.properties, past)
     return {} if left is None else {TTL_LEFT: left - delay_ms}
 
@@ -232,7 +232,7 @@ def _epoch(iso: Any) -> float | None:
 # --- what a moved message bears ------------------------------------------------------------------
 
 
-def _moved(delivery: Moved, ours: dict[str, Any]) -> Properties:
+def _moved(delivery: FailedDelivery, ours: dict[str, Any]) -> Properties:
     properties = delivery.properties
     ours = {
         ORIGINAL_EXCHANGE: _earlier(properties, ORIGINAL_EXCHANGE, delivery.exchange),
@@ -259,7 +259,7 @@ def _earlier(properties: Properties, name: str, otherwise: str) -> str:
     return value if isinstance(value, str) and len(value.encode("utf-8", "replace")) <= 255 else otherwise
 
 
-def _first_failed(delivery: Moved, now: float) -> dict[str, Any]:
+def _first_failed(delivery: FailedDelivery, now: float) -> dict[str, Any]:
     earlier = delivery.properties.headers.get(FIRST_FAILED_AT)
     if _epoch(earlier) is not None and isinstance(earlier, str):
         return {FIRST_FAILED_AT: earlier}

@@ -16,7 +16,7 @@ from message_hub_sync.errors import (
 )
 from message_hub_sync.runtime.text import error_text, printable
 
-__all__ = ["LADDER_MS", "DeadLetter", "RetryLater", "RetryPolicy", "decide", "rung"]
+__all__ = ["LADDER_MS", "GiveUp", "RetryLater", "RetryPolicy", "decide", "rung"]
 
 #: The delays that exist, each a queue in the broker, in milliseconds.
 LADDER_MS = (1_000, 5_000, 30_000, 60_000, 300_000, 3_600_000)
@@ -77,7 +77,7 @@ class RetryLater:
 
 
 @dataclass(frozen=True)
-class DeadLetter:
+class GiveUp:
     """Give it up, because of ``reason``."""
 
     reason: str
@@ -88,19 +88,19 @@ def rung(delay: float) -> int:
     return next((step for step in LADDER_MS if delay * 1000 <= step), LADDER_MS[-1])
 
 
-def decide(policy: RetryPolicy, attempt: int, error: BaseException) -> RetryLater | DeadLetter:
+def decide(policy: RetryPolicy, attempt: int, error: BaseException) -> RetryLater | GiveUp:
     """What becomes of a message whose handler raised ``error`` in run number ``attempt`` (1 for the first).
 
     A :class:`MessageHubRetryError` names its own delay; it overrules ``policy.never``, not ``policy.attempts``.
     """
     if isinstance(error, (InvalidMessage, MessageHubRejectError)):
-        return DeadLetter(error_text(error))
+        return GiveUp(error_text(error))
     asked = isinstance(error, MessageHubRetryError)
     if isinstance(error, policy.never) and not asked:
-        return DeadLetter(f"{type(error).__name__} is never retried here")
+        return GiveUp(f"{type(error).__name__} is never retried here")
     if attempt >= policy.attempts:
         times = "once" if attempt == 1 else f"{attempt} times"
-        return DeadLetter(f"failed {times}, at last with {type(error).__name__}")
+        return GiveUp(f"failed {times}, at last with {type(error).__name__}")
     delay = error.delay if isinstance(error, MessageHubRetryError) else None
     if delay is None:
         delay = policy.delays[min(attempt, len(policy.delays)) - 1]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from message_hub_sync.consuming.retry_policy import LADDER_MS, DeadLetter, RetryLater, RetryPolicy, decide, rung
+from message_hub_sync.consuming.retry_policy import LADDER_MS, GiveUp, RetryLater, RetryPolicy, decide, rung
 from message_hub_sync.envelope.values import InvalidMessage
 from message_hub_sync.errors import (
     MessageHubConfigurationError,
@@ -23,7 +23,7 @@ def test_by_default_a_message_is_tried_four_times_after_1_5_and_30_seconds() -> 
         RetryLater(1_000),
         RetryLater(5_000),
         RetryLater(30_000),
-        DeadLetter("failed 4 times, at last with ValueError"),
+        GiveUp("failed 4 times, at last with ValueError"),
     ]
 
 
@@ -38,7 +38,7 @@ def test_the_last_delay_repeats() -> None:
 
 
 def test_a_policy_of_one_attempt_never_repeats() -> None:
-    assert decide(RetryPolicy.none(), 1, ValueError()) == DeadLetter("failed once, at last with ValueError")
+    assert decide(RetryPolicy.none(), 1, ValueError()) == GiveUp("failed once, at last with ValueError")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_handler_that_asks_for_a_retry_gets_its_own_delay_within_the_attempts(
     policy = RetryPolicy(attempts=2, never=(MessageHubError,))
     assert decide(policy, 1, MessageHubRetryError(delay=45)) == RetryLater(60_000)
     assert decide(policy, 1, MessageHubRetryError(delay=0)) == RetryLater(1_000)
-    assert isinstance(decide(policy, 2, MessageHubRetryError(delay=45)), DeadLetter)
+    assert isinstance(decide(policy, 2, MessageHubRetryError(delay=45)), GiveUp)
 
 
 def test_a_retry_without_a_delay_takes_the_one_of_the_policy() -> None:
@@ -72,13 +72,13 @@ def test_a_retry_without_a_delay_takes_the_one_of_the_policy() -> None:
 
 
 def test_rejected_and_invalid_messages_are_given_up_at_once_with_their_reason() -> None:
-    assert decide(RetryPolicy(), 1, MessageHubRejectError("no such campaign")) == DeadLetter("no such campaign")
-    assert decide(RetryPolicy(), 1, InvalidMessage("the body is empty")) == DeadLetter("the body is empty")
+    assert decide(RetryPolicy(), 1, MessageHubRejectError("no such campaign")) == GiveUp("no such campaign")
+    assert decide(RetryPolicy(), 1, InvalidMessage("the body is empty")) == GiveUp("the body is empty")
 
 
 def test_errors_that_are_never_retried_are_given_up_at_once_with_their_subclasses() -> None:
     policy = RetryPolicy(never=(LookupError,))
-    assert decide(policy, 1, KeyError("x")) == DeadLetter("KeyError is never retried here")
+    assert decide(policy, 1, KeyError("x")) == GiveUp("KeyError is never retried here")
     assert decide(policy, 1, ValueError()) == RetryLater(1_000)
 
 
