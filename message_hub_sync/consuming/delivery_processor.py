@@ -21,7 +21,7 @@ from message_hub_sync.consuming.moved_properties import (
     retry_properties,
 )
 from message_hub_sync.consuming.republishing import Republisher
-from message_hub_sync.consuming.retry_policy import LADDER_MS, RetryLater, RetryPolicy, decide
+from message_hub_sync.consuming.retry_policy import RETRY_DELAYS_MS, RetryLater, RetryPolicy, decide
 from message_hub_sync.envelope.correlation import MessageContext, enter, leave
 from message_hub_sync.envelope.values import InvalidMessage, Properties
 from message_hub_sync.errors import MessageHubRejectError, MessageHubRetryError, MessageValidationError
@@ -99,8 +99,8 @@ class DeliveryProcessor:
                 work.dead_letter(None, f"its consumer ended {count} times while handling it")
             else:
                 work.move(
-                    retry_queue(self._queue, LADDER_MS[0]),
-                    crash_properties(delivery, crashes=count + 1, past=certainly_past(), delay_ms=LADDER_MS[0]),
+                    retry_queue(self._queue, RETRY_DELAYS_MS[0]),
+                    crash_properties(delivery, crashes=count + 1, past=certainly_past(), delay_ms=RETRY_DELAYS_MS[0]),
                 )
         elif expired(delivery.properties, certainly_past()):
             work.dead_letter(None, "expired: its ttl passed while it waited for a retry")

@@ -16,10 +16,10 @@ from message_hub_sync.errors import (
 )
 from message_hub_sync.runtime.text import error_text, printable
 
-__all__ = ["LADDER_MS", "GiveUp", "RetryLater", "RetryPolicy", "decide", "rung"]
+__all__ = ["RETRY_DELAYS_MS", "GiveUp", "RetryLater", "RetryPolicy", "decide", "retry_delay_ms"]
 
 #: The delays that exist, each a queue in the broker, in milliseconds.
-LADDER_MS = (1_000, 5_000, 30_000, 60_000, 300_000, 3_600_000)
+RETRY_DELAYS_MS = (1_000, 5_000, 30_000, 60_000, 300_000, 3_600_000)
 
 _MAX_COUNT = 2**31 - 1
 
@@ -83,9 +83,9 @@ class GiveUp:
     reason: str
 
 
-def rung(delay: float) -> int:
+def retry_delay_ms(delay: float) -> int:
     """A delay in seconds as a rung of the ladder in milliseconds: rounded up, the top for all above it."""
-    return next((step for step in LADDER_MS if delay * 1000 <= step), LADDER_MS[-1])
+    return next((step for step in RETRY_DELAYS_MS if delay * 1000 <= step), RETRY_DELAYS_MS[-1])
 
 
 def decide(policy: RetryPolicy, attempt: int, error: BaseException) -> RetryLater | GiveUp:
@@ -104,7 +104,7 @@ def decide(policy: RetryPolicy, attempt: int, error: BaseException) -> RetryLate
     delay = error.delay if isinstance(error, MessageHubRetryError) else None
     if delay is None:
         delay = policy.delays[min(attempt, len(policy.delays)) - 1]
-    return RetryLater(rung(delay))
+    return RetryLater(retry_delay_ms(delay))
 
 
 def _shown(value: Any) -> str:

@@ -12,7 +12,7 @@ from message_hub_sync.config import ClientConfig
 from message_hub_sync.consuming.deduplication import DeduplicationStore
 from message_hub_sync.consuming.handlers import Handler
 from message_hub_sync.consuming.queue_consumer import ConsumedQueue, ConsumeOptions, ConsumerContext, QueueConsumer
-from message_hub_sync.consuming.retry_policy import LADDER_MS, RetryPolicy
+from message_hub_sync.consuming.retry_policy import RETRY_DELAYS_MS, RetryPolicy
 from message_hub_sync.envelope.names import event_name, validate_event_pattern, validate_queue_parts
 from message_hub_sync.errors import (
     MessageHubConfigurationError,
@@ -252,7 +252,7 @@ class SubscriptionRegistry:
             queue = consumed.topology.queue
             if queue.durable:
                 transport.delete(consumed.topology, queue.name, deadline)
-                for delay in LADDER_MS:
+                for delay in RETRY_DELAYS_MS:
                     spec = retry_queue(queue.name, delay)
                     transport.delete(Topology(spec), spec.name, deadline)
 

@@ -14,7 +14,7 @@ from typing import Any
 from message_hub_sync.client.client import MessageHubClient
 from message_hub_sync.client.session import _transport
 from message_hub_sync.config import ClientConfig, parse_addresses
-from message_hub_sync.consuming.retry_policy import LADDER_MS
+from message_hub_sync.consuming.retry_policy import RETRY_DELAYS_MS
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.runtime.deadlines import remaining
 from message_hub_sync.testing._hooks.handler_failures import HandlerFailures
@@ -126,7 +126,7 @@ class Running:
         assert self._transport is not None
         deadline = time.monotonic() + TIMEOUT
         for queue in self._new_queues:
-            names = [queue, queue + DEAD_LETTER_SUFFIX, *(retry_queue(queue, delay).name for delay in LADDER_MS)]
+            names = [queue, queue + DEAD_LETTER_SUFFIX, *(retry_queue(queue, delay).name for delay in RETRY_DELAYS_MS)]
             for name in names:
                 self._transport.delete(Topology(QueueSpec(name)), name, deadline)
 

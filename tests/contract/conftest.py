@@ -16,7 +16,7 @@ import pytest
 from message_hub_sync import MessageHubClient
 from message_hub_sync.client.session import _transport
 from message_hub_sync.config import ClientConfig, parse_addresses
-from message_hub_sync.consuming.retry_policy import LADDER_MS
+from message_hub_sync.consuming.retry_policy import RETRY_DELAYS_MS
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.transport.base import Delivery, Outgoing, PublishResult, Transport
 from message_hub_sync.transport.topology import QueueSpec, Topology
@@ -107,7 +107,7 @@ class Hub:
             client.close(2)
         deadline = time.monotonic() + 5
         for queue in self._queues:
-            names = [queue, f"{queue}.dead", *(f"{queue}.retry.{delay}" for delay in LADDER_MS)]
+            names = [queue, f"{queue}.dead", *(f"{queue}.retry.{delay}" for delay in RETRY_DELAYS_MS)]
             for name in names:
                 self.raw().delete(Topology(QueueSpec(name)), name, deadline)
         if self._raw is not None:

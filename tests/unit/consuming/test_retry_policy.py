@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from message_hub_sync.consuming.retry_policy import LADDER_MS, GiveUp, RetryLater, RetryPolicy, decide, rung
+from message_hub_sync.consuming.retry_policy import (
+    RETRY_DELAYS_MS,
+    GiveUp,
+    RetryLater,
+    RetryPolicy,
+    decide,
+    retry_delay_ms,
+)
 from message_hub_sync.envelope.values import InvalidMessage
 from message_hub_sync.errors import (
     MessageHubConfigurationError,
@@ -56,8 +63,8 @@ def test_a_policy_of_one_attempt_never_repeats() -> None:
     ],
 )
 def test_a_delay_is_rounded_up_to_a_rung_and_above_the_top_is_the_top(delay: float, ms: int) -> None:
-    assert rung(delay) == ms
-    assert ms in LADDER_MS
+    assert retry_delay_ms(delay) == ms
+    assert ms in RETRY_DELAYS_MS
 
 
 def test_a_handler_that_asks_for_a_retry_gets_its_own_delay_within_the_attempts() -> None:
