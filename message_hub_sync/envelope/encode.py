@@ -149,7 +149,7 @@ def message_properties(
     :raises MessageValidationError: which value is wrong and what is allowed.
     """
     try:
-        kind, expiration = _message_kind(source, destination, ttl, priority)
+        kind, expiration = _common_headers(source, destination, ttl, priority)
     except TypeError:  # what cannot be a key cannot be a number either
         _check_ttl(ttl)
         _check_priority(priority)
@@ -161,7 +161,9 @@ def message_properties(
 
 # Remembered: most messages are like another one but for the payload. Typed: a ttl of 1.0 is not one of 1, nor True.
 @lru_cache(maxsize=1024, typed=True)
-def _message_kind(source: str, destination: str, ttl: float | None, priority: int) -> tuple[dict[str, Any], str | None]:
+def _common_headers(
+    source: str, destination: str, ttl: float | None, priority: int
+) -> tuple[dict[str, Any], str | None]:
     """The headers that all such messages have in common, not to be changed, and their expiration."""
     _check_ttl(ttl)
     _check_priority(priority)
