@@ -23,7 +23,7 @@ from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Outgoing, PublishResult
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, EVENTS, inbox_name
 
-__all__ = ["Attempts", "Verdict", "bulk_error", "resolve"]
+__all__ = ["PublishAttempts", "Verdict", "bulk_error", "report_to_circuit"]
 
 _ACCESS_REFUSED = 403
 _NOT_FOUND = 404
@@ -54,7 +54,7 @@ _ANSWERED = (Verdict.UNROUTABLE, Verdict.CHANNEL_ERROR, Verdict.UNAUTHORIZED)
 _ERRORS_OF_THEIR_OWN = {Verdict.NOT_SENT, Verdict.UNAUTHORIZED, Verdict.MISCONFIGURED, Verdict.INVALID}
 
 
-class Attempts:
+class PublishAttempts:
     """What the attempts to publish one message amount to. No lock: it belongs to one call.
 
     ``unanswered``: an attempt was written and no answer can come any more, or none that says enough, so that it
@@ -194,7 +194,7 @@ def _described(outgoing: Outgoing) -> str:
     return f"message to {outgoing.properties.headers.get('destination', outgoing.routing_key)}"
 
 
-def resolve(admission: Admission, all_attempts: list[Attempts]) -> None:
+def report_to_circuit(admission: Admission, all_attempts: list[PublishAttempts]) -> None:
     """Tell a circuit what its call came to; of many messages the worst counts, once."""
     verdicts = {attempts.last or attempts.verdict for attempts in all_attempts}
     if verdicts.intersection(_COUNTED):
@@ -207,7 +207,7 @@ def resolve(admission: Admission, all_attempts: list[Attempts]) -> None:
         admission.ignored(answered=bool(verdicts.intersection(_ANSWERED)))
 
 
-def bulk_error(all_attempts: list[Attempts], refusal: MessageHubCircuitBreakerError | None) -> MessageHubError:
+def bulk_error(all_attempts: list[PublishAttempts], refusal: MessageHubCircuitBreakerError | None) -> MessageHubError:
     """What the caller of a bulk call is told; ``refusal`` is that of an open circuit."""
     verdicts = {attempts.verdict for attempts in all_attempts}
     if refusal is not None and verdicts == {Verdict.CIRCUIT_OPEN}:

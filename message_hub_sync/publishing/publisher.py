@@ -13,7 +13,7 @@ from message_hub_sync.envelope.header_names import DESTINATION
 from message_hub_sync.errors import MessageHubCircuitBreakerError, MessageHubError, MessageValidationError
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.publishing.circuit_breaker import Admission, CircuitBreakers
-from message_hub_sync.publishing.publish_attempts import Attempts, Verdict, bulk_error, resolve
+from message_hub_sync.publishing.publish_attempts import PublishAttempts, Verdict, bulk_error, report_to_circuit
 from message_hub_sync.runtime.log import Log
 from message_hub_sync.transport.base import Outgoing, Receipt, Transport
 from message_hub_sync.transport.topology import EVENT_EXCHANGE, EVENTS
@@ -50,7 +50,7 @@ class Publisher:
         :raises MessageHubError: a connection, circuit-breaker, authorization or delivery error.
         """
         started = time.monotonic()
-        attempts = Attempts(outgoing)
+        attempts = PublishAttempts(outgoing)
         try:
             admission = self._breakers.admit(_circuit(outgoing))
         except MessageHubCircuitBreakerError:
@@ -64,7 +64,7 @@ class Publisher:
         if attempts.verdict is Verdict.CONFIRMED:
             admission.succeeded()
         else:
-            resolve(admission, [attempts])
+            report_to_circuit(admission, [attempts])
         self._count(attempts, time.monotonic() - started)
         if attempts.verdict is not Verdict.CONFIRMED:
             raise attempts.error()
@@ -72,7 +72,7 @@ class Publisher:
 
     def hand_over(self, outgoing: Outgoing, timeout: float) -> None:
         """Publish what is no user's call to a destination (a reply): past the circuit breakers."""
-        attempts = Attempts(outgoing)
+        attempts = PublishAttempts(outgoing)
         started = time.monotonic()
         self._attempt(attempts, started + timeout)
         self._count(attempts, time.monotonic() - started)
@@ -87,8 +87,8 @@ class Publisher:
         :raises MessageHubError: none was sent, and all for the same reason: that reason's own error.
         """
         started = time.monotonic()
-        all_attempts = [Attempts(outgoing) for outgoing in batch]
-        by_circuit: dict[str, list[Attempts]] = {}
+        all_attempts = [PublishAttempts(outgoing) for outgoing in batch]
+        by_circuit: dict[str, list[PublishAttempts]] = {}
         for attempts in all_attempts:
             by_circuit.setdefault(_circuit(attempts.outgoing), []).append(attempts)
         admissions, refusal = self._admit_all(by_circuit)
@@ -100,7 +100,7 @@ class Publisher:
                 admission.ignored()
             raise
         for key, admission in admissions.items():
-            resolve(admission, by_circuit[key])
+            report_to_circuit(admission, by_circuit[key])
         # Each its share: none of them took as long as all.
         share = (time.monotonic() - started) / max(1, len(all_attempts))
         unconfirmed = 0
@@ -125,7 +125,7 @@ class Publisher:
 
     # --- attempts ---------------------------------------------------------------------------------
 
-    def _attempt(self, attempts: Attempts, deadline: float) -> MessageHubError | None:
+    def _attempt(self, attempts: PublishAttempts, deadline: float) -> MessageHubError | None:
         """Publish until there is a verdict. Raises only what interrupts the thread.
 
         :returns: why the transport takes nothing at all, where that was the end of it.
@@ -151,7 +151,7 @@ class Publisher:
                 self._await(attempts, receipt, deadline)
         return None
 
-    def _await(self, attempts: Attempts, receipt: Receipt, deadline: float) -> None:
+    def _await(self, attempts: PublishAttempts, receipt: Receipt, deadline: float) -> None:
         self._awaited.add(receipt)
         try:
             result = receipt.wait(deadline)
@@ -161,13 +161,13 @@ class Publisher:
             receipt.abandoned = True
         attempts.note(result, receipt.reason, receipt.code)
 
-    def _declare_exchange(self, attempts: Attempts, deadline: float) -> None:
+    def _declare_exchange(self, attempts: PublishAttempts, deadline: float) -> None:
         logger.info("the exchange %s is missing and is declared", EVENTS)
         attempts.exchange_missing = False
         attempts.exchange_declared = True
         self._transport.declare_exchange(EVENT_EXCHANGE, deadline)
 
-    def _attempt_many(self, all_attempts: list[Attempts], deadline: float) -> None:
+    def _attempt_many(self, all_attempts: list[PublishAttempts], deadline: float) -> None:
         due = [attempts for attempts in all_attempts if attempts.verdict is None]
         while due:
             self._pipelined(due, deadline)
@@ -186,9 +186,9 @@ class Publisher:
                         attempts.out_of_time()
             due = [attempts for attempts in due if attempts.verdict is None]
 
-    def _pipelined(self, due: list[Attempts], deadline: float) -> None:
+    def _pipelined(self, due: list[PublishAttempts], deadline: float) -> None:
         """One attempt for each. While some slices are being confirmed, the next ones are written already."""
-        under_way: deque[list[tuple[Attempts, Receipt]]] = deque()
+        under_way: deque[list[tuple[PublishAttempts, Receipt]]] = deque()
         for start in range(0, len(due), BULK_SLICE):
             part = due[start : start + BULK_SLICE]
             try:
@@ -208,7 +208,7 @@ class Publisher:
         while under_way:
             self._settled(under_way.popleft(), deadline)
 
-    def _settled(self, waiting: list[tuple[Attempts, Receipt]], deadline: float) -> None:
+    def _settled(self, waiting: list[tuple[PublishAttempts, Receipt]], deadline: float) -> None:
         for attempts, receipt in waiting:
             self._await(attempts, receipt, deadline)
             attempts.identify()  # while the broker is at work on those behind it
@@ -216,7 +216,7 @@ class Publisher:
     # --- around them ------------------------------------------------------------------------------
 
     def _admit_all(
-        self, by_circuit: dict[str, list[Attempts]]
+        self, by_circuit: dict[str, list[PublishAttempts]]
     ) -> tuple[dict[str, Admission], MessageHubCircuitBreakerError | None]:
         """One admission per circuit; what an open one bars gets its verdict at once."""
         admissions: dict[str, Admission] = {}
@@ -230,7 +230,7 @@ class Publisher:
                     attempts.end(Verdict.CIRCUIT_OPEN, str(error))
         return admissions, refusal
 
-    def _count(self, attempts: Attempts, seconds: float) -> None:
+    def _count(self, attempts: PublishAttempts, seconds: float) -> None:
         self._metrics.count(_kind(attempts), attempts.verdict is Verdict.CONFIRMED, seconds)
 
 
@@ -241,5 +241,5 @@ def _circuit(outgoing: Outgoing) -> str:
     return destination
 
 
-def _kind(attempts: Attempts) -> Literal["publish", "send"]:
+def _kind(attempts: PublishAttempts) -> Literal["publish", "send"]:
     return "publish" if attempts.outgoing.exchange == EVENTS else "send"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConfigurationError
-from message_hub_sync.publishing.publish_attempts import Attempts, Verdict
+from message_hub_sync.publishing.publish_attempts import PublishAttempts, Verdict
 from message_hub_sync.transport.base import ConnectionState, PublishResult
 from message_hub_sync.transport.topology import (
     Binding,
@@ -133,7 +133,7 @@ def test_what_was_accepted_before_its_permission_was_taken_away_is_not_called_re
     transport = restricted(bench, configure="", write="^events$")
     event, other = bench.message(), bench.message()
     event.exchange, event.routing_key, event.mandatory = "events", "character.created", False
-    attempts = Attempts(event)
+    attempts = PublishAttempts(event)
 
     first, closing = transport.publish_many([event, other], bench.within())
     assert closing.wait(bench.within()) is PublishResult.CHANNEL_ERROR
