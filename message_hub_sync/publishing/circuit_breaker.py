@@ -28,7 +28,7 @@ from message_hub_sync.config import CircuitBreakerConfig
 from message_hub_sync.errors import MessageHubCircuitBreakerError
 from message_hub_sync.runtime.log import Log
 
-__all__ = ["MAX_CIRCUITS", "Admission", "CircuitBreakers"]
+__all__ = ["MAX_CIRCUITS", "CircuitBreakers", "Permit"]
 
 #: Above so many, circuits that are closed and without a failure are dropped, the longest idle first.
 MAX_CIRCUITS = 1_000
@@ -74,24 +74,24 @@ class CircuitBreakers:
         self._teller: object = None
         self._teller_thread = 0
 
-    def admit(self, key: str) -> Admission:
+    def admit(self, key: str) -> Permit:
         """Let one call to ``key`` through, or refuse it at once.
 
-        :returns: an admission, to be told exactly one of succeeded, failed and ignored.
+        :returns: an permit, to be told exactly one of succeeded, failed and not_counted.
         :raises MessageHubCircuitBreakerError: the circuit is open, or half-open with its one trial under way.
         """
         circuit = self._circuits.get(key)
         # Without the lock: a call that slips in while the circuit opens is like one admitted just before.
         if circuit is not None and circuit.state == STATE_CLOSED:
             circuit.used = self._clock()
-            return Admission(self, circuit, self._restorations, False)
+            return Permit(self, circuit, self._restorations, False)
         with self._lock:
             new = circuit is None and key not in self._circuits and len(self._circuits) < MAX_CIRCUITS
-            admission = self._decide(key)
+            permit = self._decide(key)
         if new and self._on_new is not None:
             self._heard(self._on_new, key)
         self._tell()
-        return admission
+        return permit
 
     def connection_restored(self) -> None:
         """The connection is back: the circuits that its loss opened go half-open, and admit a trial now."""
@@ -121,7 +121,7 @@ class CircuitBreakers:
         found = self.states().values()
         return next((state for state in (STATE_OPEN, STATE_HALF_OPEN) if state in found), STATE_CLOSED)
 
-    def _decide(self, key: str) -> Admission:
+    def _decide(self, key: str) -> Permit:
         now = self._clock()
         circuit = self._circuits.get(key)
         if circuit is None:
@@ -129,7 +129,7 @@ class CircuitBreakers:
             circuit = self._circuits[key] = _Circuit(key, self._config, self._clock, self._changes)
         circuit.used = now
         if circuit.state == STATE_CLOSED:
-            return Admission(self, circuit, self._restorations, False)
+            return Permit(self, circuit, self._restorations, False)
         if circuit.state == STATE_OPEN:
             wait = circuit.storage.opened + self._config.reset_timeout - now
             if wait > 0:
@@ -143,7 +143,7 @@ class CircuitBreakers:
         elif circuit.trial is not None and now < circuit.trial_ends:
             wait = circuit.trial_ends - now
             raise _refusal(f"the circuit of {key!r} is half-open, its one trial under way", wait)
-        circuit.trial = Admission(self, circuit, self._restorations, True)
+        circuit.trial = Permit(self, circuit, self._restorations, True)
         circuit.trial_ends = now + self._config.half_open_timeout
         return circuit.trial
 
@@ -155,11 +155,11 @@ class CircuitBreakers:
             if oldest is not None:
                 del self._circuits[oldest.key]
 
-    def _settle(self, admission: Admission, circuit: _Circuit, outcome: _Outcome) -> None:
+    def _settle(self, permit: Permit, circuit: _Circuit, outcome: _Outcome) -> None:
         with self._lock:
             # A circuit dropped while this call was under way comes back, or its successor counts.
             circuit = self._circuits.setdefault(circuit.key, circuit)
-            if circuit.trial is admission:
+            if circuit.trial is permit:
                 circuit.trial = None
             elif circuit.state != STATE_CLOSED:
                 return  # admitted before the circuit opened, or a trial past its time: another one decides
@@ -167,14 +167,14 @@ class CircuitBreakers:
                 outcome(circuit)
         self._tell()
 
-    def _failed(self, admission: Admission, circuit: _Circuit, restorations: int, connection: bool) -> None:
+    def _failed(self, permit: Permit, circuit: _Circuit, restorations: int, connection: bool) -> None:
         def outcome(circuit: _Circuit) -> None:
             circuit.count_failure(by_connection=connection)
             # The connection came back while the call waited for it: nobody will announce that again.
             if connection and circuit.state == STATE_OPEN and restorations != self._restorations:
                 circuit.breaker.half_open()
 
-        self._settle(admission, circuit, outcome)
+        self._settle(permit, circuit, outcome)
 
     def _tell(self) -> None:
         """Log the changes and call the listener, with no lock held; nobody waits for another's logging handlers.
@@ -222,7 +222,7 @@ class CircuitBreakers:
             logger.exception("the listener to circuit changes failed")
 
 
-class Admission:
+class Permit:
     """Leave for one call. Exactly one outcome is told, once; a second one changes nothing.
 
     ``trial`` is true for the one call of a half-open circuit; the caller bounds it by ``half_open_timeout``,
@@ -252,7 +252,7 @@ class Admission:
         if circuit is not None:
             self._breakers._failed(self, circuit, self._restorations, connection)
 
-    def ignored(self, *, answered: bool = False) -> None:
+    def not_counted(self, *, answered: bool = False) -> None:
         """Neither: unroutable, or the caller's mistake.
 
         In a closed circuit nothing changes. A trial gives its permit back, so that the next call is the
@@ -279,7 +279,7 @@ class _Circuit(CircuitBreakerListener):
         self.state = STATE_CLOSED
         self.failures = 0
         self.used = clock()
-        self.trial: Admission | None = None
+        self.trial: Permit | None = None
         self.trial_ends = 0.0
         self.opened_by_connection = False
         self.storage = _Storage(clock)

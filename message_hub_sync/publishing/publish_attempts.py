@@ -17,7 +17,7 @@ from message_hub_sync.errors import (
     MessageHubError,
     MessageValidationError,
 )
-from message_hub_sync.publishing.circuit_breaker import Admission
+from message_hub_sync.publishing.circuit_breaker import Permit
 from message_hub_sync.runtime.process_kind import threads_note
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Outgoing, PublishResult
@@ -194,17 +194,17 @@ def _described(outgoing: Outgoing) -> str:
     return f"message to {outgoing.properties.headers.get('destination', outgoing.routing_key)}"
 
 
-def report_to_circuit(admission: Admission, all_attempts: list[PublishAttempts]) -> None:
+def report_to_circuit(permit: Permit, all_attempts: list[PublishAttempts]) -> None:
     """Tell a circuit what its call came to; of many messages the worst counts, once."""
     verdicts = {attempts.last or attempts.verdict for attempts in all_attempts}
     if verdicts.intersection(_COUNTED):
         # A silent network is noticed by the callers' deadlines first, and by the connection only later.
         silent = verdicts.intersection((Verdict.NOT_SENT, Verdict.UNKNOWN))
-        admission.failed(connection=bool(silent) or any(attempts.lost_connection for attempts in all_attempts))
+        permit.failed(connection=bool(silent) or any(attempts.lost_connection for attempts in all_attempts))
     elif Verdict.CONFIRMED in verdicts:
-        admission.succeeded()
+        permit.succeeded()
     else:
-        admission.ignored(answered=bool(verdicts.intersection(_ANSWERED)))
+        permit.not_counted(answered=bool(verdicts.intersection(_ANSWERED)))
 
 
 def bulk_error(all_attempts: list[PublishAttempts], refusal: MessageHubCircuitBreakerError | None) -> MessageHubError:

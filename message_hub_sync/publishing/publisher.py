@@ -12,7 +12,7 @@ from message_hub_sync.config import ClientConfig
 from message_hub_sync.envelope.header_names import DESTINATION
 from message_hub_sync.errors import MessageHubCircuitBreakerError, MessageHubError, MessageValidationError
 from message_hub_sync.metrics import ServiceMetrics
-from message_hub_sync.publishing.circuit_breaker import Admission, CircuitBreakers
+from message_hub_sync.publishing.circuit_breaker import CircuitBreakers, Permit
 from message_hub_sync.publishing.publish_attempts import PublishAttempts, Verdict, bulk_error, report_to_circuit
 from message_hub_sync.runtime.log import Log
 from message_hub_sync.transport.base import Outgoing, Receipt, Transport
@@ -52,19 +52,19 @@ class Publisher:
         started = time.monotonic()
         attempts = PublishAttempts(outgoing)
         try:
-            admission = self._breakers.admit(_circuit(outgoing))
+            permit = self._breakers.admit(_circuit(outgoing))
         except MessageHubCircuitBreakerError:
             self._count(attempts, time.monotonic() - started)
             raise
         try:
-            self._attempt(attempts, started + (self._trial_seconds(timeout) if admission.trial else timeout))
+            self._attempt(attempts, started + (self._trial_seconds(timeout) if permit.trial else timeout))
         except BaseException:  # a signal or a gevent timeout: nobody knows, so nothing is counted
-            admission.ignored()
+            permit.not_counted()
             raise
         if attempts.verdict is Verdict.CONFIRMED:
-            admission.succeeded()
+            permit.succeeded()
         else:
-            report_to_circuit(admission, [attempts])
+            report_to_circuit(permit, [attempts])
         self._count(attempts, time.monotonic() - started)
         if attempts.verdict is not Verdict.CONFIRMED:
             raise attempts.error()
@@ -91,16 +91,16 @@ class Publisher:
         by_circuit: dict[str, list[PublishAttempts]] = {}
         for attempts in all_attempts:
             by_circuit.setdefault(_circuit(attempts.outgoing), []).append(attempts)
-        admissions, refusal = self._admit_all(by_circuit)
+        permits, refusal = self._admit_all(by_circuit)
         try:
-            trial = any(admission.trial for admission in admissions.values())
+            trial = any(permit.trial for permit in permits.values())
             self._attempt_many(all_attempts, started + (self._trial_seconds(timeout) if trial else timeout))
         except BaseException:
-            for admission in admissions.values():
-                admission.ignored()
+            for permit in permits.values():
+                permit.not_counted()
             raise
-        for key, admission in admissions.items():
-            report_to_circuit(admission, by_circuit[key])
+        for key, permit in permits.items():
+            report_to_circuit(permit, by_circuit[key])
         # Each its share: none of them took as long as all.
         share = (time.monotonic() - started) / max(1, len(all_attempts))
         unconfirmed = 0
@@ -217,18 +217,18 @@ class Publisher:
 
     def _admit_all(
         self, by_circuit: dict[str, list[PublishAttempts]]
-    ) -> tuple[dict[str, Admission], MessageHubCircuitBreakerError | None]:
-        """One admission per circuit; what an open one bars gets its verdict at once."""
-        admissions: dict[str, Admission] = {}
+    ) -> tuple[dict[str, Permit], MessageHubCircuitBreakerError | None]:
+        """One permit per circuit; what an open one bars gets its verdict at once."""
+        permits: dict[str, Permit] = {}
         refusal = None
         for key, group in by_circuit.items():
             try:
-                admissions[key] = self._breakers.admit(key)
+                permits[key] = self._breakers.admit(key)
             except MessageHubCircuitBreakerError as error:
                 refusal = error
                 for attempts in group:
                     attempts.end(Verdict.CIRCUIT_OPEN, str(error))
-        return admissions, refusal
+        return permits, refusal
 
     def _count(self, attempts: PublishAttempts, seconds: float) -> None:
         self._metrics.count(_kind(attempts), attempts.verdict is Verdict.CONFIRMED, seconds)

@@ -15,7 +15,7 @@ from mailing import mailing
 
 from message_hub_sync.config import CircuitBreakerConfig
 from message_hub_sync.errors import MessageHubCircuitBreakerError, MessageHubError
-from message_hub_sync.publishing.circuit_breaker import MAX_CIRCUITS, Admission, CircuitBreakers
+from message_hub_sync.publishing.circuit_breaker import MAX_CIRCUITS, CircuitBreakers, Permit
 
 SERVICE = "campaign-service"
 KEY = "character-service"
@@ -111,7 +111,7 @@ def test_what_is_ignored_neither_counts_nor_ends_the_row(breakers: CircuitBreake
     breakers.admit(KEY).failed()
     breakers.admit(KEY).failed()
     for _ in range(10):
-        breakers.admit(KEY).ignored()
+        breakers.admit(KEY).not_counted()
     assert breakers.states() == {KEY: "closed"}
     breakers.admit(KEY).failed()
     assert breakers.states() == {KEY: "open"}
@@ -153,7 +153,7 @@ def test_a_trial_that_fails_opens_it_for_another_reset_timeout(breakers: Circuit
 def test_a_trial_that_is_ignored_leaves_its_permit_to_the_next_call(breakers: CircuitBreakers, clock: Clock) -> None:
     trip(breakers)
     clock.now += 60
-    breakers.admit(KEY).ignored()
+    breakers.admit(KEY).not_counted()
     assert breakers.states() == {KEY: "half-open"}
     assert breakers.admit(KEY).trial
 
@@ -161,17 +161,17 @@ def test_a_trial_that_is_ignored_leaves_its_permit_to_the_next_call(breakers: Ci
 def test_a_trial_that_the_broker_answered_closes_the_circuit(breakers: CircuitBreakers, clock: Clock) -> None:
     trip(breakers)
     clock.now += 60
-    breakers.admit(KEY).ignored(answered=True)
+    breakers.admit(KEY).not_counted(answered=True)
     assert breakers.states() == {KEY: "closed"}
 
 
 def test_only_the_first_outcome_of_an_admission_counts(breakers: CircuitBreakers) -> None:
-    admission = breakers.admit(KEY)
+    permit = breakers.admit(KEY)
     for _ in range(10):
-        admission.failed()
+        permit.failed()
     assert breakers.states() == {KEY: "closed"}
     breakers.admit(KEY).failed()
-    admission.succeeded()
+    permit.succeeded()
     breakers.admit(KEY).failed()
     assert breakers.states() == {KEY: "open"}, "the late success did not end the row"
 
@@ -262,8 +262,8 @@ def test_calls_that_waited_for_a_connection_that_came_back_meanwhile_leave_a_tri
 ) -> None:
     waiting = [breakers.admit(KEY) for _ in range(CONFIG.failure_threshold)]
     breakers.connection_restored()
-    for admission in waiting:
-        admission.failed(connection=True)
+    for permit in waiting:
+        permit.failed(connection=True)
     assert breakers.states() == {KEY: "half-open"}, "no second announcement would come"
     assert breakers.admit(KEY).trial
 
@@ -276,12 +276,12 @@ def test_32_threads_are_all_inside_their_calls_at_once(breakers: CircuitBreakers
 
     def call(number: int) -> None:
         for turn in range(5):
-            admission = breakers.admit(KEY)
+            permit = breakers.admit(KEY)
             together.wait(timeout=10)  # broken unless every thread is admitted and none has ended
             if number == 0 and turn % 2:
-                admission.failed()
+                permit.failed()
             else:
-                admission.succeeded()
+                permit.succeeded()
 
     in_threads(32, call)
     assert breakers.states() == {KEY: "closed"}
@@ -307,7 +307,7 @@ def test_half_open_admits_one_of_32(
     else:
         clock.now += 60
     together = threading.Barrier(32)
-    admitted: list[Admission] = []
+    admitted: list[Permit] = []
     turned_away: list[MessageHubCircuitBreakerError] = []
 
     def call(_: int) -> None:
@@ -318,7 +318,7 @@ def test_half_open_admits_one_of_32(
             turned_away.append(error)
 
     in_threads(32, call)
-    assert [admission.trial for admission in admitted] == [True]
+    assert [permit.trial for permit in admitted] == [True]
     assert [error.retry_after for error in turned_away] == [pytest.approx(30)] * 31
     assert "its one trial under way" in str(turned_away[0])
 
@@ -508,8 +508,8 @@ def test_calls_under_way_while_their_circuit_is_dropped_are_counted_still(
     assert KEY not in breakers.states()
     under_way[0].failed()
     assert breakers.states()[KEY] == "closed"
-    for admission in under_way[1:]:
-        admission.failed()
+    for permit in under_way[1:]:
+        permit.failed()
     assert breakers.states()[KEY] == "open"
 
 
