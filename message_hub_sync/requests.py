@@ -28,7 +28,7 @@ from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.publishing.publisher import Publisher
 from message_hub_sync.runtime.deadlines import remaining
 from message_hub_sync.runtime.log import Log
-from message_hub_sync.runtime.process_kind import threads_note
+from message_hub_sync.runtime.process_kind import uwsgi_hint
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, Transport
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, inbox_name, reply_topology
@@ -117,7 +117,7 @@ class RequestCaller:
             raise MessageHubTimeoutError(
                 f"no reply from {waiter.destination} within {timeout:g} s (correlation id "
                 f"{waiter.correlation_id}): it may be slow, or not running, or its handler "
-                f"returned None{threads_note()}"
+                f"returned None{uwsgi_hint()}"
             )
         if waiter.reply is None:
             raise MessageHubTimeoutError(f"the client was closed before {waiter.destination} replied")
@@ -168,7 +168,7 @@ class RequestCaller:
                 return opening.result(timeout=remaining(deadline))
             except FutureTimeoutError:  # the builtin TimeoutError only from 3.11 on
                 raise MessageHubConnectionError(
-                    f"the reply queue was not there in time: nothing was sent{threads_note()}"
+                    f"the reply queue was not there in time: nothing was sent{uwsgi_hint()}"
                 ) from None
             except CancelledError:
                 continue  # whoever was at it was interrupted

@@ -43,7 +43,7 @@ from message_hub_sync.publishing.outgoing import (
 )
 from message_hub_sync.runtime.deadlines import deadline_after, timeout_seconds
 from message_hub_sync.runtime.log import Log
-from message_hub_sync.runtime.process_kind import has_running_loop, reloader_parent, threads_note
+from message_hub_sync.runtime.process_kind import has_running_loop, reloader_parent, uwsgi_hint
 from message_hub_sync.runtime.signals import StopSignals
 
 __all__ = ["MessageHubClient"]
@@ -162,7 +162,7 @@ class MessageHubClient:
         try:
             session.transport.connect(time.monotonic() + self._config.connect_timeout)
         except MessageHubConnectionError as error:
-            raise MessageHubConnectionError(f"{error}{threads_note()}") from None
+            raise MessageHubConnectionError(f"{error}{uwsgi_hint()}") from None
 
     def close(self, timeout: float | None = None) -> None:
         """End in order: no new work, consumers cancelled, running handlers finished, confirms awaited. Idempotent.

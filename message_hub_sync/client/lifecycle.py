@@ -17,7 +17,7 @@ from message_hub_sync.consuming.subscription import Subscription, SubscriptionRe
 from message_hub_sync.envelope import ids
 from message_hub_sync.runtime.fork import call_after_fork_in_child
 from message_hub_sync.runtime.log import Log
-from message_hub_sync.runtime.process_kind import fell_off_its_end
+from message_hub_sync.runtime.process_kind import script_ended
 
 __all__ = ["Lifecycle"]
 
@@ -90,7 +90,7 @@ class Lifecycle:
         running = len(session.subscriptions.running())
         if running:
             # News to whoever wrote a script that was to serve; of a server that was told to end it is the usual end.
-            forgotten = fell_off_its_end()
+            forgotten = script_ended()
             logger.log(
                 logging.WARNING if forgotten else logging.INFO,
                 "%s ends with live subscriptions (%d), and they with it%s",

@@ -23,7 +23,7 @@ from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.runtime.deadlines import remaining, take
 from message_hub_sync.runtime.log import Log
-from message_hub_sync.runtime.process_kind import became_reloader_parent, threads_note
+from message_hub_sync.runtime.process_kind import became_reloader_parent, uwsgi_hint
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Consumer, Delivery, Transport
 from message_hub_sync.transport.topology import Topology
@@ -181,7 +181,7 @@ class QueueConsumer:
                 opening.result(timeout=remaining(deadline))
             except FutureTimeoutError:  # the builtin TimeoutError only from 3.11 on
                 raise MessageHubConnectionError(
-                    f"the queue {self.consumed.topology.queue.name} was not consumed in time{threads_note()}"
+                    f"the queue {self.consumed.topology.queue.name} was not consumed in time{uwsgi_hint()}"
                 ) from None
             except CancelledError:
                 continue  # whoever was at it was interrupted

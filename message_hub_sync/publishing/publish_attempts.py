@@ -18,7 +18,7 @@ from message_hub_sync.errors import (
     MessageValidationError,
 )
 from message_hub_sync.publishing.circuit_breaker import Permit
-from message_hub_sync.runtime.process_kind import threads_note
+from message_hub_sync.runtime.process_kind import uwsgi_hint
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Outgoing, PublishResult
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, EVENTS, inbox_name
@@ -106,7 +106,7 @@ class PublishAttempts:
             self.reason = reason
         else:
             self.unanswered = True
-            self.end(Verdict.UNKNOWN, f"no confirm came before the deadline{threads_note()}")
+            self.end(Verdict.UNKNOWN, f"no confirm came before the deadline{uwsgi_hint()}")
 
     def end(self, verdict: Verdict, reason: str) -> None:
         """Give up. Once an attempt was written and not answered, all that is certain is that nothing is."""
@@ -118,7 +118,7 @@ class PublishAttempts:
     def out_of_time(self) -> None:
         """The deadline passed between two attempts."""
         reason = self.reason or "the connection to the hub was lost"
-        self.end(Verdict.NOT_SENT, f"{reason}, and the deadline passed{threads_note()}")
+        self.end(Verdict.NOT_SENT, f"{reason}, and the deadline passed{uwsgi_hint()}")
 
     def refused(self, error: MessageHubError) -> None:
         """The transport raised: this attempt was not written, and no other will be."""
@@ -127,7 +127,7 @@ class PublishAttempts:
         elif isinstance(error, MessageHubConfigurationError):
             self.end(Verdict.MISCONFIGURED, str(error))
         else:
-            self.end(Verdict.NOT_SENT, f"{error}{threads_note()}")
+            self.end(Verdict.NOT_SENT, f"{error}{uwsgi_hint()}")
 
     def broken(self) -> None:
         """The transport failed somewhere, so that it is not known what the broker got."""

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any
 
-__all__ = ["became_reloader_parent", "fell_off_its_end", "has_running_loop", "reloader_parent", "threads_note"]
+__all__ = ["became_reloader_parent", "has_running_loop", "reloader_parent", "script_ended", "uwsgi_hint"]
 
 _RELOADER = "werkzeug._reloader"
 #: Words on the command line of a development server.
@@ -75,7 +75,7 @@ def _flask_reloads() -> bool:
     return "--debug" in arguments or os.environ.get("FLASK_DEBUG", "").lower() in _TRUE
 
 
-def fell_off_its_end() -> bool:
+def script_ended() -> bool:
     """At the interpreter's end: whether it came because a plain script has no more lines, as far as that can be known.
 
     Not so where a server may have run it, an exception or Ctrl-C was its end, or handlers of its own ask for signals:
@@ -95,7 +95,7 @@ def has_running_loop() -> bool:
     return asyncio is not None and asyncio._get_running_loop() is not None
 
 
-def threads_note() -> str:
+def uwsgi_hint() -> str:
     """What to add to the text of a timeout where no thread of ours can run; empty elsewhere."""
     uwsgi: Any = sys.modules.get("uwsgi")
     options = getattr(uwsgi, "opt", None)
