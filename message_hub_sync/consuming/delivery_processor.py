@@ -26,7 +26,7 @@ from message_hub_sync.envelope.correlation import MessageContext, enter, leave
 from message_hub_sync.envelope.values import InvalidMessage, Properties
 from message_hub_sync.errors import MessageHubRejectError, MessageHubRetryError, MessageValidationError
 from message_hub_sync.metrics import ServiceMetrics
-from message_hub_sync.runtime.deadlines import certainly_past
+from message_hub_sync.runtime.deadlines import earliest_now
 from message_hub_sync.runtime.log import Log
 from message_hub_sync.runtime.text import error_text, printable
 from message_hub_sync.transport.base import Consumer, Delivery
@@ -100,9 +100,11 @@ class DeliveryProcessor:
             else:
                 work.move(
                     retry_queue(self._queue, RETRY_DELAYS_MS[0]),
-                    crash_properties(delivery, crashes=count + 1, past=certainly_past(), delay_ms=RETRY_DELAYS_MS[0]),
+                    crash_properties(
+                        delivery, crashes=count + 1, earliest_now=earliest_now(), delay_ms=RETRY_DELAYS_MS[0]
+                    ),
                 )
-        elif expired(delivery.properties, certainly_past()):
+        elif expired(delivery.properties, earliest_now()):
             work.dead_letter(None, "expired: its ttl passed while it waited for a retry")
         elif self._kind == "message" and self._claim_reply(delivery):
             work.ack()
@@ -267,7 +269,7 @@ class _DeliveryInProgress:
             service=processor._config.service_name,
             now=time.time(),
             delay_ms=delay_ms,
-            past=certainly_past(),
+            earliest_now=earliest_now(),
         )
         self.move(retry_queue(queue, delay_ms), properties, lambda: processor._metrics.retried(queue))
 

@@ -103,27 +103,27 @@ def retry_properties(
     service: str,
     now: float,
     delay_ms: int,
-    past: float | None = None,
+    earliest_now: float | None = None,
 ) -> Properties:
     """What a message bears on its way to a retry queue.
 
     :param attempts: handler runs that failed, this one included.
     :param now: wall clock, seconds since the epoch.
     :param delay_ms: how long it will wait there.
-    :param past: as :func:`expired` has it; the wall clock where it is left out.
+    :param earliest_now: as :func:`expired` has it; the wall clock where it is left out.
     """
     ours = {ATTEMPTS: attempts, SERVICE: service, **_first_failed(delivery, now), **_error(error)}
-    return _moved(delivery, {**ours, **_ttl_after(delivery, now if past is None else past, delay_ms)})
+    return _moved(delivery, {**ours, **_ttl_after(delivery, now if earliest_now is None else earliest_now, delay_ms)})
 
 
-def crash_properties(delivery: FailedDelivery, *, crashes: int, past: float, delay_ms: int) -> Properties:
+def crash_properties(delivery: FailedDelivery, *, crashes: int, earliest_now: float, delay_ms: int) -> Properties:
     """What a message bears that is set aside unhandled, because its last consumer may have died of it.
 
     :param crashes: this one included; at least one more than the message bears already is written.
         Its ``x-attempts`` stays as it is.
     """
     ours = {CRASHES: max(crashes, _count(delivery.properties.headers, CRASHES) + 1)}
-    return _moved(delivery, {**ours, **_ttl_after(delivery, past, delay_ms)})
+    return _moved(delivery, {**ours, **_ttl_after(delivery, earliest_now, delay_ms)})
 
 
 def dead_letter_properties(
@@ -174,21 +174,21 @@ _OURS = (
 _SHORT_TEXTS = ("message_id", "correlation_id", "type", "app_id", "content_type", "content_encoding", "reply_to")
 
 
-def expired(properties: Properties, past: float) -> bool:
+def expired(properties: Properties, earliest_now: float) -> bool:
     """Whether a message back from a retry queue is past its ttl, which the broker no longer watches.
 
     What is left of the ttl is carried along and shortened by each delay, for which the broker answers. Clocks are asked
     only for how long the message waited before it failed first and since it came back: whoever sets one must not
     have messages given up.
 
-    :param past: seconds since the epoch, or fewer: the reading of a clock that nobody has set forward
-        (:func:`~message_hub_sync.runtime.deadlines.certainly_past`).
+    :param earliest_now: seconds since the epoch, or fewer: the reading of a clock that nobody has set forward
+        (:func:`~message_hub_sync.runtime.deadlines.earliest_now`).
     """
-    left = _ttl_left(properties, past) if TTL_LEFT in properties.headers else None
+    left = _ttl_left(properties, earliest_now) if TTL_LEFT in properties.headers else None
     return left is not None and left <= 0
 
 
-def _ttl_left(properties: Properties, past: float) -> int | None:
+def _ttl_left(properties: Properties, earliest_now: float) -> int | None:
     """Milliseconds, ``None``: it has none."""
     headers = properties.headers
     total = properties.expiration if properties.expiration is not None else headers.get(ORIGINAL_EXPIRATION)
@@ -200,17 +200,17 @@ def _ttl_left(properties: Properties, past: float) -> int | None:
     if properties.expiration is None and isinstance(left, int) and not isinstance(left, bool):
         back = _came_back(headers)
         # The broker writes whole seconds.
-        waited = 0.0 if back is None else max(0.0, past - back - 1)
+        waited = 0.0 if back is None else max(0.0, earliest_now - back - 1)
         return min(max(left, -ttl), ttl) - int(waited * 1000)
     sent = _epoch(headers.get(TIMESTAMP))
     sent = properties.timestamp if sent is None else sent
-    waited = 0.0 if sent is None else past - sent
+    waited = 0.0 if sent is None else earliest_now - sent
     # The broker would not have handed out one that is past its ttl: where the clocks say so, somebody has set one.
     return ttl - int(waited * 1000) if 0 <= waited * 1000 < ttl else ttl
 
 
-def _ttl_after(delivery: FailedDelivery, past: float, delay_ms: int) -> dict[str, Any]:
-    left = _ttl_left(delivery.properties, past)
+def _ttl_after(delivery: FailedDelivery, earliest_now: float, delay_ms: int) -> dict[str, Any]:
+    left = _ttl_left(delivery.properties, earliest_now)
     return {} if left is None else {TTL_LEFT: left - delay_ms}
 
 

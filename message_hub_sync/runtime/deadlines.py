@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from message_hub_sync.errors import MessageValidationError
 
-__all__ = ["certainly_past", "deadline_after", "remaining", "take", "timeout_seconds"]
+__all__ = ["deadline_after", "earliest_now", "remaining", "take", "timeout_seconds"]
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ MAX_TIMEOUT = 4_294_967
 _EPOCH = time.time() - time.monotonic()
 
 
-def certainly_past() -> float:
+def earliest_now() -> float:
     """A moment that is over though somebody sets the wall clock, in seconds since the epoch.
 
     The earlier of what the wall clock says and of what it would say had nobody touched it in this process's time.

@@ -131,12 +131,12 @@ def test_forged_headers_of_ours_are_replaced(forged: Any) -> None:
 def test_a_crash_is_counted_and_attempts_are_not() -> None:
     delivery = failed(headers={"x-attempts": 2, "x-crashes": 1}, expiration="60000")
     for said in (1, 2):
-        found = crash_properties(delivery, crashes=said, past=NOW, delay_ms=1_000)
+        found = crash_properties(delivery, crashes=said, earliest_now=NOW, delay_ms=1_000)
         assert found.headers["x-crashes"] == 2
         assert found.headers["x-attempts"] == 2
         assert found.headers["x-original-routing-key"] == "character.created"
         assert found.expiration is None
-    assert crash_properties(Failed(), crashes=1, past=NOW, delay_ms=1_000).headers["x-crashes"] == 1
+    assert crash_properties(Failed(), crashes=1, earliest_now=NOW, delay_ms=1_000).headers["x-crashes"] == 1
 
 
 def test_a_dead_letter_says_why_where_when_and_how_often() -> None:
@@ -291,7 +291,7 @@ def test_each_delay_and_what_it_waited_before_shorten_what_is_left_of_a_ttl() ->
     # 3 s it waited to be handled, of which those count that are certain, as the broker writes whole seconds.
     assert 49_000 - 3_000 - 30_000 <= second.headers["x-ttl-left"] <= 49_000 - 2_000 - 30_000
     assert not expired(back(second, NOW + 34), NOW + 34)
-    third = crash_properties(Failed(back(second, NOW + 34)), crashes=1, past=NOW + 34, delay_ms=30_000)
+    third = crash_properties(Failed(back(second, NOW + 34)), crashes=1, earliest_now=NOW + 34, delay_ms=30_000)
     assert expired(back(third, NOW + 64), NOW + 64)
 
 
@@ -315,7 +315,7 @@ def test_a_clock_that_is_set_while_it_waits_gives_no_message_up(jump: float) -> 
             error=None,
             service="me",
             now=NOW,
-            past=NOW + min(consumer, 0),
+            earliest_now=NOW + min(consumer, 0),
             delay_ms=1_000,
         )
         assert first.headers["x-ttl-left"] == 59_000
