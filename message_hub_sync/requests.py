@@ -27,7 +27,7 @@ from message_hub_sync.errors import (
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.publishing.publisher import Publisher
 from message_hub_sync.runtime.deadlines import remaining
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import uwsgi_hint
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, Transport
@@ -35,7 +35,7 @@ from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, inbox_name, re
 
 __all__ = ["ReplySender", "RequestCaller"]
 
-logger = Log("message_hub_sync.request_reply")
+logger = SafeLogger("message_hub_sync.request_reply")
 
 #: ReplySender the broker may hand over at once; a waiting caller takes its own out within microseconds.
 PREFETCH = 256

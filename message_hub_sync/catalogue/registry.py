@@ -13,11 +13,11 @@ from message_hub_sync.catalogue.event_type import EventType
 from message_hub_sync.envelope.decode import validation_reason
 from message_hub_sync.envelope.names import event_name, validate_event_pattern, validate_event_type
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 
 __all__ = ["Catalogue"]
 
-logger = Log("message_hub_sync.catalogue")
+logger = SafeLogger("message_hub_sync.catalogue")
 
 M = TypeVar("M", bound=BaseModel)
 

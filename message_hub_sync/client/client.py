@@ -42,13 +42,13 @@ from message_hub_sync.publishing.outgoing import (
     outgoing_messages,
 )
 from message_hub_sync.runtime.deadlines import deadline_after, timeout_seconds
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import has_running_loop, reloader_parent, uwsgi_hint
 from message_hub_sync.runtime.signals import StopSignals
 
 __all__ = ["MessageHubClient"]
 
-logger = Log("message_hub_sync.client")
+logger = SafeLogger("message_hub_sync.client")
 
 #: For each so many messages of a bulk call, begun, it gets the time of a single one.
 _TIMED_TOGETHER = 1_000

@@ -16,12 +16,12 @@ from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.consuming.subscription import Subscription, SubscriptionRegistry
 from message_hub_sync.envelope import ids
 from message_hub_sync.runtime.fork import call_after_fork_in_child
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import script_ended
 
 __all__ = ["Lifecycle"]
 
-logger = Log("message_hub_sync.client")
+logger = SafeLogger("message_hub_sync.client")
 
 
 class Lifecycle:

@@ -17,12 +17,12 @@ from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.publishing.publisher import Publisher
 from message_hub_sync.requests import ReplySender, RequestCaller
 from message_hub_sync.runtime.deadlines import remaining
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import Transport
 
 __all__ = ["Session", "prepare"]
 
-logger = Log("message_hub_sync.client")
+logger = SafeLogger("message_hub_sync.client")
 
 
 class Session:

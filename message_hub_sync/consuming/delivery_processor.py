@@ -27,14 +27,14 @@ from message_hub_sync.envelope.values import InvalidMessage, Properties
 from message_hub_sync.errors import MessageHubRejectError, MessageHubRetryError, MessageValidationError
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.runtime.deadlines import earliest_now
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.text import error_text, printable
 from message_hub_sync.transport.base import Consumer, Delivery
 from message_hub_sync.transport.topology import QueueSpec, Topology, dead_letter_queue, retry_queue
 
 __all__ = ["DeliveryProcessor"]
 
-logger = Log("message_hub_sync.subscription")
+logger = SafeLogger("message_hub_sync.subscription")
 
 
 class DeliveryProcessor:

@@ -22,7 +22,7 @@ from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.runtime.deadlines import remaining, take
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import became_reloader_parent, uwsgi_hint
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Consumer, Delivery, Transport
@@ -30,7 +30,7 @@ from message_hub_sync.transport.topology import Topology
 
 __all__ = ["ConsumeOptions", "ConsumedQueue", "ConsumerContext", "QueueConsumer"]
 
-logger = Log("message_hub_sync.subscription")
+logger = SafeLogger("message_hub_sync.subscription")
 
 #: Seconds for the last acknowledgements of a handler that outlived the deadline of whoever stopped it.
 CLOSE_TIMEOUT = 1.0

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import MessageHubError, MessageValidationError
 from message_hub_sync.runtime.deadlines import remaining
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, PublishResult, Receipt, Transport
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, QueueSpec
 
 __all__ = ["Republisher"]
 
-logger = Log("message_hub_sync.moving")
+logger = SafeLogger("message_hub_sync.moving")
 
 #: Seconds a worker gives to one move before it turns to its next message. A confirm takes milliseconds.
 PATIENCE = 0.25

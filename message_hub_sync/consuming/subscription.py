@@ -20,13 +20,13 @@ from message_hub_sync.errors import (
     MessageValidationError,
 )
 from message_hub_sync.runtime.deadlines import deadline_after, timeout_seconds
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import reloader_parent
 from message_hub_sync.transport.topology import Topology, event_subscription, inbox_subscription, retry_queue
 
 __all__ = ["Subscription", "SubscriptionRegistry", "consume_options", "event_queues", "inbox_queues"]
 
-logger = Log("message_hub_sync.subscription")
+logger = SafeLogger("message_hub_sync.subscription")
 
 #: Unacknowledged messages at most (AMQP's short), and threads that one queue may sensibly have.
 MAX_PREFETCH = 65_535

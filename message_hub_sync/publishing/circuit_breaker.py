@@ -26,7 +26,7 @@ from pybreaker import (
 
 from message_hub_sync.config import CircuitBreakerConfig
 from message_hub_sync.errors import MessageHubCircuitBreakerError
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 
 __all__ = ["MAX_CIRCUITS", "CircuitBreakers", "Permit"]
 
@@ -36,7 +36,7 @@ MAX_CIRCUITS = 1_000
 #: Instead of a state: the circuit ends with its client; without a key, all have.
 _ENDED = "ended"
 
-logger = Log("message_hub_sync.circuit_breaker")
+logger = SafeLogger("message_hub_sync.circuit_breaker")
 
 
 class CircuitBreakers:

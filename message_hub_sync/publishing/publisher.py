@@ -14,13 +14,13 @@ from message_hub_sync.errors import MessageHubCircuitBreakerError, MessageHubErr
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers, Permit
 from message_hub_sync.publishing.publish_attempts import PublishAttempts, Verdict, bulk_error, report_to_circuit
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import Outgoing, Receipt, Transport
 from message_hub_sync.transport.topology import EVENT_EXCHANGE, EVENTS
 
 __all__ = ["BULK_SLICE", "SLICES_UNDER_WAY", "Publisher"]
 
-logger = Log("message_hub_sync.publisher")
+logger = SafeLogger("message_hub_sync.publisher")
 
 #: Messages of a bulk call handed to the transport at a time, and how many such slices may be unconfirmed while the next
 #: one goes out. RabbitMQ confirms a thousand at once: with two thousand under way it was out of work each time.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 
 __all__ = ["call_after_fork_in_child"]
 
-logger = Log("message_hub_sync.fork")
+logger = SafeLogger("message_hub_sync.fork")
 
 # Appended to at import only, by the thread that holds the import lock; os.register_at_fork can take nothing back.
 _actions: list[Callable[[], None]] = []

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 
-__all__ = ["Log"]
+__all__ = ["SafeLogger"]
 
-#: What stands between the caller and the logger: this module's method and :meth:`Log._say`.
+#: What stands between the caller and the logger: this module's method and `SafeLogger._say`.
 _FRAMES = 3
 
 
-class Log:
+class SafeLogger:
     """A logger whose handlers and filters may raise, which then ends here.
 
     They are an application's: one that raises must not end a thread of ours, leave a message unsettled, or take the

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from message_hub_sync.errors import MessageValidationError
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.threads import Waiter
 
 __all__ = ["Clock", "SystemClock", "VirtualClock"]
 
-logger = Log("message_hub_sync.memory")
+logger = SafeLogger("message_hub_sync.memory")
 
 
 class Clock(Protocol):

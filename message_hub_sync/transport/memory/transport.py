@@ -14,7 +14,7 @@ from message_hub_sync.errors import (
     MessageHubError,
     MessageValidationError,
 )
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import (
     ConnectionState,
     ConnectionStatus,
@@ -32,7 +32,7 @@ from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topolog
 
 __all__ = ["MemoryConsumer", "MemoryTransport"]
 
-logger = Log("message_hub_sync.memory")
+logger = SafeLogger("message_hub_sync.memory")
 
 
 class MemoryTransport:

@@ -32,7 +32,7 @@ import pika
 from pika import exceptions as amqp
 from pika.connection import Connection
 
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.rabbitmq.frames.decoding import decode, frame_start
 from message_hub_sync.transport.rabbitmq.polling import Poller, Waker
 from message_hub_sync.transport.rabbitmq.reader_role import ReaderRole
@@ -41,7 +41,7 @@ from message_hub_sync.transport.threads import Waiter, Waiters, refuse_on_io_thr
 
 __all__ = ["ThreadedConnection"]
 
-logger = Log("message_hub_sync.rabbitmq")
+logger = SafeLogger("message_hub_sync.rabbitmq")
 
 #: Bytes waiting to be sent above which publishers wait for room.
 OUT_BUFFER_BYTES = 8 * 1024 * 1024

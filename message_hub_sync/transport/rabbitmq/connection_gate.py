@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 
 from message_hub_sync.errors import MessageHubConnectionError
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import ConnectionState
 from message_hub_sync.transport.rabbitmq.translation import Refusal
 from message_hub_sync.transport.threads import Waiter, Waiters, refuse_on_io_thread
 
 __all__ = ["ConnectionGate"]
 
-logger = Log("message_hub_sync.rabbitmq")
+logger = SafeLogger("message_hub_sync.rabbitmq")
 
 _TROUBLED = (ConnectionState.BLOCKED, ConnectionState.RECOVERING)
 

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.errors import MessageHubError
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.consumer_channel import ConsumerChannel
@@ -30,7 +30,7 @@ from message_hub_sync.transport.topology import Topology
 
 __all__ = ["ConsumeConnection", "RabbitMQConsumer"]
 
-logger = Log("message_hub_sync.rabbitmq")
+logger = SafeLogger("message_hub_sync.rabbitmq")
 
 #: Seconds an acknowledgement may wait for others, and how many may wait at most.
 _FLUSH_SECONDS, _FLUSH_COUNT = 0.05, 64

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pika import exceptions as amqp
 
 from message_hub_sync.envelope.values import Properties
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END, FRAME_START, decode_header
@@ -20,7 +20,7 @@ from message_hub_sync.transport.rabbitmq.rpc import RpcChannel
 
 __all__ = ["ConsumerChannel"]
 
-logger = Log("message_hub_sync.rabbitmq")
+logger = SafeLogger("message_hub_sync.rabbitmq")
 
 
 #: Kinds of frames (AMQP 0-9-1, section 4.2.3), class and method of ``basic.deliver`` (1.8.3.13), class and weight of

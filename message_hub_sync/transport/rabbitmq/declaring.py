@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import QueueStats
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
@@ -14,7 +14,7 @@ from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topolog
 
 __all__ = ["Declarations", "declared_name"]
 
-logger = Log("message_hub_sync.rabbitmq")
+logger = SafeLogger("message_hub_sync.rabbitmq")
 
 _ACCESS_REFUSED, _NOT_FOUND, _RESOURCE_LOCKED, _PRECONDITION_FAILED = 403, 404, 405, 406
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.translation import (
     ChannelClosed,
@@ -21,7 +21,7 @@ from message_hub_sync.transport.rabbitmq.translation import (
 
 __all__ = ["IOTask", "IOTaskQueue"]
 
-logger = Log("message_hub_sync.rabbitmq")
+logger = SafeLogger("message_hub_sync.rabbitmq")
 
 
 class IOTask:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError, MessageValidationError
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import ConnectionState, Outgoing, PublishResult, Receipt
 from message_hub_sync.transport.rabbitmq.confirm_channel import ConfirmChannel
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
@@ -16,7 +16,7 @@ from message_hub_sync.transport.rabbitmq.recovering_connection import Recovering
 
 __all__ = ["PublishConnection"]
 
-logger = Log("message_hub_sync.rabbitmq")
+logger = SafeLogger("message_hub_sync.rabbitmq")
 
 _NO_ROOM = "the broker reads too slowly"
 _BLOCKED = "the broker accepts no messages (memory or disk alarm); nothing was sent"

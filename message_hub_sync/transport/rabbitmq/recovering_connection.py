@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 
 from message_hub_sync.config import BrokerAddress, ClientConfig
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import ConnectionState, ConnectionStatus
 from message_hub_sync.transport.rabbitmq.backoff import Backoff
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
@@ -29,7 +29,7 @@ from message_hub_sync.transport.threads import IOThread, on_io_thread, refuse_on
 
 __all__ = ["RecoveringConnection"]
 
-logger = Log("message_hub_sync.rabbitmq")
+logger = SafeLogger("message_hub_sync.rabbitmq")
 
 T = TypeVar("T")
 

@@ -7,14 +7,14 @@ import logging
 import pytest
 from mailing import Mailing, mailing
 
-from message_hub_sync.runtime.log import Log
+from message_hub_sync.runtime.log import SafeLogger
 
 NAME = "message_hub_sync.test"
 
 
 def test_a_record_is_like_that_of_a_logger_asked_in_the_same_place(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, NAME)
-    ours, theirs = Log(NAME), logging.getLogger(NAME)
+    ours, theirs = SafeLogger(NAME), logging.getLogger(NAME)
     error = ValueError("no")
     for logger in (ours, theirs):
         logger.debug("%s %d", "one", 1)
@@ -37,10 +37,10 @@ def test_what_a_handler_or_a_filter_raises_ends_there() -> None:
         raise KeyError("no such field")
 
     with mailing(NAME):
-        Log(NAME).warning("and on it goes")
+        SafeLogger(NAME).warning("and on it goes")
     logging.getLogger(NAME).addFilter(raising)
     try:
-        Log(NAME).warning("and on it goes")
+        SafeLogger(NAME).warning("and on it goes")
     finally:
         logging.getLogger(NAME).removeFilter(raising)
 
@@ -51,4 +51,4 @@ def test_what_interrupts_the_thread_goes_through(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Mailing, "emit", interrupted)
     with mailing(NAME), pytest.raises(KeyboardInterrupt):
-        Log(NAME).warning("and no further")
+        SafeLogger(NAME).warning("and no further")
