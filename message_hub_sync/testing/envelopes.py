@@ -1,4 +1,4 @@
-"""What passes at a transport's seam, as the envelopes that tests speak of. Pure."""
+"""What passes at a transport's hooks, as the envelopes that tests speak of. Pure."""
 
 from __future__ import annotations
 

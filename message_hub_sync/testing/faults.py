@@ -12,7 +12,7 @@ from message_hub_sync.config import positive_seconds
 from message_hub_sync.envelope.values import Event, Message
 from message_hub_sync.errors import MessageHubConnectionError, MessageValidationError
 from message_hub_sync.runtime.deadlines import remaining
-from message_hub_sync.testing._hooks.transport_hooks import Publish, Seam
+from message_hub_sync.testing._hooks.transport_hooks import Publish, TransportHooks
 from message_hub_sync.testing.envelopes import delivered, left_queue, sent
 from message_hub_sync.testing.expectations import Where, fitting
 from message_hub_sync.transport.base import (
@@ -54,13 +54,13 @@ class Faults:
     all was cleared.
     """
 
-    def __init__(self, seam: Seam) -> None:
-        self._seam = seam
+    def __init__(self, hooks: TransportHooks) -> None:
+        self._hooks = hooks
         self._changed = threading.Condition(threading.Lock())
         self._plans: list[_Plan] = []
         self._blocked = False
         self._cleared = 0
-        seam.interfere(_Interference(self))
+        hooks.interfere(_Interference(self))
 
     # --- publishing -------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class Faults:
 
     def cut(self) -> None:
         """The connections end now. They come back by themselves; what is being handled is delivered again."""
-        self._seam.transport.interrupt()
+        self._hooks.transport.interrupt()
 
     # --- all of them ------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ def _settled(result: PublishResult, reason: str = "", code: int = 0) -> Receipt:
 
 
 class _Interference:
-    """What the seam asks, answered by a :class:`Faults`."""
+    """What the hooks asks, answered by a :class:`Faults`."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults

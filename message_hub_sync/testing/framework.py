@@ -19,9 +19,9 @@ from message_hub_sync.envelope.names import validate_event_type, validate_servic
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
 from message_hub_sync.runtime.deadlines import deadline_after
 from message_hub_sync.testing._hooks.cross_talk import cross_talk
-from message_hub_sync.testing._hooks.transport_hooks import seam_of
+from message_hub_sync.testing._hooks.transport_hooks import hooks_of
 from message_hub_sync.testing.faults import Faults
-from message_hub_sync.testing.framework_state import Running
+from message_hub_sync.testing.framework_state import FrameworkState
 from message_hub_sync.testing.mock_service import MockService, Script
 from message_hub_sync.testing.targets import find_place
 from message_hub_sync.testing.traffic import Traffic
@@ -64,7 +64,7 @@ class MessageHubTestFramework:
         self._isolated = isolated
         self._virtual_clock = virtual_clock
         self._lock = threading.RLock()
-        self._running: Running | None = None
+        self._state: FrameworkState | None = None
         self._finalizer: weakref.finalize[..., MessageHubTestFramework] | None = None
         self._names: set[str] = set()
         self._mocks: dict[str, MockService] = {}
@@ -99,7 +99,7 @@ class MessageHubTestFramework:
         The event exchange stays on a broker that is shared, since others may use it.
         """
         with self._lock:
-            running, self._running = self._running, None
+            running, self._state = self._state, None
             finalizer, self._finalizer = self._finalizer, None
             self._names = set()
             self._mocks = {}
@@ -109,19 +109,19 @@ class MessageHubTestFramework:
             finalizer.detach()
             running.stop()
 
-    def _started(self) -> Running:
+    def _started(self) -> FrameworkState:
         with self._lock:
-            if self._running is None:
-                place = find_place(self._asked_url, isolated=self._isolated, virtual_clock=self._virtual_clock)
-                running = self._running = Running(place)
+            if self._state is None:
+                target = find_place(self._asked_url, isolated=self._isolated, virtual_clock=self._virtual_clock)
+                running = self._state = FrameworkState(target)
                 self._finalizer = weakref.finalize(self, running.stop_elsewhere)
                 self._finalizer.atexit = False  # running.stop is registered there itself
-            return self._running
+            return self._state
 
     @property
     def url(self) -> str:
         """Where the code under test connects to: a ``rabbitmq_url``. Starts the framework when it is not."""
-        return self._started().place.url
+        return self._started().target.url
 
     # --- services ---------------------------------------------------------------------------------
 
@@ -251,13 +251,13 @@ class MessageHubTestFramework:
         :param client: any client of this process, connected anywhere.
         """
         real = _client_of(client)
-        seam = seam_of(real)
+        hooks = hooks_of(real)
         traffic = Traffic(real.service_name, self._started().failures.latest)
-        seam.listen(traffic.listener)
+        hooks.listen(traffic.listener)
         try:
             yield traffic
         finally:
-            seam.leave(traffic.listener)
+            hooks.leave(traffic.listener)
 
     def faults(self, client: MessageHubClient | MockService) -> Faults:
         """What is to go wrong between a client and its hub: the same object at each call, until :meth:`stop`.
@@ -269,10 +269,10 @@ class MessageHubTestFramework:
             running = self._started()
             faults = self._faults.get(real)
             if faults is None:
-                seam = seam_of(real)
-                faults = self._faults[real] = Faults(seam)
+                hooks = hooks_of(real)
+                faults = self._faults[real] = Faults(hooks)
                 running.at_end(faults.clear)
-                running.at_end(lambda: seam.interfere(None))
+                running.at_end(lambda: hooks.interfere(None))
             return faults
 
     # --- time -------------------------------------------------------------------------------------
@@ -288,14 +288,14 @@ class MessageHubTestFramework:
         :raises MessageHubConfigurationError: the clock of this framework is the real one.
         :raises AssertionError: a handler stood still, or a queue was never emptied.
         """
-        place = self._started().place
-        if place.clock is None or place.hub is None:
+        target = self._started().target
+        if target.clock is None or target.hub is None:
             raise MessageHubConfigurationError(
                 "this framework's clock is the real one: make it with virtual_clock=True, on memory://"
             )
-        if not place.hub.wait_for_rest(deadline_after(timeout, 5.0)):
+        if not target.hub.wait_for_rest(deadline_after(timeout, 5.0)):
             raise AssertionError(f"after {timeout:g} s there is still something being handled: time cannot pass")
-        place.clock.advance(seconds)
+        target.clock.advance(seconds)
 
     # --- dead letters -----------------------------------------------------------------------------
 
@@ -319,7 +319,7 @@ class MessageHubTestFramework:
         """
         running = self._started()
         deadline = deadline_after(timeout, 5.0)
-        if not running.place.own:
+        if not running.target.own:
             running.declares(dead_letter_queue(queue.removesuffix(DEAD_LETTER_SUFFIX)).name)
 
         def save(letter: DeadLetter) -> None:

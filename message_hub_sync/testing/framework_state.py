@@ -18,12 +18,12 @@ from message_hub_sync.consuming.retry_policy import RETRY_DELAYS_MS
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.runtime.deadlines import remaining
 from message_hub_sync.testing._hooks.handler_failures import HandlerFailures
-from message_hub_sync.testing._hooks.transport_hooks import seam_of
-from message_hub_sync.testing.targets import Place
+from message_hub_sync.testing._hooks.transport_hooks import hooks_of
+from message_hub_sync.testing.targets import Target
 from message_hub_sync.transport.base import Delivery, Outgoing, Receipt, Transport
 from message_hub_sync.transport.topology import DEAD_LETTER_SUFFIX, QueueSpec, Topology, retry_queue
 
-__all__ = ["Running"]
+__all__ = ["FrameworkState"]
 
 logger = logging.getLogger("message_hub_sync.testing")
 
@@ -33,7 +33,7 @@ TIMEOUT = 5.0
 SERVICE_NAME = "message-hub-test-framework"
 
 
-class Running:
+class FrameworkState:
     """From start to stop of one framework. It knows nothing of the framework, which may be collected meanwhile.
 
     Mutable, guarded by ``_lock``: the clients, the queues that were not there before, the transport for questions
@@ -41,8 +41,8 @@ class Running:
     set when all is done.
     """
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, target: Target) -> None:
+        self.target = target
         self.failures = HandlerFailures()
         self._lock = threading.Lock()
         self._clients: list[MessageHubClient] = []
@@ -59,20 +59,20 @@ class Running:
 
         :raises MessageHubConnectionError: the framework is stopping.
         """
-        client = MessageHubClient(service_name, self.place.url, **options)
+        client = MessageHubClient(service_name, self.target.url, **options)
         with self._lock:
             if self._stopping:
                 raise MessageHubConnectionError("the test framework was stopped meanwhile: start it again")
             self._clients.append(client)
-        if not self.place.own:
-            seam_of(client).listen(_NewQueues(self))
+        if not self.target.own:
+            hooks_of(client).listen(_NewQueues(self))
         return client
 
     def transport(self) -> Transport:
         """The framework's own way to the hub, made on first need."""
         with self._lock:
             if self._transport is None:
-                self._transport = _transport(ClientConfig(SERVICE_NAME, parse_addresses(self.place.url)))
+                self._transport = _transport(ClientConfig(SERVICE_NAME, parse_addresses(self.target.url)))
             return self._transport
 
     def declares(self, queue: str) -> None:
@@ -105,7 +105,7 @@ class Running:
         if transport is not None:
             self._tried(self._delete_queues)
             self._tried(lambda: transport.close(time.monotonic() + TIMEOUT))
-        self._tried(self.place.leave)
+        self._tried(self.target.leave)
         self.failures.stop()
         self.stopped.set()
         atexit.unregister(self.stop)
@@ -142,7 +142,7 @@ class Running:
 class _NewQueues:
     """Listens to which queues a client makes."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: FrameworkState) -> None:
         self._running = running
 
     def consuming(self, topology: Topology) -> None:

@@ -19,7 +19,7 @@ from message_hub_sync.testing.rabbitmq_node import running_node
 from message_hub_sync.transport.memory import VirtualClock, drop_hub, open_hub
 from message_hub_sync.transport.memory.broker import Hub
 
-__all__ = ["Place", "find_place"]
+__all__ = ["Target", "find_place"]
 
 logger = logging.getLogger("message_hub_sync.testing")
 
@@ -30,7 +30,7 @@ _API_TIMEOUT = 2.0
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """A hub to test on. ``own``: nobody else is there, and ``leave`` removes it with all that is in it.
 
     ``hub``: the embedded one; ``clock``: where its time is a test's to move.
@@ -43,7 +43,7 @@ class Place:
     hub: Hub | None = None
 
 
-def find_place(url: str, *, isolated: bool | None, virtual_clock: bool) -> Place:
+def find_place(url: str, *, isolated: bool | None, virtual_clock: bool) -> Target:
     """Make, or find, the hub that ``url`` asks for.
 
     :param isolated: a hub or virtual host of its own: ``None``, where the URL names none and one can be made.
@@ -59,23 +59,23 @@ def find_place(url: str, *, isolated: bool | None, virtual_clock: bool) -> Place
         name = f"message-hub-test-{uuid4().hex[:12]}"
         delete = _through_node(addresses[0], name) or _through_api(addresses[0], name)
         if delete is not None:
-            return Place(_with_vhost(url, name), True, delete)
+            return Target(_with_vhost(url, name), True, delete)
         if isolated:
             raise MessageHubConfigurationError(
                 f"no virtual host can be made on {addresses[0]}: it is no RabbitMQNode of this process, and its "
                 "management API does not do it for this user; enable rabbitmq_management, or leave isolated out"
             )
         logger.info("no virtual host can be made on %s: the one of the URL is used", addresses[0])
-    return Place(url, False, lambda: None)
+    return Target(url, False, lambda: None)
 
 
-def _memory(url: str, address: MemoryAddress, isolated: bool | None, virtual_clock: bool) -> Place:
+def _memory(url: str, address: MemoryAddress, isolated: bool | None, virtual_clock: bool) -> Target:
     clock = VirtualClock() if virtual_clock else None
     named = url.removeprefix("memory://").strip("/") != ""
     if named and not isolated:
-        return Place(url, False, lambda: None, clock, open_hub(address.name, clock))
+        return Target(url, False, lambda: None, clock, open_hub(address.name, clock))
     name = f"test-{uuid4().hex[:12]}"
-    return Place(f"memory://{name}", True, lambda: drop_hub(name), clock, open_hub(name, clock))
+    return Target(f"memory://{name}", True, lambda: drop_hub(name), clock, open_hub(name, clock))
 
 
 def _with_vhost(url: str, name: str) -> str:

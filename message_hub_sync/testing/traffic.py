@@ -182,7 +182,7 @@ class Traffic:
 
 
 class _Listener:
-    """What the seam tells, for a :class:`Traffic`."""
+    """What the hooks tells, for a :class:`Traffic`."""
 
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic

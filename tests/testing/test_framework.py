@@ -263,8 +263,8 @@ def test_a_framework_that_is_dropped_stops(hub_url: str) -> None:
     def forgetful_test() -> threading.Event:
         framework = MessageHubTestFramework(hub_url, isolated=False)
         framework.create_mock_service(name).send_message(name, {})
-        assert framework._running is not None
-        return framework._running.stopped
+        assert framework._state is not None
+        return framework._state.stopped
 
     stopped = forgetful_test()
     gc.collect()

@@ -63,12 +63,12 @@ URL = "amqp://tester:se%40cret@127.0.0.1:1"
 
 
 def test_a_virtual_host_is_made_and_deleted_through_the_api(api: Api) -> None:
-    place = find_place(URL, isolated=None, virtual_clock=False)
-    name = place.url.rpartition("/")[2]
-    assert place.own
-    assert place.url == f"{URL}/{name}"
+    target = find_place(URL, isolated=None, virtual_clock=False)
+    name = target.url.rpartition("/")[2]
+    assert target.own
+    assert target.url == f"{URL}/{name}"
     assert name.startswith("message-hub-test-")
-    place.leave()
+    target.leave()
     everything = {"configure": ".*", "write": ".*", "read": ".*"}
     assert api.requests == [
         ("PUT", f"/api/vhosts/{name}", {}, "tester:se@cret"),
@@ -92,12 +92,12 @@ def test_the_options_of_a_url_stay() -> None:
 
 def test_a_user_who_may_not_gets_the_virtual_host_of_the_url(api: Api, statuses: dict[str, int]) -> None:
     statuses["PUT vhosts"] = 401
-    place = find_place(URL, isolated=None, virtual_clock=False)
-    assert (place.url, place.own, len(api.requests)) == (URL, False, 1)
+    target = find_place(URL, isolated=None, virtual_clock=False)
+    assert (target.url, target.own, len(api.requests)) == (URL, False, 1)
 
 
 def test_a_virtual_host_without_permissions_is_deleted_again(api: Api, statuses: dict[str, int]) -> None:
     statuses["PUT permissions"] = 403
-    place = find_place(URL, isolated=None, virtual_clock=False)
-    assert (place.url, place.own) == (URL, False)
+    target = find_place(URL, isolated=None, virtual_clock=False)
+    assert (target.url, target.own) == (URL, False)
     assert [request[0] for request in api.requests] == ["PUT", "PUT", "DELETE"]

@@ -19,7 +19,7 @@ from message_hub_sync.transport.base import (
 )
 from message_hub_sync.transport.topology import Topology
 
-__all__ = ["Interference", "Listener", "Seam", "seam_of"]
+__all__ = ["Interference", "Listener", "TransportHooks", "hooks_of"]
 
 Publish = Callable[[Outgoing, float], Receipt]
 
@@ -50,7 +50,7 @@ class Interference(Protocol):
         """What health is told."""
 
 
-class Seam:
+class TransportHooks:
     """What stands in the place of a transport's methods while somebody listens or interferes.
 
     The methods are replaced on the one instance, since a client's parts hold on to its transport from the
@@ -173,9 +173,9 @@ class Seam:
         return self._status() if interference is None else interference.status(self._status())
 
 
-def seam_of(client: MessageHubClient) -> Seam:
-    """The seam of this client in this process: one for each transport, kept by it."""
+def hooks_of(client: MessageHubClient) -> TransportHooks:
+    """The hooks of this client in this process: one for each transport, kept by it."""
     kept = vars(client._lifecycle.session().transport)
     # setdefault is atomic: of two threads that come at once, both get the same one.
-    seam: Seam = kept.get("_seam") or kept.setdefault("_seam", Seam(client))
-    return seam
+    hooks: TransportHooks = kept.get("_hooks") or kept.setdefault("_hooks", TransportHooks(client))
+    return hooks
