@@ -293,7 +293,7 @@ class MessageHubTestFramework:
             raise MessageHubConfigurationError(
                 "this framework's clock is the real one: make it with virtual_clock=True, on memory://"
             )
-        if not target.hub.wait_for_rest(deadline_after(timeout, 5.0)):
+        if not target.hub.wait_until_idle(deadline_after(timeout, 5.0)):
             raise AssertionError(f"after {timeout:g} s there is still something being handled: time cannot pass")
         target.clock.advance(seconds)
 

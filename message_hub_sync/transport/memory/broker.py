@@ -323,7 +323,7 @@ class Hub:
             self._restore(subscriber.queue, returning)
             self._awaiting_rest.wake_all()
 
-    def wait_for_rest(self, deadline: float) -> bool:
+    def wait_until_idle(self, deadline: float) -> bool:
         """Wait until every queue that somebody consumes is empty, and all that was handed out is settled.
 
         For tests: a message in a queue without a consumer, such as a retry queue, does not count.

@@ -27,7 +27,7 @@ from message_hub_sync.transport.base import (
 from message_hub_sync.transport.memory.broker import Adopted, Hub
 from message_hub_sync.transport.memory.queues import Subscriber
 from message_hub_sync.transport.memory.registry import open_hub
-from message_hub_sync.transport.memory.validation import admit
+from message_hub_sync.transport.memory.validation import checked_copy
 from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 
 __all__ = ["MemoryConsumer", "MemoryTransport"]
@@ -142,7 +142,7 @@ class MemoryTransport:
 
         :raises MessageValidationError: AMQP could not carry a value of it.
         """
-        message = admit(outgoing)
+        message = checked_copy(outgoing)
         hub = self._publishing or self._open("publish")
         receipt = Receipt()
         receipt.resolve(*hub.publish(message, outgoing.mandatory))
@@ -155,7 +155,7 @@ class MemoryTransport:
         for outgoing in batch:
             receipt = Receipt()
             try:
-                message = admit(outgoing)
+                message = checked_copy(outgoing)
             except MessageValidationError as error:
                 receipt.resolve(PublishResult.INVALID, str(error))
             else:

@@ -18,7 +18,15 @@ from message_hub_sync.runtime.text import encodable, printable
 from message_hub_sync.transport.amqp_values import decimal_fits
 from message_hub_sync.transport.base import Outgoing
 
-__all__ = ["MAX_TTL_MS", "StoredMessage", "admit", "broker_refusal", "copy_headers", "copy_properties", "short_text"]
+__all__ = [
+    "MAX_TTL_MS",
+    "StoredMessage",
+    "broker_refusal",
+    "checked_copy",
+    "copy_headers",
+    "copy_properties",
+    "short_text",
+]
 
 _INT64 = 2**63
 #: RabbitMQ 3.10: ``max_message_size``.
@@ -62,7 +70,7 @@ class StoredMessage:
         self.ttl = ttl
 
 
-def admit(outgoing: Outgoing) -> StoredMessage:
+def checked_copy(outgoing: Outgoing) -> StoredMessage:
     """A copy of what is sent, every value checked.
 
     :raises MessageValidationError: AMQP cannot carry a value.
@@ -79,7 +87,7 @@ def admit(outgoing: Outgoing) -> StoredMessage:
     _whole(properties.delivery_mode, "delivery_mode", 256)
     _whole(properties.priority, "priority", 256)
     _whole(properties.timestamp, "timestamp", 2**64)
-    headers, flat = _admit_table(properties.headers)
+    headers, flat = _checked_table(properties.headers)
     expiration = properties.expiration
     ttl = int(expiration) / 1000 if expiration is not None and _expiration_fits(expiration) else math.inf
     copied = copy_properties(properties, headers)
@@ -159,7 +167,7 @@ def _whole(value: Any, what: str, end: int) -> None:
         raise MessageValidationError(f"{what} cannot be carried by AMQP: a whole number below {end} is, or None")
 
 
-def _admit_table(table: Any) -> tuple[dict[str, Any], bool]:
+def _checked_table(table: Any) -> tuple[dict[str, Any], bool]:
     """A copy of a table of AMQP values, and whether it is flat."""
     if not isinstance(table, dict):
         raise MessageValidationError(f"headers of type {type(table).__name__} are not usable: a dict is")
@@ -171,12 +179,12 @@ def _admit_table(table: Any) -> tuple[dict[str, Any], bool]:
         if type(value) is str and value.isascii():
             copied[name] = value
         else:
-            copied[name] = _admit_value(name, value)
+            copied[name] = _checked_value(name, value)
             flat = flat and not isinstance(value, (dict, list))
     return copied, flat
 
 
-def _admit_value(name: str, value: Any) -> Any:
+def _checked_value(name: str, value: Any) -> Any:
     if value is None or isinstance(value, (bool, bytes)):
         return value
     if isinstance(value, int) and -_INT64 <= value < _INT64:
@@ -191,9 +199,9 @@ def _admit_value(name: str, value: Any) -> Any:
     if isinstance(value, decimal.Decimal) and decimal_fits(value):
         return value
     if isinstance(value, dict):
-        return _admit_table(value)[0]
+        return _checked_table(value)[0]
     if isinstance(value, list):
-        return [_admit_value(name, inner) for inner in value]
+        return [_checked_value(name, inner) for inner in value]
     raise MessageValidationError(
         f"header {printable(name)!r} of type {type(value).__name__} cannot be carried by AMQP: a text, bytes, "
         "a 64-bit whole number, a finite float, a bool, None, a datetime, and lists and dicts of these are"

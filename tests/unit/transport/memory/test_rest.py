@@ -38,10 +38,10 @@ def test_a_hub_rests_when_what_was_handed_out_is_settled(hub: str, client: Any, 
     consumer = client.consume("q")
     client.publish("q")
     (delivery,) = taken(consumer)
-    assert not open_hub(hub).wait_for_rest(time.monotonic() + 0.01)
+    assert not open_hub(hub).wait_until_idle(time.monotonic() + 0.01)
     threading.Timer(0.05, consumer.ack, [delivery]).start()
     before = time.monotonic()
-    assert open_hub(hub).wait_for_rest(before + 10)
+    assert open_hub(hub).wait_until_idle(before + 10)
     assert time.monotonic() < before + 5
 
 
@@ -74,6 +74,6 @@ def test_a_signal_at_the_end_of_a_wait_for_rest_does_not_release_the_lock_of_ano
     assert main is not None
     threading.Thread(target=hold, name="test-holder", daemon=True).start()
     with pytest.raises(Interrupted):
-        memory.wait_for_rest(time.monotonic() + 10)
+        memory.wait_until_idle(time.monotonic() + 10)
     raised.set()
     assert kept.get(timeout=5)

@@ -11,7 +11,7 @@ import pytest
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.transport.base import Outgoing, PublishResult
-from message_hub_sync.transport.memory.validation import admit
+from message_hub_sync.transport.memory.validation import checked_copy
 from message_hub_sync.transport.topology import EVENT_EXCHANGE, Binding, QueueSpec, Topology
 
 
@@ -39,7 +39,7 @@ def outgoing(**properties: Any) -> Outgoing:
 )
 def test_a_header_that_amqp_cannot_carry_is_refused(value: Any) -> None:
     with pytest.raises(MessageValidationError, match="cannot be carried by AMQP"):
-        admit(outgoing(headers={"field": value}))
+        checked_copy(outgoing(headers={"field": value}))
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_a_header_that_amqp_cannot_carry_is_refused(value: Any) -> None:
     ],
 )
 def test_every_kind_of_amqp_value_arrives_as_it_was(value: Any) -> None:
-    carried = admit(outgoing(headers={"field": value})).properties.headers["field"]
+    carried = checked_copy(outgoing(headers={"field": value})).properties.headers["field"]
     assert carried == value
     assert type(carried) is type(value)
 
 
 def test_a_datetime_loses_what_a_timestamp_on_the_wire_loses() -> None:
     moment = datetime(2026, 1, 1, 2, 0, 0, 999, tzinfo=timezone(timedelta(hours=2)))
-    carried = admit(outgoing(headers={"at": moment})).properties.headers["at"]
+    carried = checked_copy(outgoing(headers={"at": moment})).properties.headers["at"]
     assert carried == datetime(2026, 1, 1, tzinfo=timezone.utc)
     assert carried.tzinfo is timezone.utc
 
@@ -89,13 +89,13 @@ def test_a_datetime_loses_what_a_timestamp_on_the_wire_loses() -> None:
 )
 def test_a_property_that_amqp_cannot_carry_is_refused(properties: dict[str, Any]) -> None:
     with pytest.raises(MessageValidationError):
-        admit(outgoing(**properties))
+        checked_copy(outgoing(**properties))
 
 
 @pytest.mark.parametrize("body", ["text", bytearray(b"{}"), None])
 def test_a_body_that_is_not_bytes_is_refused(body: Any) -> None:
     with pytest.raises(MessageValidationError, match="bytes are"):
-        admit(Outgoing("", "inbox", body, Properties()))
+        checked_copy(Outgoing("", "inbox", body, Properties()))
 
 
 def test_of_a_batch_the_others_go_when_one_message_cannot(client: Any) -> None:
