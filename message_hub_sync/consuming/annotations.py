@@ -21,7 +21,7 @@ __all__ = [
     "callback_name",
     "parameters_of",
     "refuse_what_would_not_run",
-    "shown",
+    "shown_parameter",
 ]
 
 SYNCHRONOUS = "this is the synchronous client, write the handler with 'def' (asyncio.run() runs what must be awaited)"
@@ -143,12 +143,12 @@ def _defines(outer: types.CodeType, inner: types.CodeType) -> bool:
 
 def _refuse_unresolved(name: str, parameter: inspect.Parameter, error: Exception) -> NoReturn:
     raise MessageValidationError(
-        f"handler {name}: {shown(parameter)} cannot be resolved ({printable(str(error))}): "
+        f"handler {name}: {shown_parameter(parameter)} cannot be resolved ({printable(str(error))}): "
         "define or import what it names at module level"
     ) from None
 
 
-def shown(parameter: inspect.Parameter) -> str:
+def shown_parameter(parameter: inspect.Parameter) -> str:
     return printable(str(parameter.replace(default=inspect.Parameter.empty)))
 
 

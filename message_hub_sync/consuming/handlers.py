@@ -38,7 +38,7 @@ from message_hub_sync.consuming.annotations import (
     callback_name,
     parameters_of,
     refuse_what_would_not_run,
-    shown,
+    shown_parameter,
 )
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind
 from message_hub_sync.envelope.decode import (
@@ -191,7 +191,7 @@ def _second_getter(
         return None
     envelope = _ENVELOPES[kind].__name__
     raise MessageValidationError(
-        f"handler {name}: its second parameter {shown(second)} gets the envelope, "
+        f"handler {name}: its second parameter {shown_parameter(second)} gets the envelope, "
         f"so it may be annotated {envelope} or {envelope}[Model], or not at all"
     )
 
@@ -229,5 +229,5 @@ def _message(model: Any, reply: Reply | None, received: DecodedDelivery) -> Mess
 
 def _refuse_annotation(name: str, parameter: inspect.Parameter, kind: Kind) -> NoReturn:
     raise MessageValidationError(
-        f"handler {name}: {shown(parameter)} is nothing that a handler of {kind}s can get; {_ALLOWED[kind]}"
+        f"handler {name}: {shown_parameter(parameter)} is nothing that a handler of {kind}s can get; {_ALLOWED[kind]}"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from message_hub_sync.config import QueueType
 
@@ -16,6 +17,7 @@ __all__ = [
     "QueueSpec",
     "Topology",
     "dead_letter_queue",
+    "declared_name",
     "event_queue_name",
     "event_subscription",
     "inbox_name",
@@ -52,6 +54,11 @@ class QueueSpec:
     auto_delete: bool = False
     arguments: dict[str, Any] = field(default_factory=dict)
     random_suffix: bool = False
+
+
+def declared_name(spec: QueueSpec) -> str:
+    """The name under which a queue is declared: with a new random part at each call if the queue is to have one."""
+    return f"{spec.name}.{uuid4().hex[:12]}" if spec.random_suffix else spec.name
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
-from uuid import uuid4
 
 from message_hub_sync.config import ClientConfig, MemoryAddress
 from message_hub_sync.errors import (
@@ -28,7 +27,7 @@ from message_hub_sync.transport.memory.broker import Adopted, Hub
 from message_hub_sync.transport.memory.queues import Subscriber
 from message_hub_sync.transport.memory.registry import open_hub
 from message_hub_sync.transport.memory.validation import checked_copy
-from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
+from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology, declared_name
 
 __all__ = ["MemoryConsumer", "MemoryTransport"]
 
@@ -356,8 +355,3 @@ class MemoryConsumer:
         self._lock = threading.Lock()
         self._subscription = None
         self._delivering = False
-
-
-def declared_name(queue: QueueSpec) -> str:
-    """The name to declare a queue under now, with the random part that it may have."""
-    return f"{queue.name}.{uuid4().hex[:12]}" if queue.random_suffix else queue.name

@@ -15,7 +15,7 @@ from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.consumer_channel import ConsumerChannel
-from message_hub_sync.transport.rabbitmq.declaring import Declarations, declared_name
+from message_hub_sync.transport.rabbitmq.declaring import Declarations
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_reject
 from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
 from message_hub_sync.transport.rabbitmq.rpc import open_channel
@@ -26,7 +26,7 @@ from message_hub_sync.transport.rabbitmq.translation import (
     describe,
     entity_error,
 )
-from message_hub_sync.transport.topology import Topology
+from message_hub_sync.transport.topology import Topology, declared_name
 
 __all__ = ["ConsumeConnection", "RabbitMQConsumer"]
 

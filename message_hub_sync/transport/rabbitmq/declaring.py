@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
-
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import QueueStats
@@ -12,16 +10,11 @@ from message_hub_sync.transport.rabbitmq.rpc import temporary_channel
 from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, entity_error
 from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 
-__all__ = ["Declarations", "declared_name"]
+__all__ = ["Declarations"]
 
 logger = SafeLogger("message_hub_sync.rabbitmq")
 
 _ACCESS_REFUSED, _NOT_FOUND, _RESOURCE_LOCKED, _PRECONDITION_FAILED = 403, 404, 405, 406
-
-
-def declared_name(spec: QueueSpec) -> str:
-    """The name under which the queue is declared now, a random part included where it is to have one."""
-    return f"{spec.name}.{uuid4().hex[:12]}" if spec.random_suffix else spec.name
 
 
 class Declarations:

@@ -15,10 +15,10 @@ from message_hub_sync.transport.base import (
     Receipt,
 )
 from message_hub_sync.transport.rabbitmq.consume_connection import ConsumeConnection
-from message_hub_sync.transport.rabbitmq.declaring import Declarations, declared_name
+from message_hub_sync.transport.rabbitmq.declaring import Declarations
 from message_hub_sync.transport.rabbitmq.publish_connection import PublishConnection
 from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
-from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
+from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology, declared_name
 
 __all__ = ["RabbitMQTransport"]
 
