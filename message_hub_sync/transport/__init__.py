@@ -1,1 +1,1 @@
-"""How messages leave and enter this process: one seam (``base``), two transports behind it."""
+"""Publishing and consuming over a broker: one interface (``base``) and two transports that implement it."""

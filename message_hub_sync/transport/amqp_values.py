@@ -1,4 +1,4 @@
-"""What AMQP 0-9-1 can carry in a header table. Pure."""
+"""The values that an AMQP 0-9-1 header table can carry. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["decimal_fits"]
 
 
 def decimal_fits(value: Decimal) -> bool:
-    """Whether AMQP has it: a 32-bit number, and how many of its digits are decimals."""
+    """Whether AMQP can carry ``value``: as a signed 32-bit number with a scale of 0 to 255 decimal places."""
     if not value.is_finite():
         return False
     sign, digits, exponent = value.normalize().as_tuple()

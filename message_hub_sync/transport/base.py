@@ -1,7 +1,8 @@
-"""The seam: what the client asks of whatever carries its messages.
+"""The interface between the client and a transport.
 
-Above it nobody knows whether RabbitMQ or the embedded hub carries; the contract suite holds both to it.
-Deadlines are absolute readings of ``time.monotonic()``. Errors that cross the seam are the package's own.
+Two transports implement it: RabbitMQ and the embedded hub. The code above it works with either, and the contract
+suite runs over both. Deadlines are absolute readings of ``time.monotonic()``. A transport raises only errors of this
+package.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = [
 
 
 class ConnectionState(Enum):
-    """The life of one connection; changed in one place of its transport, which logs from, to and why."""
+    """The state of one connection. One method of its transport changes it; the log shows from, to and why."""
 
     CLOSED = "closed"
     CONNECTING = "connecting"
@@ -43,22 +44,22 @@ class ConnectionState(Enum):
 
 @dataclass(frozen=True)
 class ConnectionStatus:
-    """One connection, for health: its role, where it leads, how it is, and its latest error.
-
-    ``last_error``: what ended it, or why it could not be made, whichever came last; it stays when the connection is
-    back. ``last_error_at``: wall clock, seconds since the epoch.
-    """
+    """The status of one connection, for health checks."""
 
     role: str
+    """``publish`` or ``consume``."""
     state: ConnectionState
     address: str
+    """The broker's address, without credentials."""
     last_error: str | None = None
+    """Why the connection was lost, or why the latest attempt failed, whichever came last. A reconnect keeps it."""
     last_error_at: float | None = None
+    """When that was: wall clock, seconds since the epoch."""
 
 
 @dataclass(frozen=True)
 class QueueStats:
-    """Messages ready in a queue, and how many consumers it has."""
+    """``depth`` is the number of ready messages in a queue, ``consumers`` the number of its consumers."""
 
     depth: int
     consumers: int
@@ -66,7 +67,7 @@ class QueueStats:
 
 @dataclass(slots=True)
 class Outgoing:
-    """One message on its way out, complete."""
+    """One message to publish, with all that ``basic.publish`` needs."""
 
     exchange: str
     routing_key: str
@@ -76,50 +77,51 @@ class Outgoing:
 
 
 class PublishResult(Enum):
-    """What became of one attempt to publish."""
+    """The result of one attempt to publish."""
 
     CONFIRMED = "confirmed"
-    """The broker has it."""
+    """The broker confirmed it (``basic.ack``)."""
     NACKED = "nacked"
-    """The broker refused it (an overflowing queue, a dead home node)."""
+    """The broker rejected it (``basic.nack``): a queue is full, or its home node is down."""
     BLOCKED = "blocked"
-    """The broker accepts no messages (an alarm), and this one was not written."""
+    """The broker accepts no messages (memory or disk alarm). It was not written."""
     RETURNED = "returned"
-    """Mandatory, and no queue took it."""
+    """It is mandatory, and no queue matched its routing key (``basic.return``)."""
     CHANNEL_ERROR_SHARED = "channel error, shared"
-    """The broker closed the channel while this was in flight with others: it, or another one, was poisonous."""
+    """The broker closed the channel while several publishes were in flight. This one or another caused it."""
     CHANNEL_ERROR = "channel error"
-    """The broker closed the channel over it, and certainly did not accept it."""
+    """This publish made the broker close the channel. The broker did not accept it."""
     INVALID = "invalid"
-    """A value of it cannot be carried: it never left this process, and never will."""
+    """AMQP cannot carry one of its values. It was not written, and another attempt would fail too."""
     NOT_WRITTEN = "not written"
-    """It never left this process."""
+    """It was not written. Another attempt cannot make a duplicate."""
     LOST = "lost"
-    """Written, and the connection ended before an answer."""
+    """It was written, and the connection ended before the confirm: the broker may have accepted it."""
 
 
 class Receipt:
-    """What one attempt to publish comes to. Settled once by the transport, awaited by the publisher.
-
-    Mutable: ``result``, ``reason``, ``code``, written before the lock is released and read after it was
-    acquired, so the lock orders them. A raw lock costs a tenth of an Event. ``reader``: what a waiter may do
-    instead of sleeping, until the result is there or the deadline has passed; the first waiter takes it.
-    ``abandoned``: who waited has given up, so that an answer is news of a connection that was silent.
-    """
+    """The result of one attempt to publish. The transport resolves it once; the publisher waits for it."""
 
     __slots__ = ("_resolved", "abandoned", "code", "read_until_resolved", "reason", "result")
 
     def __init__(self) -> None:
-        self.result: PublishResult | None = None
-        self.reason = ""
-        self.code = 0
+        self.result: PublishResult | None = None  # written last, before _resolved is released
+        self.reason = ""  # written before result
+        self.code = 0  # written before result
+        #: The caller stopped waiting. If a confirm still arrives, a connection that was silent answers again.
         self.abandoned = False
-        self.read_until_resolved: Callable[[Receipt, float], None] | None = None
+        #: Called by the first waiter instead of sleeping: reads the socket until the result or the deadline.
+        self.read_until_resolved: Callable[[Receipt, float], None] | None = None  # the first waiter clears it
+        # A raw lock, held until the result is there: a threading.Event costs ten times as much.
         self._resolved = _thread.allocate_lock()
         self._resolved.acquire()
 
     def resolve(self, result: PublishResult, reason: str = "", code: int = 0) -> None:
-        """Record the result and wake the waiter. A second call changes nothing."""
+        """Record the result and wake the waiter. A second call changes nothing.
+
+        :param reason: the broker's text, or why nothing was written; for the caller's error.
+        :param code: the broker's reply code; 0 if it sent none.
+        """
         if self.result is None:
             self.reason = reason
             self.code = code
@@ -127,7 +129,11 @@ class Receipt:
             self._resolved.release()
 
     def wait(self, deadline: float) -> PublishResult | None:
-        """The result, or ``None`` when the deadline (monotonic seconds) passes first."""
+        """Wait for the result.
+
+        :param deadline: monotonic seconds.
+        :returns: the result, or ``None`` if the deadline passes first.
+        """
         if self.read_until_resolved is not None and self.result is None:
             read, self.read_until_resolved = self.read_until_resolved, None
             read(self, deadline)
@@ -139,10 +145,10 @@ class Receipt:
 
 
 class Delivery:
-    """One message handed to a consumer. Settle it through the consumer it came from.
+    """One delivered message. Acknowledge or requeue it through the consumer that received it.
 
-    ``channel_generation`` counts the channels on which its consumer has received, from 1: what is redelivered on a
-    later one was handed to this very process before.
+    ``channel_generation`` numbers the channels of that consumer, from 1. If a message is redelivered on the second or
+    a later channel, this process may have received it before.
     """
 
     __slots__ = (
@@ -177,102 +183,126 @@ class Delivery:
         self.redelivered = redelivered
         self.delivery_tag = delivery_tag
         self.channel_generation = channel_generation
-        #: The transport's own: the channel this came on, so that a stale delivery settles nothing.
+        #: For the transport only: the channel it came on. An ack of a delivery from a closed channel is ignored.
         self.origin = origin
 
 
 class Consumer(Protocol):
-    """One queue being consumed. All methods may be called from any thread; none runs user code."""
+    """A consumer of one queue. All methods may be called from any thread; none runs user code.
+
+    A delivery is stale once its channel is closed: the broker requeues its message and delivers it again.
+    """
 
     @property
     def deliveries(self) -> SimpleQueue[Delivery | None]:
-        """Where deliveries appear, in order. ``None`` is put there by whoever wants a worker to look up."""
+        """The deliveries, in order. ``None`` wakes a worker, so that it checks whether to stop."""
 
     @property
     def queue(self) -> str:
-        """The queue's present name (one with a random part changes at each connection)."""
+        """The queue's current name. If the queue has a random suffix, the name changes at each connection."""
 
     @property
     def active(self) -> bool:
-        """Whether the broker is delivering from it now."""
+        """Whether the broker delivers to this consumer now."""
 
     def ack(self, delivery: Delivery) -> None:
-        """Acknowledge. Coalesced with others and sent within 50 ms; a stale delivery is ignored."""
+        """Acknowledge a delivery. Sent together with others, within 50 ms. A stale delivery is ignored."""
 
     def requeue(self, delivery: Delivery) -> None:
-        """Give it back to the queue, to be delivered again. A stale delivery is ignored."""
+        """Reject a delivery with ``requeue``: the broker delivers it again. A stale delivery is ignored."""
 
     def holds(self, delivery: Delivery) -> bool:
-        """Whether it can still be settled. A stale one is, or will be, delivered again."""
+        """Whether the delivery can still be acknowledged. A stale one cannot."""
 
     def flush(self) -> None:
-        """Send the acknowledgements that wait."""
+        """Send the pending acks now."""
 
     def cancel(self, deadline: float) -> None:
-        """Stop the intake: no delivery is added afterwards. Those not settled go back at :meth:`close`."""
+        """Stop receiving: no delivery is added afterwards. The unacked ones are requeued by :meth:`close`.
+
+        :param deadline: until when to wait for the broker, in monotonic seconds.
+        """
 
     def close(self, deadline: float) -> None:
-        """Flush, and give every unsettled delivery back to the queue, in order. Idempotent."""
+        """Send the pending acks, then requeue every unacked delivery, in order. Idempotent.
+
+        :param deadline: until when to wait for the broker, in monotonic seconds.
+        """
 
 
 class Transport(Protocol):
-    """Carries messages for one client. Every method may be called from any thread.
+    """Publishes and consumes for one client. Every method may be called from any thread.
 
-    Raises :class:`MessageHubConnectionError` (no connection in time), :class:`MessageHubAuthorizationError`
-    and :class:`MessageHubConfigurationError`, never a foreign error.
+    Every ``deadline`` is in monotonic seconds; a method waits for the connection and for the broker until then.
+    Every method that has a deadline may raise, except :meth:`close`:
+
+    * :class:`MessageHubConnectionError`: no connection, or no answer of the broker, before the deadline; or the
+      transport is closed.
+    * :class:`MessageHubAuthorizationError`: the broker does not accept the credentials, or the user lacks a
+      permission.
+    * :class:`MessageHubConfigurationError`: an exchange or a queue cannot be declared or used as it is asked for.
     """
 
     def connect(self, deadline: float) -> None:
-        """Open the connection that publishes. Returns at once where it is open."""
+        """Open the publish connection. Returns at once if it is open."""
 
     def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
-        """Hand one message to the broker, waiting for a connection as long as the deadline allows.
+        """Write one message. Waits for the connection, not for the confirm.
 
-        :param own_channel: on a channel where nothing else is in flight, to find out which message is poisonous.
-        :returns: a receipt, settled when the broker answers or the connection ends.
-        :raises MessageValidationError: a value of it cannot be carried.
+        :param own_channel: publish on a channel without any other publish in flight, so that a channel error has one
+            possible cause.
+        :returns: a receipt, which is resolved when the broker answers or the connection ends.
+        :raises MessageValidationError: AMQP cannot carry a value of the message.
         :raises MessageHubConnectionError: nothing was written before the deadline.
         """
 
     def publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:
-        """Hand messages to the broker in order, without waiting for answers: a receipt each.
+        """Write messages in order, without waiting for their confirms.
 
-        Those that could not be written before the deadline have the result ``NOT_WRITTEN``, and those of which a
-        value cannot be carried ``INVALID``, while the others go their way.
+        :returns: one receipt a message, in the same order. A message that could not be written before the deadline
+            has the result ``NOT_WRITTEN``; one with a value that AMQP cannot carry has ``INVALID``. The others are
+            published all the same.
         """
 
     def declare(self, topology: Topology, deadline: float) -> None:
-        """Make a queue, its exchange and its bindings exist, adopting what is there with other arguments."""
+        """Declare a queue, its exchange and its bindings.
+
+        A queue or exchange that exists with other arguments is used as it is, with one warning in the log.
+        """
 
     def declare_exchange(self, exchange: ExchangeSpec, deadline: float) -> None:
-        """Make one exchange exist, adopting what is there with other arguments."""
+        """Declare one exchange. One that exists with other arguments is used as it is."""
 
     def declare_queue(self, queue: QueueSpec, deadline: float) -> None:
-        """Make one queue exist."""
+        """Declare one queue. One that exists with other arguments is used as it is."""
 
     def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> Consumer:
-        """Declare and consume; the transport restores both for as long as the consumer is not closed."""
+        """Declare a topology and consume its queue. After a reconnect the transport does both again.
+
+        :param prefetch: how many deliveries may be unacked at once.
+        :returns: the consumer, which lasts until its :meth:`Consumer.close`.
+        """
 
     def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:
-        """Depth and consumers of each queue, ``None`` for one that does not exist."""
+        """The number of ready messages and of consumers of each queue; ``None`` for a queue that does not exist."""
 
     def delete(self, topology: Topology, queue: str, deadline: float) -> None:
-        """Unbind and remove a queue, with what is in it. One that is not there is fine."""
+        """Delete a queue with its bindings and messages. A queue that does not exist is no error."""
 
     def status(self) -> Sequence[ConnectionStatus]:
-        """Each connection that was needed so far."""
+        """The status of each connection that was used so far."""
 
     def on_connected(self, listener: Callable[[], None]) -> None:
-        """Have ``listener`` called each time the publish connection comes back, or answers again after a silence.
+        """Call ``listener`` each time the publish connection opens, and when a silent broker confirms again.
 
-        It must be quick and not raise.
+        :param listener: must return soon and not raise. It may run on an I/O thread.
         """
 
     def interrupt(self) -> None:
-        """Drop the connections as a failing network does; they come back as after any loss. For fault injection."""
+        """Drop the connections as a network failure does. They reconnect as after any loss. For fault injection."""
 
     def close(self, deadline: float) -> None:
-        """End the connections, gracefully as long as the deadline allows. Waiters are failed. Idempotent."""
+        """Close the connections, in an orderly way until the deadline. Waiting callers fail. Idempotent."""
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: drop the parent's sockets without a word on them. The transport is unusable then."""
+        """In a forked child: close the parent's sockets without sending a byte. The transport is unusable then."""

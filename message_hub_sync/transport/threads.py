@@ -1,4 +1,4 @@
-"""Threads that wait until something has changed, each on a lock of its own; and those that must not."""
+"""Waiting threads, each on a lock of its own; and I/O threads, which must not wait for a connection."""
 
 from __future__ import annotations
 
@@ -11,65 +11,64 @@ __all__ = ["IOThread", "Waiter", "Waiters", "on_io_thread", "refuse_on_io_thread
 
 
 class IOThread(threading.Thread):
-    """Tells our threads from a user's."""
+    """A thread that serves a connection of this package. The class distinguishes it from a user's threads."""
 
 
 def on_io_thread() -> bool:
-    """Whether the calling thread carries a connection: what waits here waits for itself."""
+    """Whether the calling thread serves a connection."""
     return isinstance(threading.current_thread(), IOThread)
 
 
 def refuse_on_io_thread() -> None:
-    """For where somebody is about to wait for a connection. No user's code runs there but logging handlers.
+    """Call this before waiting for a connection or for its broker.
 
-    :raises MessageHubConnectionError: this thread carries one.
+    :raises MessageHubConnectionError: the calling thread is an I/O thread.
     """
+    # The thread would wait for an answer that only itself can read. Of a user's code, only logging handlers run on it.
     if on_io_thread():
         raise MessageHubConnectionError(
-            "a logging handler called this on an I/O thread of the client, which would wait for itself: nothing was "
-            "sent; a logging.handlers.QueueHandler takes such a handler to a thread of its own"
+            "a logging handler called this on an I/O thread of the client, which would wait for itself; nothing was "
+            "sent: run that handler on a thread of its own, with logging.handlers.QueueHandler"
         )
 
 
 class Waiter:
-    """One thread's wait.
-
-    A ``Condition`` takes its shared lock back after each wait; a signal handler that raises there makes ``with``
-    release that lock although somebody else holds it by now.
-    """
+    """Lets one thread wait until another thread wakes it."""
 
     def __init__(self) -> None:
+        # Not a Condition: it acquires its shared lock again after each wait. If a signal handler raises there, `with`
+        # releases that lock although another thread holds it.
         self._lock = _thread.allocate_lock()
         self._lock.acquire()
 
     def wait(self, seconds: float) -> None:
-        """Until woken, or for so long. With no lock held; the caller looks afterwards at what there is."""
+        """Wait until :meth:`wake`, at most ``seconds``. The caller holds no lock, and checks its condition then."""
         self._lock.acquire(timeout=max(0.0, seconds))
 
     def wake(self) -> None:
-        """End the present or the next wait. Not at the same time from two threads."""
+        """End the current wait, or the next one. Two threads must not call this at the same time."""
         if self._lock.locked():
             self._lock.release()
 
 
 class Waiters:
-    """Who waits for one thing to change. Mutable; guarded by the lock that guards that thing."""
+    """The waiters for one condition. The caller of each method holds the lock that guards this condition."""
 
     def __init__(self) -> None:
-        self._waiting: set[Waiter] = set()
+        self._waiting: set[Waiter] = set()  # guarded by the caller's lock
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, waiter: Waiter) -> None:
-        """From now on it is woken. Twice is once."""
+        """Wake ``waiter`` from now on. Adding it again changes nothing."""
         self._waiting.add(waiter)
 
     def remove(self, waiter: Waiter) -> None:
-        """It waits no longer. It need not have."""
+        """Wake ``waiter`` no longer. One that was not added is ignored."""
         self._waiting.discard(waiter)
 
     def wake_all(self) -> None:
-        """It has changed."""
+        """Wake every waiter, so that it checks its condition."""
         for waiter in self._waiting:
             waiter.wake()

@@ -1,4 +1,4 @@
-"""Names of queues and exchanges, and what must be declared before they are used. Pure."""
+"""The names of queues and exchanges, and what to declare before they are used. Pure functions and values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DEAD_LETTER_SUFFIX = ".dead"
 
 @dataclass(frozen=True)
 class ExchangeSpec:
-    """An exchange as it is declared where it does not exist yet."""
+    """How to declare an exchange if it does not exist yet. ``kind`` is its exchange type."""
 
     name: str
     kind: str = "topic"
@@ -42,10 +42,10 @@ class ExchangeSpec:
 
 @dataclass(frozen=True)
 class QueueSpec:
-    """A queue as it is declared where it does not exist yet.
+    """How to declare a queue if it does not exist yet.
 
-    ``random_suffix``: the broker may still hold the queue of a connection that died, so that the
-    name gets a random part, new at each connection.
+    ``random_suffix`` appends a random part to the name, new at each connection: the broker may still hold the
+    exclusive queue of a connection that was lost.
     """
 
     name: str
@@ -57,13 +57,13 @@ class QueueSpec:
 
 
 def declared_name(spec: QueueSpec) -> str:
-    """The name under which a queue is declared: with a new random part at each call if the queue is to have one."""
+    """The name to declare a queue with. If it has ``random_suffix``, each call returns another name."""
     return f"{spec.name}.{uuid4().hex[:12]}" if spec.random_suffix else spec.name
 
 
 @dataclass(frozen=True)
 class Binding:
-    """A queue's interest in the routing keys of an exchange."""
+    """The binding of a queue to an exchange. ``routing_key`` may be a pattern of a topic exchange."""
 
     exchange: str
     routing_key: str
@@ -71,7 +71,7 @@ class Binding:
 
 @dataclass(frozen=True)
 class Topology:
-    """One queue with all that must exist for it to receive."""
+    """One queue, with the exchange and the bindings that must exist for it to receive."""
 
     queue: QueueSpec
     exchange: ExchangeSpec | None = None
@@ -82,17 +82,21 @@ EVENT_EXCHANGE = ExchangeSpec(EVENTS)
 
 
 def inbox_name(service: str) -> str:
-    """The queue of a service's own messages; on the default exchange also their routing key."""
+    """The inbox queue of a service. It is also the routing key of its messages on the default exchange."""
     return f"{service}.messages"
 
 
 def event_queue_name(service: str, event_type: str) -> str:
-    """The queue in which a service receives one event type (or pattern)."""
+    """The queue in which a service receives the events of one type or pattern."""
     return f"{service}.{event_type}"
 
 
 def inbox_subscription(service: str, *, priorities: bool = False, queue_type: QueueType = "classic") -> Topology:
-    """A service's inbox. Without arguments, as an async replica declares it, unless settings ask for them."""
+    """The inbox of a service.
+
+    :param priorities: declare ``x-max-priority`` 9. Ignored for a quorum queue, which has no priorities.
+    """
+    # No arguments by default: a replica of the service with the async client declares the same queue without any.
     arguments: dict[str, Any] = {}
     if queue_type == "quorum":
         arguments["x-queue-type"] = "quorum"
@@ -104,7 +108,10 @@ def inbox_subscription(service: str, *, priorities: bool = False, queue_type: Qu
 def event_subscription(
     service: str, event_type: str, *, durable: bool = True, queue_type: QueueType = "classic"
 ) -> Topology:
-    """The queue of one event type, bound to the event exchange."""
+    """The queue of one event type, bound to the event exchange.
+
+    :param durable: if false, an exclusive auto-delete queue with a random suffix: it ends with its connection.
+    """
     name = event_queue_name(service, event_type)
     if durable:
         arguments = {"x-queue-type": "quorum"} if queue_type == "quorum" else {}
@@ -115,17 +122,15 @@ def event_subscription(
 
 
 def reply_topology(service: str, client_id: str) -> Topology:
-    """The exclusive queue in which one client receives replies to its requests."""
+    """The exclusive queue in which one client receives the replies to its requests."""
     name = f"{service}.replies.{client_id}"
     return Topology(QueueSpec(name, durable=False, exclusive=True, auto_delete=True, random_suffix=True))
 
 
 def retry_queue(queue: str, delay_ms: int) -> QueueSpec:
-    """The queue in which a message waits ``delay_ms`` before the broker hands it back to ``queue``.
-
-    Quorum with at-least-once dead-lettering: classic queues lost confirmed messages when the broker was
-    killed while they were handing back. ``reject-publish`` is what at-least-once requires.
-    """
+    """The queue in which a message waits ``delay_ms`` milliseconds; then the broker dead-letters it to ``queue``."""
+    # A quorum queue with at-least-once dead-lettering: classic queues lost confirmed messages if the broker was
+    # killed while it dead-lettered them. At-least-once requires reject-publish.
     return QueueSpec(
         f"{queue}.retry.{delay_ms}",
         arguments={
@@ -140,6 +145,6 @@ def retry_queue(queue: str, delay_ms: int) -> QueueSpec:
 
 
 def dead_letter_queue(queue: str, queue_type: QueueType = "classic") -> QueueSpec:
-    """Where the messages of ``queue`` end that are given up: durable, of its source's type."""
+    """The dead-letter queue of ``queue``: durable, and of the same queue type."""
     arguments = {"x-queue-type": "quorum"} if queue_type == "quorum" else {}
     return QueueSpec(f"{queue}{DEAD_LETTER_SUFFIX}", arguments=arguments)
