@@ -1,20 +1,20 @@
-"""What can go wrong, as one tree.
+"""All errors of this package, as one tree.
 
 ::
 
     MessageHubError
     ├── MessageHubConnectionError       no connection in time; nothing was sent
     ├── MessageHubCircuitBreakerError   the circuit is open; nothing was sent
-    ├── MessageHubDeliveryError         rejected (certainly not accepted) or unknown (may have been)
-    ├── MessageHubTimeoutError          a request without a reply
-    ├── MessageHubRemoteError           the other side of a request failed
-    ├── MessageHubAuthorizationError    the broker does not let this user do that
-    ├── MessageHubConfigurationError    a setting, or what the broker holds, does not fit
-    ├── MessageValidationError          (also a ValueError) the call's own values are wrong
-    ├── MessageHubRetryError            raised by a handler: try this message again later
-    └── MessageHubRejectError           raised by a handler: never try this message again
+    ├── MessageHubDeliveryError         the hub did not confirm: rejected, or unknown
+    ├── MessageHubTimeoutError          no reply to a request in time
+    ├── MessageHubRemoteError           the handler of a request raised
+    ├── MessageHubAuthorizationError    the login failed, or the user lacks a permission
+    ├── MessageHubConfigurationError    a setting is wrong, or the broker's queues contradict it
+    ├── MessageValidationError          (also a ValueError) a value given to a call is wrong
+    ├── MessageHubRetryError            raised by a handler: deliver this message again later
+    └── MessageHubRejectError           raised by a handler: dead-letter this message now
 
-No error of pika, ssl, socket or pybreaker leaves the package, and no text here ever holds a
+Errors of pika, ssl, socket and pybreaker are translated: none of them leaves the package. No error text contains a
 password, a key or a message body.
 """
 
@@ -42,7 +42,7 @@ __all__ = [
     "Outcome",
 ]
 
-#: Seconds a message can wait for its next attempt: the top of the delay ladder.
+#: The longest delay before the next attempt, in seconds: that of the last retry queue.
 LONGEST_DELAY = 3600
 
 Outcome = Literal["rejected", "unknown"]
@@ -53,14 +53,14 @@ class MessageHubError(Exception):
 
 
 class MessageHubConnectionError(MessageHubError):
-    """No connection to the hub in time. Nothing was sent; the call can be repeated safely."""
+    """There was no connection to the hub in time; nothing was sent, so the call can be repeated safely."""
 
 
 class MessageHubCircuitBreakerError(MessageHubError):
-    """The destination's circuit is open, so nothing was sent.
+    """The circuit of the destination is open (or half-open with a trial call in progress), so nothing was sent.
 
-    ``retry_after`` is the number of seconds after which a trial call is admitted at the latest: a circuit that lost
-    connections opened admits one as soon as the connection is back.
+    :ivar retry_after: seconds until the circuit admits a trial call, at the latest. A circuit that was opened by lost
+        connections admits one as soon as the connection is back.
     """
 
     def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
@@ -70,7 +70,13 @@ class MessageHubCircuitBreakerError(MessageHubError):
 
 @dataclass(frozen=True)
 class DeliveryFailure:
-    """One message of a bulk call that was not confirmed: its place in the call, its id, what became of it."""
+    """One message that the hub did not confirm.
+
+    :ivar index: position of the message in the call, from 0.
+    :ivar message_id: id of the message; repeat the message with this id.
+    :ivar outcome: ``"rejected"``: certainly not accepted. ``"unknown"``: it may have been accepted.
+    :ivar reason: why, for people.
+    """
 
     index: int
     message_id: UUID
@@ -79,12 +85,13 @@ class DeliveryFailure:
 
 
 class MessageHubDeliveryError(MessageHubError):
-    """The hub did not confirm a message.
+    """The hub did not confirm a message, or some messages of a bulk call.
 
-    ``outcome`` is ``"rejected"`` when the message was certainly not accepted, and ``"unknown"`` when
-    it may or may not have been. Repeat an unknown one with ``message_id=error.message_id``, so that
-    receivers can drop the duplicate. ``failures`` names each message that failed; it has one entry
-    for a single send and any number for a bulk call.
+    :ivar outcome: ``"rejected"``: certainly not accepted. ``"unknown"``: it may have been accepted; repeat the call
+        with ``message_id=error.message_id``, so that receivers can drop the duplicate.
+    :ivar reason: why, for people; the error's text if no other reason was given.
+    :ivar message_id: id of the message; ``None`` for a bulk call.
+    :ivar failures: one :class:`DeliveryFailure` for each message that failed. A single send has one entry.
     """
 
     def __init__(
@@ -105,18 +112,20 @@ class MessageHubDeliveryError(MessageHubError):
         self.failures: tuple[DeliveryFailure, ...] = tuple(failures)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # pickle knows of no keywords; a process pool whose worker raised this would break.
+        # By default, pickle calls the class without keyword arguments. ``outcome`` is required, so unpickling would
+        # fail: a process pool whose worker raised this error would break.
         return partial(type(self), outcome=self.outcome), self.args, vars(self)
 
 
 class MessageHubTimeoutError(MessageHubError):
-    """A request was delivered, and no reply came before its timeout."""
+    """The request was delivered, but no reply came before its timeout."""
 
 
 class MessageHubRemoteError(MessageHubError):
-    """The handler on the other side of a request raised.
+    """The handler of a request raised an exception in the other service.
 
-    ``error_type`` is the name of the exception's class there, ``error_message`` its text.
+    :ivar error_type: name of the exception's class there.
+    :ivar error_message: text of the exception.
     """
 
     def __init__(self, message: str, *, error_type: str = "", error_message: str = "") -> None:
@@ -126,22 +135,23 @@ class MessageHubRemoteError(MessageHubError):
 
 
 class MessageHubAuthorizationError(MessageHubError):
-    """The broker refused the credentials, the vhost or the permission. Not retried: mend it there."""
+    """The broker rejected the login, the vhost or the operation; it is not retried: change the user's permissions."""
 
 
 class MessageHubConfigurationError(MessageHubError):
-    """A setting is not usable, or the broker holds something that contradicts it."""
+    """A setting has an invalid value, or a queue or exchange at the broker contradicts a setting."""
 
 
 class MessageValidationError(MessageHubError, ValueError):
-    """A value given to the call is not allowed; nothing was sent. The text says what is."""
+    """A value given to a call is not allowed; nothing was sent. The text names the value and the rule."""
 
 
 class MessageHubRetryError(MessageHubError):
-    """Raise it in a handler to have the message delivered again later.
+    """Raise this in a handler to have the message delivered again later.
 
-    ``delay`` is in seconds, at most 3600, and is rounded up to a rung of the delay ladder; ``None`` takes the
-    policy's next delay. Any other value is a :class:`MessageValidationError`.
+    :param delay: seconds until then, from 0 to 3600, rounded up to the delay of a retry queue (1, 5, 30, 60, 300 or
+        3600 s). ``None``: the next delay of the retry policy.
+    :raises MessageValidationError: ``delay`` is something else.
     """
 
     def __init__(self, message: str = "the handler asked for a retry", *, delay: float | None = None) -> None:
@@ -149,14 +159,25 @@ class MessageHubRetryError(MessageHubError):
         usable = isinstance(delay, (int, float)) and not isinstance(delay, bool) and 0 <= delay <= LONGEST_DELAY
         if delay is not None and not usable:
             raise MessageValidationError(
-                f"delay {str(delay)[:40]!r} is not usable: seconds from 0 to {LONGEST_DELAY}, or None for the policy's"
+                f"delay must be a number of seconds from 0 to {LONGEST_DELAY}, or None for the next delay of the "
+                f"retry policy, not {_shown_delay(delay)}"
             )
         self.delay = delay
 
 
 class MessageHubRejectError(MessageHubError):
-    """Raise it in a handler to have the message dead-lettered at once, with ``reason``."""
+    """Raise this in a handler to have the message dead-lettered now, without another attempt.
+
+    :param reason: why, for people; the dead-lettered message has it in the header ``x-reason``.
+    """
 
     def __init__(self, reason: str = "the handler rejected the message") -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def _shown_delay(delay: Any) -> str:
+    # runtime.text.shown() is in a layer above this one. Python makes no text of an int of more than 4,300 digits.
+    if type(delay) in (bool, float) or (type(delay) is int and -(10**15) < delay < 10**15):
+        return repr(delay)
+    return type(delay).__name__
