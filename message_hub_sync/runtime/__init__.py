@@ -1,1 +1,1 @@
-"""This process: what runs it, its deadlines, forks and signals, its log."""
+"""The process that this library runs in: its kind, deadlines, forks, signals, log and texts."""

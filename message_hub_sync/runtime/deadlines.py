@@ -1,4 +1,4 @@
-"""Timeouts given to calls, as deadlines on the monotonic clock."""
+"""The timeouts of calls, converted to deadlines on the monotonic clock."""
 
 from __future__ import annotations
 
@@ -8,34 +8,38 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.runtime.text import shown
 
 __all__ = ["deadline_after", "earliest_now", "remaining", "take", "timeout_seconds"]
 
 T = TypeVar("T")
 
-#: Shorter waits on a queue than this, in seconds, are not begun (see :func:`take`).
+#: The shortest wait that :func:`take` starts, in seconds.
 SHORTEST_WAIT = 0.05
 
-#: Above this a wait would overflow ``threading.TIMEOUT_MAX`` on some platforms: about 49 days.
+#: The longest timeout, in seconds (about 49 days): a longer wait exceeds ``threading.TIMEOUT_MAX`` on some platforms.
 MAX_TIMEOUT = 4_294_967
 
-
-#: What the wall clock showed when the monotonic one was at zero, as both were when this process began.
+#: The wall clock's value, in seconds since the epoch, at zero of the monotonic clock: computed at import.
 _EPOCH = time.time() - time.monotonic()
 
 
 def earliest_now() -> float:
-    """A moment that is over though somebody sets the wall clock, in seconds since the epoch.
+    """A lower bound of the current time, in seconds since the epoch.
 
-    The earlier of what the wall clock says and of what it would say had nobody touched it in this process's time.
+    It is the wall clock, or the wall clock's value at import plus the monotonic time since then, whichever is earlier.
+    So it holds even if the wall clock is set while this process runs.
     """
     return min(time.time(), _EPOCH + time.monotonic())
 
 
 def timeout_seconds(value: Any, default: float) -> float:
-    """A call's own ``timeout`` in seconds, or ``default`` where it gave ``None``.
+    """Check the ``timeout`` argument of a call.
 
-    :raises MessageValidationError: it is not a number of seconds above 0.
+    :param value: seconds, or ``None`` for ``default``.
+    :param default: seconds.
+    :returns: seconds.
+    :raises MessageValidationError: ``value`` is neither ``None`` nor a number above 0 and at most :data:`MAX_TIMEOUT`.
     """
     if value is None:
         return default
@@ -47,12 +51,19 @@ def timeout_seconds(value: Any, default: float) -> float:
     ):
         return float(value)
     raise MessageValidationError(
-        f"timeout {str(value)[:40]!r} is not usable: seconds greater than 0 and at most {MAX_TIMEOUT}, or None"
+        f"timeout must be a number of seconds greater than 0 and at most {MAX_TIMEOUT}, or None for the default, "
+        f"not {shown(value)}"
     )
 
 
 def deadline_after(value: Any, default: float) -> float:
-    """The same as a reading of ``time.monotonic()``."""
+    """The deadline of a call whose ``timeout`` argument is ``value``.
+
+    :param value: seconds, or ``None`` for ``default``.
+    :param default: seconds.
+    :returns: a time on the clock of ``time.monotonic()``, in seconds.
+    :raises MessageValidationError: as :func:`timeout_seconds` raises it.
+    """
     return time.monotonic() + timeout_seconds(value, default)
 
 
@@ -62,13 +73,13 @@ def remaining(deadline: float) -> float:
 
 
 def take(queue: SimpleQueue[T], timeout: float) -> T:
-    """``queue.get(timeout=timeout)``, but a wait that begins always ends.
+    """Take an item from ``queue``: ``queue.get(timeout=timeout)`` without a defect of ``SimpleQueue``.
 
-    Before Python 3.13 ``SimpleQueue.get`` looks at the clock twice; when its timeout passes in between, what
-    is left is negative, and it sleeps for ever. A wait too short for that not to happen is made a little longer.
-
-    :raises Empty: nothing came in time.
+    :param timeout: seconds; 0 or less does not wait. A shorter wait than :data:`SHORTEST_WAIT` is extended to it.
+    :raises Empty: no item came in time.
     """
+    # Before Python 3.13, SimpleQueue.get reads the clock twice. If a very short timeout passes between the two
+    # readings, the remaining time is negative, and the call waits for ever. So no very short wait is started.
     if timeout <= 0 or queue.qsize():
         return queue.get_nowait()
     return queue.get(timeout=max(timeout, SHORTEST_WAIT))

@@ -1,4 +1,4 @@
-"""What a forked child has to do before anything else. The one place that registers with ``os.register_at_fork``."""
+"""Actions that a forked child runs first. Only this module registers with ``os.register_at_fork``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ __all__ = ["call_after_fork_in_child"]
 
 logger = SafeLogger("message_hub_sync.fork")
 
-# Appended to at import only, by the thread that holds the import lock; os.register_at_fork can take nothing back.
-_actions: list[Callable[[], None]] = []
+# An action cannot be removed, as os.register_at_fork cannot unregister.
+_actions: list[Callable[[], None]] = []  # appended to at import only, by the thread that holds the import lock
 
 
 def call_after_fork_in_child(action: Callable[[], None]) -> None:
-    """Have ``action`` called in each forked child, in the order of registration.
+    """Register ``action`` to run in each forked child, in the order of registration.
 
-    A thread that does not exist in the child may have held any lock at the fork. So an action takes no lock of the
-    parent: it makes new ones. An action that raises is logged, and the others are called all the same.
+    Call this at import only. An action must not acquire a lock of the parent, but create a new one: a thread that does
+    not exist in the child may have held the lock at the fork. If an action raises, the error is logged and the next
+    action runs.
 
-    :param action: called without arguments, on the only thread of the child. It is kept for good.
+    :param action: called without arguments, on the only thread of the child. It cannot be unregistered.
     """
     _actions.append(action)
 
@@ -31,7 +32,7 @@ def _after_fork_in_child() -> None:
         try:
             action()
         except Exception:
-            logger.exception("part of the forked child's state could not be made anew")
+            logger.exception("an action after the fork failed in the child process; the remaining actions run")
 
 
 if hasattr(os, "register_at_fork"):

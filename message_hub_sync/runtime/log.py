@@ -1,4 +1,4 @@
-"""Saying something in the log, at no risk to whoever says it."""
+"""A logger that raises no ``Exception`` of a logging handler or filter."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import logging
 
 __all__ = ["SafeLogger"]
 
-#: What stands between the caller and the logger: this module's method and `SafeLogger._say`.
+#: ``stacklevel`` of the caller: `SafeLogger._log` is 1, the public method (``warning``, …) is 2, its caller is 3.
 _FRAMES = 3
 
 
 class SafeLogger:
-    """A logger whose handlers and filters may raise, which then ends here.
+    """A logger for this library: an ``Exception`` that a handler or filter raises is dropped.
 
-    They are an application's: one that raises must not end a thread of ours, leave a message unsettled, or take the
-    place of what a call came to. The handlers of the standard library print a fault of their own to ``stderr`` and
-    raise nothing. What is no ``Exception`` goes through: a signal's, a gevent timeout's.
+    Handlers and filters belong to the application. If one raises, it must not end a thread of this library, keep a
+    message unacknowledged, or replace the result of a call. (The handlers of the standard library print their own
+    errors to ``stderr`` and raise nothing.) Other exceptions pass: ``KeyboardInterrupt``, a gevent timeout.
+
+    Methods: see :class:`logging.Logger`. Safe from any thread.
     """
 
     __slots__ = ("_logger",)
@@ -25,30 +27,24 @@ class SafeLogger:
         self._logger = logging.getLogger(name)
 
     def debug(self, text: str, *args: object) -> None:
-        """As the logger's."""
-        self._say(logging.DEBUG, text, args)
+        self._log(logging.DEBUG, text, args)
 
     def info(self, text: str, *args: object) -> None:
-        """As the logger's."""
-        self._say(logging.INFO, text, args)
+        self._log(logging.INFO, text, args)
 
     def warning(self, text: str, *args: object) -> None:
-        """As the logger's."""
-        self._say(logging.WARNING, text, args)
+        self._log(logging.WARNING, text, args)
 
     def error(self, text: str, *args: object, exc_info: BaseException | None = None) -> None:
-        """As the logger's."""
-        self._say(logging.ERROR, text, args, exc_info)
+        self._log(logging.ERROR, text, args, exc_info)
 
     def exception(self, text: str, *args: object) -> None:
-        """As the logger's: with the traceback of what is being handled."""
-        self._say(logging.ERROR, text, args, True)
+        self._log(logging.ERROR, text, args, True)
 
     def log(self, level: int, text: str, *args: object, exc_info: BaseException | None = None) -> None:
-        """As the logger's."""
-        self._say(level, text, args, exc_info)
+        self._log(level, text, args, exc_info)
 
-    def _say(
+    def _log(
         self, level: int, text: str, args: tuple[object, ...], exc_info: BaseException | bool | None = None
     ) -> None:
         with contextlib.suppress(Exception):

@@ -1,4 +1,8 @@
-"""What kind of process this is, as far as it bears on threads and connections. Reads, never imports."""
+"""The kind of this process: a reloader's parent, a finished script, an event loop's thread, uWSGI without threads.
+
+It matters for threads and connections. The functions only inspect ``sys.modules``, the command line and the
+environment; they import none of the frameworks.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,9 @@ from typing import Any
 __all__ = ["became_reloader_parent", "has_running_loop", "reloader_parent", "script_ended", "uwsgi_hint"]
 
 _RELOADER = "werkzeug._reloader"
-#: Words on the command line of a development server.
+#: Commands that start a development server.
 _COMMANDS = frozenset({"run", "runserver", "runserver_plus"})
-#: Modules that a process loads that a server, or a development server, may run: it owns the signals and the end.
+#: Modules of servers and development servers. If one is loaded, the server may control the signals and the exit.
 _SERVERS = (
     *("celery", "cheroot", "django.core.servers.basehttp", "gunicorn", "hypercorn", "uvicorn", "uwsgi", "waitress"),
     "werkzeug.serving",
@@ -21,15 +25,15 @@ _TRUE = ("1", "true", "t", "yes", "y", "on")
 
 
 def reloader_parent() -> str | None:
-    """The name of the reloader whose parent process this is, or ``None``.
+    """The name of the reloader whose parent process this is (``werkzeug``, ``flask``, ``django``), or ``None``.
 
-    Such a process loads the application only to find out whether it loads, then watches files while a
-    child serves. A consumer in it would take half of the child's messages, with the code of yesterday.
+    The parent process loads the application once, to see whether it loads. Then it watches files, and a child process
+    serves. A consumer in the parent would take half of the child's messages, and handle them with outdated code.
 
-    Django and ``flask run`` are known by their command line, before anything is loaded. A script that calls
-    ``app.run(debug=True)`` is known only from that call on: see :func:`became_reloader_parent`.
+    Django and ``flask run`` are recognised by their command line, before the application is loaded. A script that calls
+    ``app.run(debug=True)`` is recognised only after that call: see :func:`became_reloader_parent`.
     """
-    # First what most processes are told by, as this is asked before every send.
+    # The test that answers for most processes comes first: this function is called before every send.
     if _RELOADER not in sys.modules and _COMMANDS.isdisjoint(sys.argv):
         return None
     if became_reloader_parent():
@@ -54,15 +58,15 @@ def reloader_parent() -> str | None:
 
 
 def became_reloader_parent() -> bool:
-    """Whether a call of werkzeug's ``run_simple`` has made this process a reloader's parent by now.
+    """Whether a call of werkzeug's ``run_simple`` has made this process a reloader's parent.
 
-    Only with ``use_reloader`` does it import the module asked for here. Consumers ask before each delivery.
+    ``run_simple`` imports the reloader's module only with ``use_reloader``. Consumers call this before each delivery.
     """
     return _RELOADER in sys.modules and os.environ.get("WERKZEUG_RUN_MAIN") != "true"
 
 
 def _flask_reloads() -> bool:
-    # The command line, then FLASK_RUN_RELOAD, then what debug says: the order in which Flask decides.
+    # Flask decides in this order: the command line, FLASK_RUN_RELOAD, the debug mode.
     arguments = sys.argv[1:]
     if "--no-reload" in arguments:
         return False
@@ -76,10 +80,10 @@ def _flask_reloads() -> bool:
 
 
 def script_ended() -> bool:
-    """At the interpreter's end: whether it came because a plain script has no more lines, as far as that can be known.
+    """Whether the interpreter exits because a plain script reached its last line, as far as this can be detected.
 
-    Not so where a server may have run it, an exception or Ctrl-C was its end, or handlers of its own ask for signals:
-    their ``sys.exit()`` leaves no trace.
+    Call this at the interpreter's exit. It is false (1) if a server may have run the script, (2) if an exception or
+    Ctrl-C ended it, (3) if it installed its own handlers of SIGTERM or SIGINT, whose ``sys.exit()`` cannot be detected.
     """
     return (
         not any(name in sys.modules for name in _SERVERS)
@@ -90,15 +94,15 @@ def script_ended() -> bool:
 
 
 def has_running_loop() -> bool:
-    """Whether this thread runs an asyncio event loop now, which a blocking call would hold up."""
+    """Whether this thread runs an asyncio event loop now: a blocking call would stop the loop."""
     asyncio: Any = sys.modules.get("asyncio")
     return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 def uwsgi_hint() -> str:
-    """What to add to the text of a timeout where no thread of ours can run; empty elsewhere."""
+    """Text to append to a timeout's error if uWSGI keeps the threads of this library from running; else ``""``."""
     uwsgi: Any = sys.modules.get("uwsgi")
     options = getattr(uwsgi, "opt", None)
     if not isinstance(options, dict) or options.get("enable-threads") or options.get("threads"):
         return ""
-    return "; this process runs under uWSGI without enable-threads, so no thread of the client runs: enable it"
+    return "; this process runs under uWSGI without enable-threads, so no thread of the client runs: set enable-threads"

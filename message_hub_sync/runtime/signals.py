@@ -1,4 +1,4 @@
-"""Waiting for SIGTERM or SIGINT. The handlers only write one byte: whatever they interrupted goes on unharmed."""
+"""Wait for SIGTERM or SIGINT. The signal handlers only write one byte, so that the interrupted code continues."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ __all__ = ["StopSignals"]
 
 
 class StopSignals:
-    """Inside the ``with`` block, SIGTERM and SIGINT wake :meth:`wait`; afterwards the earlier handlers are back.
+    """Inside the ``with`` block, SIGTERM and SIGINT end :meth:`wait`; at its end the previous handlers are restored.
 
-    Off the main thread, where Python allows no signal handlers, only :meth:`wake` does. Nothing in it
-    changes after entering, but the socket pair's contents.
+    In another thread than the main thread, Python allows no signal handlers: only :meth:`wake` ends :meth:`wait`.
     """
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        self._earlier: dict[int, Any] = {}
+        self._earlier: dict[int, Any] = {}  # written by __enter__ only, in the thread of the ``with`` block
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            # SIGINT first: from then on no KeyboardInterrupt can leave this half done.
+            # SIGINT first: after that, no KeyboardInterrupt can interrupt this loop.
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._earlier[number] = signal.signal(number, self._signalled)
         return self
@@ -38,18 +37,19 @@ class StopSignals:
         traceback: TracebackType | None,
     ) -> None:
         for number, earlier in self._earlier.items():
-            # None: a handler that was not installed from Python, and cannot be.
+            # None: the previous handler was not installed from Python, so Python cannot restore it.
             signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
         self._writer.close()
         self._reader.close()
 
     def wait(self) -> None:
-        """Block until a signal came or :meth:`wake` was called."""
+        """Block until SIGTERM or SIGINT arrives, or :meth:`wake` is called."""
         self._reader.recv(1)
 
     def wake(self) -> None:
-        """End :meth:`wait`, from any thread or signal handler."""
-        with contextlib.suppress(OSError):  # full, which wakes just as well; or closed, as nobody waits any more
+        """End :meth:`wait`. Safe from any thread and from a signal handler."""
+        # OSError: the socket's buffer is full, so wait() ends anyway; or the block has ended, so nobody waits.
+        with contextlib.suppress(OSError):
             self._writer.send(b"\0")
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:

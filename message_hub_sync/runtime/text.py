@@ -1,4 +1,4 @@
-"""Texts and values of others: whether they can be encoded, and how errors and log lines show them."""
+"""Texts and values from outside this library: whether UTF-8 can encode them, how errors and log lines show them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _SHOWN = 80
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """``text`` on one line, its control characters escaped, cut to ``limit`` characters: fit for a log."""
+    """``text`` for a log line: cut to ``limit`` characters, with line ends and control characters escaped."""
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def cut(text: str, size: int) -> str:
-    """As much of ``text`` as fits into ``size`` bytes of UTF-8."""
+    """The longest beginning of ``text`` that fits into ``size`` bytes of UTF-8."""
     return text if len(text) * 4 <= size else text.encode("utf-8", "replace")[:size].decode("utf-8", "ignore")
 
 
 def encodable(text: str) -> bool:
-    """Whether UTF-8 can write it: half of a surrogate pair cannot be."""
+    """Whether UTF-8 can encode ``text``: it cannot encode a lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -32,19 +32,19 @@ def encodable(text: str) -> bool:
 
 
 def error_text(error: BaseException) -> str:
-    """What an exception says, in whatever state it is."""
+    """The text of an exception, or its class name if the text is empty. Raises nothing if ``str(error)`` raises."""
     try:
         return str(error) or type(error).__name__
     except Exception:
-        return f"{type(error).__name__} (its text cannot be made)"
+        return f"{type(error).__name__} (its str() failed)"
 
 
 def shown(value: Any) -> str:
-    """A value as an error text shows it: "NAME must be RULE, not VALUE".
+    """A value for an error text of the form "NAME must be RULE, not VALUE".
 
-    A text, a number, a bool and ``None`` are shown as Python writes them, so that ``1`` and ``'1'`` differ, cut to 80
-    characters. Anything else is shown by its type alone: its own text may hold a secret, a message's body, or nothing
-    that can be made. A text that holds ``://`` is shown as ``a URL``: it may hold a password.
+    A ``str``, a number, a ``bool`` and ``None`` are shown as Python writes them (``1`` and ``'1'`` differ), cut to 80
+    characters. Any other object is shown by the name of its type only: its ``repr`` may contain a secret or a message
+    body, or may raise. A ``str`` that contains ``://`` is shown as ``a URL``: it may contain a password.
     """
     kind = type(value)
     if value is not None and kind not in (bool, int, float, str):
@@ -52,6 +52,6 @@ def shown(value: Any) -> str:
     if kind is str and "://" in value:
         return "a URL"
     if kind is int and value.bit_length() > 8 * _SHOWN:
-        return "an int of many digits"  # Python makes no text of more than 4,300 digits
-    # Cut before it is written: a text may be as long as a body.
+        return "an int of many digits"  # Python raises ValueError for str() of more than 4,300 digits
+    # Cut before repr(): the text may be as long as a message body.
     return printable(repr(value[: _SHOWN + 1] if kind is str else value), _SHOWN)
