@@ -39,9 +39,9 @@ from message_hub_sync.envelope.values import (
     Properties,
 )
 from message_hub_sync.errors import MessageValidationError
-from message_hub_sync.runtime.text import encodable, printable
+from message_hub_sync.runtime.text import encodable, printable, shown
 
-__all__ = ["encode_payload", "event_properties", "message_properties"]
+__all__ = ["check_header", "check_headers_size", "encode_payload", "event_properties", "message_properties"]
 
 _INT64 = 2**63
 #: Python's own limit on the digits of a whole number that is read from text (sys.get_int_max_str_digits()).
@@ -264,24 +264,37 @@ def _check_priority(priority: Any) -> None:
 
 def _checked_headers(extra: Any) -> dict[str, Any]:
     if not isinstance(extra, Mapping):
-        raise MessageValidationError(f"headers of type {type(extra).__name__} are not usable: a dict is")
+        raise MessageValidationError(f"headers must be a dict, not {shown(extra)}")
     for name, value in extra.items():
-        if not (isinstance(name, str) and encodable(name) and 0 < len(name.encode()) <= 128):
-            raise MessageValidationError("a header's name is not usable: a text of 1 to 128 bytes is")
+        check_header(name, value)
         if name in WIRE_HEADERS or name.startswith(RESERVED_PREFIX):
             raise MessageValidationError(
-                f"header {name!r} belongs to the hub: choose another name, without a leading 'x-'"
+                f"a header's name must not be one of the hub, not {name!r}: choose another one that does not begin "
+                f"with '{RESERVED_PREFIX}'"
             )
-        whole = isinstance(value, int) and -_INT64 <= value < _INT64
-        if not (whole or value is None or (isinstance(value, str) and encodable(value))):
-            raise MessageValidationError(
-                f"header {name!r} of type {type(value).__name__} is not usable: "
-                "a text, a 64-bit whole number, a bool or None is"
-            )
-    # The broker ends the *connection* at about 129 KiB of headers, whatever frame_max says.
-    if sum(len(name) + len(str(value).encode()) for name, value in extra.items()) > 64 * 1024:
-        raise MessageValidationError("headers are larger than 64 KiB together: put such data into the payload")
+    check_headers_size(extra)
     return dict(extra)
+
+
+def check_header(name: Any, value: Any) -> None:
+    """Refuse a header that a broker or another client could not read (:class:`MessageValidationError`)."""
+    if not (isinstance(name, str) and encodable(name) and 0 < len(name.encode()) <= 128):
+        raise MessageValidationError(f"a header's name must be a text of 1 to 128 bytes, not {shown(name)}")
+    whole = isinstance(value, int) and -_INT64 <= value < _INT64
+    if not (whole or value is None or (isinstance(value, str) and encodable(value))):
+        raise MessageValidationError(
+            f"header {name!r} must be a text, a 64-bit whole number, a bool or None, not "
+            # Not the text itself: it may be a secret.
+            f"{'a text that UTF-8 cannot encode' if isinstance(value, str) else shown(value)}"
+        )
+
+
+def check_headers_size(headers: Mapping[str, Any]) -> None:
+    """Refuse headers that are too large together (:class:`MessageValidationError`)."""
+    # The broker ends the connection, for all that is in flight on it, at about 129 KiB of headers, whatever frame_max
+    # is.
+    if sum(len(name) + len(str(value).encode()) for name, value in headers.items()) > 64 * 1024:
+        raise MessageValidationError("headers must be at most 64 KiB together: put such data into the payload")
 
 
 def _first_line(error: BaseException) -> str:
