@@ -1,4 +1,4 @@
-"""RabbitMQ behind the seam. The only room where pika is known."""
+"""The RabbitMQ transport. No other package of this library imports pika."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ __all__ = ["RabbitMQTransport"]
 
 
 def _not_ours(_record: logging.LogRecord) -> bool:
-    """What pika logs on our I/O threads is dropped; what matters is reported by us.
-
-    It logs while the connection's lock is held, and a logging handler is a user's code: one that publishes
-    would wait for that lock for ever. It also warns of each channel that the broker closes, which ours expect.
-    """
+    """A logging filter: drop what pika logs on an I/O thread of this package."""
+    # 1: pika logs while the connection's lock is held. A logging handler is a user's code: if it publishes, it waits
+    #    for that lock for ever.
+    # 2: pika warns of each channel that the broker closes, which this package expects and reports itself.
     return not on_io_thread()
 
 
 for _name in ("callback", "channel", "connection", "credentials", "data", "frame", "heartbeat"):
-    # On each, because the filters of a parent are not asked about its children's records.
+    # On each logger: the filters of a parent logger do not apply to the records of its children.
     logging.getLogger(f"pika.{_name}").addFilter(_not_ours)

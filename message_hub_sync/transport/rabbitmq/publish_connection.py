@@ -1,4 +1,4 @@
-"""The publish connection: a channel that all threads share, and others for what may be poisonous."""
+"""The publish connection: one channel that all threads share, and own channels for publishes after a channel error."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ _BLOCKED = "the broker accepts no messages (memory or disk alarm); nothing was s
 
 
 class PublishConnection:
-    """Publishes over one connection: the shared channel, and others for what may be poisonous.
+    """Publishes over one connection. Every method may be called from any thread.
 
-    Mutable: ``_shared``, replaced by the I/O thread alone and read without a lock (a stale one only answers
-    ``NOT_WRITTEN``); ``_single``, channels that nobody uses now or whose answer is still out: a deque, atomic
-    by itself. Whoever takes one has it for himself, which needs no lock that an interrupted caller could keep.
+    :param listeners: called on the I/O thread, no lock held, when the connection opens or answers again.
     """
 
     def __init__(self, config: ClientConfig, listeners: list[Callable[[], None]]) -> None:
         self._listeners = listeners
+        # Written by the I/O thread only, read without a lock: a closed channel only resolves NOT_WRITTEN.
         self._shared: ConfirmChannel | None = None
-        self._single: deque[ConfirmChannel] = deque()
+        # Own channels that are idle or whose last publish is unanswered. A deque, atomic by itself: a caller pops one
+        # and has it alone. A lock instead could stay held by an interrupted caller.
+        self._own_channels: deque[ConfirmChannel] = deque()
         self.recovering = RecoveringConnection(
             "publish", config, restore=self._restore, keep_open=lambda: False, on_open=self._announce
         )
 
     def publish(self, outgoing: Outgoing, deadline: float) -> Receipt:
-        """As the seam has it."""
+        """See :meth:`Transport.publish`, without ``own_channel``."""
         while True:
             channel = self._channel(deadline)
             if channel is None:
@@ -53,7 +54,7 @@ class PublishConnection:
                 return receipt
 
     def publish_many(self, batch: list[Outgoing], deadline: float) -> list[Receipt]:
-        """As the seam has it: one write for as many as fit into a slice."""
+        """See :meth:`Transport.publish_many`. One write carries up to ``_SLICE_BYTES``."""
         receipts: list[Receipt] = []
         while len(receipts) < len(batch):
             rest = len(batch) - len(receipts)
@@ -62,7 +63,7 @@ class PublishConnection:
             except MessageHubError as error:
                 if not receipts and not isinstance(error, MessageHubConnectionError):
                     raise
-                # What was written before has its receipts, and they must reach the caller.
+                # The caller needs the receipts of the messages that are already written.
                 return receipts + [_not_written(str(error)) for _ in range(rest)]
             if channel is None:
                 return receipts + [_blocked() for _ in range(rest)]
@@ -72,7 +73,10 @@ class PublishConnection:
         return receipts
 
     def _slice(self, channel: ConfirmChannel, batch: list[Outgoing], start: int) -> list[Receipt]:
-        """Write as many as make a slice; none, when the channel turns out to have ended before."""
+        """Write one slice of ``batch``, from index ``start``.
+
+        :returns: its receipts; none if the channel was closed before the write.
+        """
         receipts: list[Receipt] = []
         entries: list[tuple[Receipt, Outgoing, bytes]] = []
         size = 0
@@ -82,7 +86,7 @@ class PublishConnection:
             try:
                 data = encode_publish(outgoing, channel.number, channel.max_fragment)
             except MessageValidationError as error:
-                receipt.resolve(PublishResult.INVALID, str(error))  # the others go their way
+                receipt.resolve(PublishResult.INVALID, str(error))  # and publish the others
             else:
                 size += len(data)
                 entries.append((receipt, outgoing, data))
@@ -94,16 +98,18 @@ class PublishConnection:
         return receipts
 
     def publish_on_own_channel(self, outgoing: Outgoing, deadline: float) -> Receipt:
-        """On a channel where nothing else is in flight, so that a closed channel has one culprit.
+        """Publish on a channel without any other publish in flight, so that a channel error has one possible cause.
 
-        Returns once the broker answered or the deadline passed.
+        :returns: the receipt, once the broker has answered or the deadline has passed.
+        :raises MessageValidationError: AMQP cannot carry a value of the message.
+        :raises MessageHubConnectionError: nothing was written before the deadline.
         """
         while True:
             if self.recovering.wait_open(deadline, accept_blocked=False) is ConnectionState.BLOCKED:
                 return _blocked()
-            channel = self._idle_single()
+            channel = self._idle_own_channel()
             if channel is None:
-                self.recovering.call(self._open_single, deadline)
+                self.recovering.call(self._open_own_channel, deadline)
                 continue
             try:
                 data = encode_publish(outgoing, channel.number, channel.max_fragment)
@@ -115,22 +121,22 @@ class PublishConnection:
                     receipt.wait(deadline)
                     return receipt
             finally:
-                self._single.append(channel)
+                self._own_channels.append(channel)
 
-    def _idle_single(self) -> ConfirmChannel | None:
-        for _ in range(len(self._single)):
+    def _idle_own_channel(self) -> ConfirmChannel | None:
+        for _ in range(len(self._own_channels)):
             try:
-                channel = self._single.popleft()
+                channel = self._own_channels.popleft()
             except IndexError:
                 return None
             if channel.usable:
                 if channel.idle:
                     return channel
-                self._single.append(channel)  # what it carries may still be answered
+                self._own_channels.append(channel)  # its publish may still be answered
         return None
 
     def _channel(self, deadline: float) -> ConfirmChannel | None:
-        """The shared channel, waiting for it; ``None`` when the broker still blocks at the deadline."""
+        """Wait for the shared channel; ``None`` if the broker still blocks the connection at the deadline."""
         while True:
             channel = self._shared
             if channel is not None and channel.usable and self.recovering.state is ConnectionState.OPEN:
@@ -155,9 +161,9 @@ class PublishConnection:
             self._shared = channel
         return channel
 
-    def _open_single(self, connection: ThreadedConnection) -> None:
-        # Into the deque, not to the caller: one who gave up leaves it to the next.
-        self._single.append(
+    def _open_own_channel(self, connection: ThreadedConnection) -> None:
+        # Into the deque, not returned: if the caller stopped waiting, the next caller uses it.
+        self._own_channels.append(
             ConfirmChannel.open(connection, RecoveringConnection.restore_deadline(), lambda: None, self._announce)
         )
 
@@ -166,10 +172,10 @@ class PublishConnection:
             try:
                 listener()
             except Exception:
-                logger.exception("what listens for the connection failed")
+                logger.exception("a listener of the publish connection raised; the connection stays open")
 
 
-#: Bytes of one write in a bulk: enough that system calls do not count, well below the out-buffer.
+#: Bytes of one write of a bulk: enough to make the cost of a system call negligible, well below the out-buffer.
 _SLICE_BYTES = 256 * 1024
 
 

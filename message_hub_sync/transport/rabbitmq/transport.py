@@ -1,4 +1,4 @@
-"""The transport over RabbitMQ: two connections, made on first need."""
+"""The RabbitMQ transport: a publish and a consume connection, each opened on its first use."""
 
 from __future__ import annotations
 
@@ -24,16 +24,12 @@ __all__ = ["RabbitMQTransport"]
 
 
 class RabbitMQTransport:
-    """Carries one client's messages (see :class:`~message_hub_sync.transport.base.Transport`).
-
-    One connection publishes and one consumes, because a broker under a memory alarm stops reading from
-    connections that publish, and acknowledgements must still reach it. Each has one I/O thread.
-
-    Mutable: only what its parts guard.
-    """
+    """Publishes and consumes for one client. Methods: see :class:`~message_hub_sync.transport.base.Transport`."""
 
     def __init__(self, config: ClientConfig) -> None:
-        self._listeners: list[Callable[[], None]] = []
+        # Two connections, each with its own I/O thread: a broker with a memory alarm stops reading from connections
+        # that publish, and it must still receive acks.
+        self._listeners: list[Callable[[], None]] = []  # any thread appends; the I/O thread iterates over a copy
         self._declarations = Declarations()
         self._publish_connection = PublishConnection(config, self._listeners)
         self._consume_connection = ConsumeConnection(
@@ -41,58 +37,51 @@ class RabbitMQTransport:
         )
 
     def connect(self, deadline: float) -> None:
-        """As the seam has it."""
         self._publish_connection.recovering.wait_open(deadline)
 
     def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
-        """As the seam has it."""
         if own_channel:
             return self._publish_connection.publish_on_own_channel(outgoing, deadline)
         return self._publish_connection.publish(outgoing, deadline)
 
     def publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:
-        """As the seam has it."""
         return self._publish_connection.publish_many(list(batch), deadline)
 
     def declare(self, topology: Topology, deadline: float) -> None:
-        """As the seam has it."""
         name = declared_name(topology.queue)
-        self._asking().call(
-            lambda connection: self._declarations.topology(connection, topology, name, _sooner(deadline)), deadline
+        self._rpc_connection().call(
+            lambda connection: self._declarations.topology(connection, topology, name, _rpc_deadline(deadline)),
+            deadline,
         )
 
     def declare_exchange(self, exchange: ExchangeSpec, deadline: float) -> None:
-        """As the seam has it."""
-        self._asking().call(
-            lambda connection: self._declarations.exchange(connection, exchange, _sooner(deadline)), deadline
+        self._rpc_connection().call(
+            lambda connection: self._declarations.exchange(connection, exchange, _rpc_deadline(deadline)), deadline
         )
 
     def declare_queue(self, queue: QueueSpec, deadline: float) -> None:
-        """As the seam has it."""
         name = declared_name(queue)
-        self._asking().call(
-            lambda connection: self._declarations.queue(connection, queue, name, _sooner(deadline)), deadline
+        self._rpc_connection().call(
+            lambda connection: self._declarations.queue(connection, queue, name, _rpc_deadline(deadline)), deadline
         )
 
     def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> Consumer:
-        """As the seam has it."""
         return self._consume_connection.consume(topology, prefetch, deadline)
 
     def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:
-        """As the seam has it."""
-        return self._asking().call(
-            lambda connection: {name: self._declarations.stats(connection, name, _sooner(deadline)) for name in names},
+        return self._rpc_connection().call(
+            lambda connection: {
+                name: self._declarations.stats(connection, name, _rpc_deadline(deadline)) for name in names
+            },
             deadline,
         )
 
     def delete(self, topology: Topology, queue: str, deadline: float) -> None:
-        """As the seam has it."""
-        self._asking().call(
-            lambda connection: self._declarations.delete(connection, queue, _sooner(deadline)), deadline
+        self._rpc_connection().call(
+            lambda connection: self._declarations.delete(connection, queue, _rpc_deadline(deadline)), deadline
         )
 
     def status(self) -> Sequence[ConnectionStatus]:
-        """As the seam has it."""
         return [
             recovering.status()
             for recovering in (self._publish_connection.recovering, self._consume_connection.recovering)
@@ -100,34 +89,33 @@ class RabbitMQTransport:
         ]
 
     def on_connected(self, listener: Callable[[], None]) -> None:
-        """As the seam has it."""
         self._listeners.append(listener)
 
     def interrupt(self) -> None:
-        """As the seam has it."""
         for recovering in (self._publish_connection.recovering, self._consume_connection.recovering):
             recovering.interrupt()
 
     def close(self, deadline: float) -> None:
-        """As the seam has it. Consumers first: what they settled must still be read."""
+        # Consume connection first, while there is most time left: the broker must still read its acks.
         self._consume_connection.close(deadline)
         self._publish_connection.recovering.close(deadline)
 
     def after_fork_in_child(self) -> None:
-        """As the seam has it."""
         self._publish_connection.recovering.after_fork_in_child()
         self._consume_connection.recovering.after_fork_in_child()
 
-    def _asking(self) -> RecoveringConnection:
-        """The connection that answers questions: the consuming one where it is up, for it is never blocked.
-
-        Where the publishing one is blocked, its questions stay unanswered: then the other one is made for them.
-        """
+    def _rpc_connection(self) -> RecoveringConnection:
+        """The connection on which to declare, delete and read statistics."""
+        # 1: the publish connection is blocked: the broker does not read it, so use the consume connection (call()
+        #    opens it if need be).
+        # 2: the consume connection is open: use it, since the broker never blocks it.
+        # 3: otherwise use the publish connection: a client without consumers needs no second one.
         blocked = self._publish_connection.recovering.state is ConnectionState.BLOCKED
         if blocked or self._consume_connection.recovering.state is ConnectionState.OPEN:
             return self._consume_connection.recovering
         return self._publish_connection.recovering
 
 
-def _sooner(deadline: float) -> float:
+def _rpc_deadline(deadline: float) -> float:
+    """``deadline``, but not later than the restore deadline: a silent broker must not occupy the I/O thread longer."""
     return min(deadline, RecoveringConnection.restore_deadline())
