@@ -18,24 +18,22 @@ Rules, each learned the hard way:
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import pika
 from pika import exceptions as amqp
-from pika.connection import Connection
 
 from message_hub_sync.runtime.log import SafeLogger
-from message_hub_sync.transport.rabbitmq.frames.decoding import decode, frame_start
+from message_hub_sync.transport.rabbitmq.frame_stream import FrameStream
 from message_hub_sync.transport.rabbitmq.polling import Poller, Waker
 from message_hub_sync.transport.rabbitmq.reader_role import ReaderRole
+from message_hub_sync.transport.rabbitmq.timers import Timers
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
 from message_hub_sync.transport.threads import Waiter, Waiters, refuse_on_io_thread
 
@@ -52,17 +50,7 @@ _TLS_TURN_RECORDS = 64
 _END_AFTER_FAILED_SEND = 2.0
 
 
-class FrameHandler(Protocol):
-    """Takes the common frames of one channel without pika's machinery."""
-
-    def take(self, data: bytes, position: int) -> int:
-        """Deal with the frames from ``position`` on, the lock held, as far as they are whole and of the common kind.
-
-        :returns: where the first one begins that is not: ``position`` itself, where that is pika's or not whole yet.
-        """
-
-
-class ThreadedConnection(Connection):
+class ThreadedConnection(FrameStream):
     """One AMQP connection over an already connected socket.
 
     Mutable, guarded by ``lock``: ``_out``, ``_room``, ``_timers``, ``_ending``, ``_send_failed``, ``after_unlock``,
@@ -75,8 +63,6 @@ class ThreadedConnection(Connection):
         self.lock = threading.Lock()
         self._room = Waiters()
         self.after_unlock: list[Callable[[], None]] = []
-        #: By channel number; on a channel without one, every frame is pika's.
-        self.frame_handlers: dict[int, FrameHandler] = {}
         self.ended = False
         #: Whether something written now may still arrive. An attribute, as every publish asks for it.
         self.usable = True
@@ -85,16 +71,13 @@ class ThreadedConnection(Connection):
         self._tls = isinstance(connected, ssl.SSLSocket)
         self._waker = waker
         self._out = bytearray()
-        self._frame_buffer: bytes = b""
         self._send_failed = False
         self._ending = False
         self._stream_error: Exception | None = None
-        self._timers: list[tuple[float, int, Callable[[], Any]]] = []
-        self._cancelled_timers: set[int] = set()
-        self._timer_numbers = itertools.count(1)
+        self._timers = Timers(self._timer_failed)
+        self._timer_heap = self._timers.heap  # the same list: every step looks at it, with one lookup
         self._next_wake = 0.0
         self._more = False
-        self._left = False
         self._torn = False
         self._poller = Poller(connected, waker)
         #: Who reads. When something was parsed last, in monotonic seconds.
@@ -103,11 +86,7 @@ class ThreadedConnection(Connection):
         #: The I/O thread's own: from when on it gives up what it asks the broker as soon as somebody waits for it.
         self.rpc_yield_at = math.inf
         self.rpc_yield_if: Callable[[], bool] = lambda: False
-        super().__init__(  # type: ignore[no-untyped-call, unused-ignore]
-            parameters,
-            on_open_error_callback=lambda *_: None,  # without one pika raises
-            internal_connection_workflow=False,
-        )
+        super().__init__(parameters)
 
     # --- for any thread ------------------------------------------------------------------------
 
@@ -195,8 +174,7 @@ class ThreadedConnection(Connection):
     def call_later(self, seconds: float, callback: Callable[[], Any]) -> int:
         """Have the I/O thread call ``callback`` with the lock held. The caller holds the lock."""
         due = time.monotonic() + seconds
-        number = next(self._timer_numbers)
-        heapq.heappush(self._timers, (due, number, callback))
+        number = self._timers.add(due, callback)
         if due < self._next_wake:
             self._waker.wake()
         return number
@@ -232,7 +210,7 @@ class ThreadedConnection(Connection):
 
         :returns: whether the waker rang or ``until`` has passed.
         """
-        timers = self._timers
+        timers = self._timer_heap
         # First this, then a look at the timers: whoever adds one in between sees that it must ring.
         self._next_wake = wake = until
         if timers and timers[0][0] < until:
@@ -248,7 +226,7 @@ class ThreadedConnection(Connection):
                 self._parse(self._receive() if self._tls else data)
             now = time.monotonic()
             if timers and timers[0][0] <= now:
-                self._run_timers(now)
+                self._timers.run_due(now)
             if self._out:
                 self._flush()
         if self.after_unlock:
@@ -262,14 +240,14 @@ class ThreadedConnection(Connection):
 
         :returns: whether the waker rang.
         """
-        timers = self._timers
+        timers = self._timer_heap
         self._next_wake = wake = until
         if timers and timers[0][0] < until:
             self._next_wake = wake = timers[0][0]
         rung = self._poller.wait_rung(0.0 if self.needs_its_thread else wake - time.monotonic())
         self._next_wake = 0.0
         with self.lock:
-            self._run_timers(time.monotonic())
+            self._timers.run_due(time.monotonic())
             self._flush()
         return rung
 
@@ -360,46 +338,9 @@ class ThreadedConnection(Connection):
             self._report("a frame could not be understood: the connection ends", error)
             self.kill(amqp.InvalidFrameError(type(error).__name__))
 
-    def _on_data_available(self, data_in: bytes, answers_only: bool = False) -> None:
-        """Split into frames without copying the rest for each, and hand them to frame_handlers or pika's machinery.
-
-        :param answers_only: up to the first frame that is pika's: what is left is the I/O thread's.
-        """
-        held: bytes = self._frame_buffer
-        data = held + data_in if held else data_in
-        position, last = 0, len(data) - 8
-        frame_handlers = self.frame_handlers
-        try:
-            while position <= last:
-                handler = frame_handlers.get(data[position + 1] << 8 | data[position + 2])
-                if handler is not None:
-                    taken = handler.take(data, position)
-                    if taken != position:
-                        position = taken
-                        continue
-                if answers_only:
-                    break
-                kind, _, size = frame_start(data, position)  # what is no frame is not waited for
-                if position + size > len(data):
-                    break
-                start, position = position, position + size
-                self._process_frame(decode(kind, data[start:position]))
-        finally:
-            self.bytes_received += position
-            self._frame_buffer = data[position:]
-            self._left = answers_only and position < len(data)
-
-    def _run_timers(self, now: float) -> None:
-        while self._timers and self._timers[0][0] <= now:
-            _, number, callback = heapq.heappop(self._timers)
-            if number in self._cancelled_timers:
-                self._cancelled_timers.discard(number)
-                continue
-            try:
-                callback()
-            except Exception as error:
-                self._report("a timer of the connection failed: the connection ends", error)
-                self.kill(amqp.StreamLostError(f"a timer failed: {type(error).__name__}"))
+    def _timer_failed(self, error: Exception) -> None:
+        self._report("a timer of the connection failed: the connection ends", error)
+        self.kill(amqp.StreamLostError(f"a timer failed: {type(error).__name__}"))
 
     def _run_after_unlock(self) -> None:
         while self.after_unlock:
@@ -457,8 +398,7 @@ class ThreadedConnection(Connection):
         return self.call_later(delay, callback)
 
     def _adapter_remove_timeout(self, timeout_id: Any) -> None:
-        if any(number == timeout_id for _, number, _ in self._timers):
-            self._cancelled_timers.add(timeout_id)
+        self._timers.cancel(timeout_id)
 
     def _adapter_add_callback_threadsafe(self, callback: Callable[..., Any]) -> None:
         self.call_later(0, callback)

@@ -175,11 +175,20 @@ def _learned(data: bytes) -> Properties:
 
 
 def _decoded(data: bytes, layout: _Layout) -> Properties:
+    """Decode value by value, and note in ``layout`` where the values stand that differ between messages."""
     (flags,) = _FLAGS.unpack_from(data, 12)
     if flags & _UNUSUAL:
         raise _NotCommon
     found = Properties(content_type=None, delivery_mode=None)
-    at = 14
+    at = _add_first_five(data, 14, flags, found, layout)
+    at = _add_others(data, at, flags, found, layout)
+    if at != len(data):  # shorter or longer than its own lengths say
+        raise _NotCommon
+    return found
+
+
+def _add_first_five(data: bytes, at: int, flags: int, found: Properties, layout: _Layout) -> int:
+    """Add content type to priority to ``found``; returns where they end."""
     if flags & _CONTENT_TYPE:
         end = at + 1 + data[at]
         found.content_type = _constant(data[at + 1 : end])
@@ -196,6 +205,11 @@ def _decoded(data: bytes, layout: _Layout) -> Properties:
     if flags & _PRIORITY:
         found.priority = data[at]
         at += 1
+    return at
+
+
+def _add_others(data: bytes, at: int, flags: int, found: Properties, layout: _Layout) -> int:
+    """Add correlation id to app id to ``found``; returns where they end."""
     if flags & _CORRELATION_ID:
         end = at + 1 + data[at]
         found.correlation_id = data[at + 1 : end].decode()
@@ -232,9 +246,7 @@ def _decoded(data: bytes, layout: _Layout) -> Properties:
         end = at + 1 + data[at]
         found.app_id = _constant(data[at + 1 : end])
         at = end
-    if at != len(data):  # shorter or longer than its own lengths say
-        raise _NotCommon
-    return found
+    return at
 
 
 def _table(data: bytes, at: int, found: dict[str, Any], layout: _Layout) -> int:
