@@ -22,6 +22,7 @@ from message_hub_sync.config import (
     positive_seconds,
 )
 from message_hub_sync.errors import MessageHubConfigurationError
+from message_hub_sync.runtime.text import shown
 
 SECRET = "s3cret"
 
@@ -41,14 +42,14 @@ sGoJjbe65wIgLWBXYU60g5vIwRQKOhPaA4FB+S/WQKlICE4ciAZncLI=
 
 
 def refused(url: Any) -> str:
-    """What is said of a URL that is not usable; checked to hold no secret anywhere."""
+    """The error text of an invalid URL; checked to contain no secret."""
     with pytest.raises(MessageHubConfigurationError) as caught:
         parse_addresses(url)
     assert SECRET not in "".join(traceback.format_exception_only(caught.value))
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     text = str(caught.value)
-    assert text.startswith(("rabbitmq_url", "memory://"))
+    assert text.startswith("rabbitmq_url must ")
     return text
 
 
@@ -162,19 +163,20 @@ def test_the_authority_of_the_url_is_trusted_and_no_other(tmp_path: Path) -> Non
 )
 def test_a_tls_file_that_cannot_be_used_is_a_configuration_error(query: str) -> None:
     text = refused(f"amqps://user:{SECRET}@h/?{query}")
-    assert "a TLS file cannot be used" in text
-    assert "cacertfile, certfile and keyfile name readable PEM files" in text
+    assert text.startswith("rabbitmq_url must name readable PEM files in cacertfile, certfile and keyfile: ")
+    assert "loading them failed (" in text
 
 
 @pytest.mark.parametrize("query", ["cafile=x", "verify=no", "verify=", SECRET, f"verify={SECRET}", f"{SECRET}=1"])
 def test_an_option_that_is_not_known_is_refused_with_those_that_are(query: str) -> None:
     text = refused(f"amqps://h/?{query}")
+    assert text.startswith("rabbitmq_url must have only these options after '?', with these values: ")
     assert "cacertfile, certfile, keyfile, server_name_indication, verify (verify_peer or verify_none)" in text
 
 
 def test_options_of_a_plain_url_are_refused_rather_than_ignored() -> None:
     for url in (f"amqp://u:{SECRET}@h/?verify=verify_none", f"amqp://u:{SECRET}@h?verify=verify_none"):
-        assert "amqp:// takes no options after '?'" in refused(url)
+        assert "must not have options after '?' with amqp://" in refused(url)
 
 
 # --- addresses that are refused --------------------------------------------------------------------
@@ -189,7 +191,7 @@ def test_options_of_a_plain_url_are_refused_rather_than_ignored() -> None:
 )  # fmt: skip
 def test_a_url_of_another_scheme_is_refused_without_being_quoted(url: Any) -> None:
     text = refused(url)
-    assert "does not start with amqp:// or amqps://" in text
+    assert "must start with amqp:// or amqps://" in text
     assert "allowed are amqp://user:password@host:port/vhost, amqps://…, a list of them" in text
 
 
@@ -202,8 +204,8 @@ def test_a_url_of_another_scheme_is_refused_without_being_quoted(url: Any) -> No
 )  # fmt: skip
 def test_a_url_without_host_or_with_a_bare_slash_is_refused_with_the_way_to_write_it(url: str) -> None:
     text = refused(url)
-    assert "has no host, or its vhost holds a '/' (write it as %2F" in text
-    assert "percent-encoded" in text
+    assert "must have a host, and no bare '/' in its vhost: write '/' as %2F" in text
+    assert "percent-encode '@', ':' and '/' in a password" in text
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ def test_a_url_without_host_or_with_a_bare_slash_is_refused_with_the_way_to_writ
 )  # fmt: skip
 def test_a_host_or_port_that_is_not_usable_is_refused_without_being_quoted(hosts: str) -> None:
     text = refused(f"amqp://user:{SECRET}@{hosts}/v")
-    assert "a host is missing or its port is not a number from 1 to 65535" in text
+    assert "must name each host, with a port from 1 to 65535 or without one" in text
     assert "allowed are amqp://user:password@host:port/vhost" in text
 
 
@@ -232,16 +234,17 @@ def test_a_password_whose_special_characters_are_bare_is_never_in_the_error() ->
 
 
 def test_something_that_is_no_text_and_no_list_of_texts_is_refused_by_its_type() -> None:
-    assert "of type NoneType" in refused(None)
-    assert "of type int" in refused(5672)
-    assert "holds a bytes" in refused([f"amqp://user:{SECRET}@h".encode()])
-    assert "is an empty list" in refused([])
+    assert "must be a str or a list of str, not None: allowed are" in refused(None)
+    assert "must be a str or a list of str, not 5672: allowed are" in refused(5672)
+    assert "must be a str or a list of str, not a list with bytes: " in refused([f"amqp://user:{SECRET}@h".encode()])
+    assert "must not be an empty list" in refused([])
 
 
 def test_the_embedded_hub_stands_alone() -> None:
     assert "give it alone" in refused(["memory://a", "amqp://b"])
     assert "give it alone" in refused(["amqp://b", "memory://a"])
-    assert "memory://name is, the name optional: letters, digits, '-', '_' and '.'" in refused("memory://a b")
+    text = refused("memory://a b")
+    assert text == "rabbitmq_url must be memory://name (the name is optional: letters, digits, '-', '_' and '.')"
 
 
 # --- what shows nothing ----------------------------------------------------------------------------
@@ -251,8 +254,8 @@ def test_no_repr_and_no_text_of_an_address_holds_the_password() -> None:
     address = only(f"amqp://user:{SECRET}@host/v")
     assert address.password == SECRET
     config = ClientConfig("s", (address,), auth_key=SECRET + "-key")
-    for shown in (repr(address), str(address), repr(config), str(config), f"{[address]} {config!r}"):
-        assert SECRET not in shown
+    for text in (repr(address), str(address), repr(config), str(config), f"{[address]} {config!r}"):
+        assert SECRET not in text
     assert str(address) == "amqp://host:5672"
     assert str(dataclasses.replace(address, tls=True)) == "amqps://host:5672"
 
@@ -275,7 +278,7 @@ def test_another_duration_is_refused_by_name_and_value(value: Any) -> None:
     with pytest.raises(MessageHubConfigurationError) as caught:
         positive_seconds(value, "connect_timeout")
     assert str(caught.value) == (
-        f"connect_timeout {value!r} is not usable: a number of seconds greater than 0 and at most 4294967 is"
+        f"connect_timeout must be a number of seconds greater than 0 and at most 4294967, not {shown(value)}"
     )
 
 
@@ -290,12 +293,12 @@ def test_a_circuit_breaker_is_configured_as_the_guide_does_it() -> None:
 def test_a_failure_threshold_is_a_whole_number_of_at_least_one(value: Any) -> None:
     with pytest.raises(MessageHubConfigurationError) as caught:
         CircuitBreakerConfig(failure_threshold=value)
-    assert str(caught.value) == f"failure_threshold {value!r} is not usable: a whole number of at least 1 is"
+    assert str(caught.value) == f"failure_threshold must be a whole number of at least 1, not {value!r}"
 
 
 @pytest.mark.parametrize("name", ["reset_timeout", "half_open_timeout"])
 def test_the_circuit_breakers_durations_are_checked(name: str) -> None:
-    with pytest.raises(MessageHubConfigurationError, match=f"^{name} 0 is not usable"):
+    with pytest.raises(MessageHubConfigurationError, match=f"^{name} must be a number of seconds .*, not 0$"):
         CircuitBreakerConfig(**{name: 0})
 
 
@@ -314,20 +317,22 @@ def test_the_defaults_are_those_the_design_promises() -> None:
 
 
 BAD_SETTINGS: list[tuple[str, Any, str]] = [
-    ("service_name", "", "service_name '' is not a service name"),
+    ("service_name", "", "service_name must be a service name (lower-case letters"),
+    ("service_name", "", "not ''"),
     ("service_name", "No Such", "lower-case letters, digits, '_' and '-'"),
-    ("connect_timeout", 0, "connect_timeout 0 is not usable: a number of seconds greater than 0"),
-    ("delivery_timeout", -1, "delivery_timeout -1 is not usable: a number of seconds greater than 0"),
-    ("close_timeout", None, "close_timeout None is not usable: a number of seconds greater than 0"),
-    ("auth_key", "", "auth_key is not usable: a text that is not empty is, or None"),
-    ("auth_key", SECRET.encode(), "auth_key is not usable: a text that is not empty is, or None"),
-    ("circuit_breaker", (5, 60, 30), "circuit_breaker_config of type tuple is not usable: a CircuitBreakerConfig is"),
-    ("queue_type", "stream", "queue_type 'stream' is not usable: 'classic' or 'quorum' is"),
-    ("heartbeat", 0, "heartbeat 0 is not usable: a whole number from 1 to 65535 is"),
-    ("heartbeat", 65536, "heartbeat 65536 is not usable: a whole number from 1 to 65535 is"),
-    ("heartbeat", 1.5, "heartbeat 1.5 is not usable"),
-    ("heartbeat", True, "heartbeat True is not usable"),
-    ("max_message_bytes", 0, "max_message_bytes 0 is not usable: a whole number from 1 to 9223372036854775807 is"),
+    ("connect_timeout", 0, "connect_timeout must be a number of seconds greater than 0 and at most 4294967, not 0"),
+    ("delivery_timeout", -1, "delivery_timeout must be a number of seconds greater than 0 and at most 4294967, not -1"),
+    ("close_timeout", None, "close_timeout must be a number of seconds greater than 0 and at most 4294967, not None"),
+    ("auth_key", "", "auth_key must be a str that is not empty, or None"),
+    ("auth_key", SECRET.encode(), "auth_key must be a str that is not empty, or None"),
+    ("circuit_breaker", (5, 60, 30), "circuit_breaker_config must be a CircuitBreakerConfig, not tuple"),
+    ("queue_type", "stream", "queue_type must be 'classic' or 'quorum', not 'stream'"),
+    ("heartbeat", 0, "heartbeat must be a whole number from 1 to 65535, not 0"),
+    ("heartbeat", 65536, "heartbeat must be a whole number from 1 to 65535, not 65536"),
+    ("heartbeat", 1.5, "heartbeat must be a whole number from 1 to 65535, not 1.5"),
+    ("heartbeat", True, "heartbeat must be a whole number from 1 to 65535, not True"),
+    ("max_message_bytes", 0, "max_message_bytes must be a whole number from 1 to 9223372036854775807, not 0"),
+    ("settle_each", 1, "settle_each must be True or False, not 1"),
 ]
 
 
