@@ -1,1 +1,1 @@
-"""What travels: messages and events as values, their names and ids, and how they become bytes."""
+"""Messages and events as values, their names, ids and headers, and their encoding on the wire."""

@@ -1,4 +1,4 @@
-"""How services and events may be called (the wire's names; every queue name is made of them)."""
+"""Rules for the names of services and events. Routing keys and queue names are made of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
+from message_hub_sync.runtime.text import shown
 
 __all__ = [
     "MAX_NAME_BYTES",
@@ -17,7 +18,8 @@ __all__ = [
     "validate_service_name",
 ]
 
-#: Service plus event type in bytes, so that ``{service}.{event_type}.retry.3600000`` stays within AMQP's 255.
+#: Limit for service name plus event type, in bytes: ``{service}.{event_type}.retry.3600000`` must fit into the 255
+#: bytes of an AMQP name.
 MAX_NAME_BYTES = 200
 
 _SERVICE = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -26,20 +28,23 @@ _PATTERN = re.compile(r"([a-z0-9_]+|\*|#)(\.([a-z0-9_]+|\*|#))*")
 
 
 def validate_service_name(value: Any, *, what: str = "service_name", configuring: bool = False) -> str:
-    """Return ``value`` when it names a service.
+    """Check a service name.
 
-    :raises MessageValidationError: it does not (:class:`MessageHubConfigurationError` when ``configuring``).
+    :param what: the parameter's name, for the error's text.
+    :param configuring: raise :class:`MessageHubConfigurationError` instead of :class:`MessageValidationError`.
+    :returns: ``value``.
+    :raises MessageValidationError: ``value`` is not a service name.
     """
     if isinstance(value, str) and len(value) <= MAX_NAME_BYTES and _is_service_name(value):
         return value
     text = (
-        f"{what} {_shown(value)} is not a service name: lower-case letters, digits, '_' and '-', "
-        f"starting with a letter or digit, at most {MAX_NAME_BYTES} bytes (for example 'character-service')"
+        f"{what} must be a service name (lower-case letters, digits, '_' and '-', starting with a letter or digit, "
+        f"at most {MAX_NAME_BYTES} bytes; for example 'character-service'), not {shown(event_name(value))}"
     )
     raise MessageHubConfigurationError(text) if configuring else MessageValidationError(text)
 
 
-# Remembered: every message names one of a few.
+# Cached: each message contains a service name, and a process uses few of them.
 @lru_cache(maxsize=1024)
 def _is_service_name(text: str) -> bool:
     return _SERVICE.fullmatch(text) is not None
@@ -51,47 +56,50 @@ def _is_event_type(text: str) -> bool:
 
 
 def event_name(value: Any) -> Any:
-    """The plain text of an event type that is more than a text (an ``EventType``, an enum's member); else ``value``."""
+    """``value`` as a plain ``str`` if its class derives from ``str`` (``EventType``, an enum); else ``value``."""
     return str.__str__(value) if isinstance(value, str) else value
 
 
 def validate_event_type(value: Any) -> str:
-    """Return ``value`` when it names one event type that can be published (no wildcard)."""
+    """Check the name of an event type to publish (no wildcard).
+
+    :returns: ``value`` as a plain ``str``.
+    :raises MessageValidationError: ``value`` is not the name of an event type.
+    """
     value = event_name(value)
     if isinstance(value, str) and len(value) <= MAX_NAME_BYTES and _is_event_type(value):
         return value
     raise MessageValidationError(
-        f"event_type {_shown(value)} is not an event type: words of lower-case letters, digits and '_' "
-        f"joined by dots, at least two, no wildcard, at most {MAX_NAME_BYTES} bytes (for example 'character.created')"
+        "event_type must be an event type (words of lower-case letters, digits and '_' joined by dots, at least two, "
+        f"no wildcard, at most {MAX_NAME_BYTES} bytes; for example 'character.created'), not {shown(value)}"
     )
 
 
 def validate_event_pattern(value: Any) -> str:
-    """Return ``value`` when it is an event type or a topic pattern (``*`` one word, ``#`` any number)."""
+    """Check an event type or a topic pattern (``*``: one word, ``#``: any number of words) to subscribe to.
+
+    :returns: ``value`` as a plain ``str``.
+    :raises MessageValidationError: ``value`` is neither.
+    """
     value = event_name(value)
     if isinstance(value, str) and len(value) <= MAX_NAME_BYTES and _PATTERN.fullmatch(value):
         if "*" in value or "#" in value:
             return value
         return validate_event_type(value)
     raise MessageValidationError(
-        f"event type {_shown(value)} cannot be subscribed to: words of lower-case letters, digits and '_' "
-        "joined by dots, where a word may be '*' (one word) or '#' (any number of words), "
-        f"at most {MAX_NAME_BYTES} bytes"
+        "event type must be a topic pattern (words of lower-case letters, digits and '_' joined by dots; a word may be "
+        f"'*' for one word or '#' for any number of words; at most {MAX_NAME_BYTES} bytes), not {shown(value)}"
     )
 
 
 def validate_queue_parts(service: str, event_type: str) -> None:
-    """Refuse a pair whose queue name, or a name derived from it, would not fit into AMQP's 255 bytes."""
+    """Check that the queue name of a service and an event type, and the names derived from it, fit into 255 bytes.
+
+    :raises MessageValidationError: the two names together are longer than :data:`MAX_NAME_BYTES`.
+    """
     size = len(service) + len(event_type)
     if size > MAX_NAME_BYTES:
         raise MessageValidationError(
-            f"service name and event type together are {size} bytes long; at most {MAX_NAME_BYTES} are allowed, "
-            f"so that the names of their queues fit (service {service!r}, event type {event_type!r})"
+            f"service name and event type together must be at most {MAX_NAME_BYTES} bytes long, not {size}: "
+            f"choose shorter names for service {service!r} or event type {event_type!r}"
         )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    if "://" in text:  # a URL in the wrong place; it may hold a password
-        return "(a URL)"
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -93,9 +93,9 @@ def test_what_is_no_id_or_name_is_a_value_error(memory: MessageHubTestFramework)
     for wrong in (None, "not-an-id", 7):
         with pytest.raises(ValueError, match="send_message or publish_event returned"):
             memory.verify_message_delivery("service-a", "service-a", wrong)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="is not an event type"):
+    with pytest.raises(ValueError, match="must be an event type"):
         memory.verify_event_delivery("service-a", "Nonsense", uuid4(), ["service-a"])
-    with pytest.raises(ValueError, match="is not a service name"):
+    with pytest.raises(ValueError, match="must be a service name"):
         memory.create_mock_service("Service A")
     with pytest.raises(ValueError, match="already"):
         memory.create_mock_service("service-a")
