@@ -1,4 +1,4 @@
-"""Broadcasting: one event, and every service that subscribes to it gets it.
+"""Broadcasting: every service that subscribes to an event gets it.
 
 MESSAGE_HUB_URL=amqp://localhost:5672 python examples/broadcasting.py
 """

@@ -1,7 +1,8 @@
-"""A script for cron: handle what has gathered in this service's inbox since the last run, tell about it, and end.
+"""A script for cron: handle the messages in this service's inbox, publish an event about them, and end.
 
-Notes wait in the durable queue digest-service.messages between the runs. (The first run makes it.)
-Whatever the hub refuses ends in one line and exit code 1; what was not settled is there at the next run.
+Between the runs, notes wait in the durable queue digest-service.messages. The first run creates it.
+On an error of the hub the script prints one line and ends with exit code 1. The next run gets the messages that were
+not acknowledged.
 
     MESSAGE_HUB_URL=amqp://localhost:5672 python examples/cron_script.py
 """
@@ -20,7 +21,7 @@ SERVICE = "digest-service"
 
 @catalogue.register("digest.completed", publisher=SERVICE)
 class DigestCompleted(BaseModel):
-    """The notes of a day are gathered"""
+    """The notes of a day are complete"""
 
     notes: list[str]
 
@@ -37,11 +38,11 @@ def main() -> None:
 
     with MessageHubClient(SERVICE, URL) as client:
         inbox = client.subscribe_messages(take)
-        # The inbox keeps its order: when this arrives, all that was there before has been handled.
+        # The inbox keeps its order: when this message arrives, all messages before it have been handled.
         client.send_message(SERVICE, {"action": "end_of_day"})
         if not at_end.wait(timeout=60):
             raise SystemExit("the inbox was not emptied within a minute")
-        inbox.cancel()  # what comes from now on waits for the next run
+        inbox.cancel()  # later messages wait in the queue for the next run
 
         print(f"digest of {len(notes)} notes")
         for note in notes:

@@ -1,4 +1,4 @@
-"""A Django service in one file: its views send and publish, while its subscriptions run beside them.
+"""A Django service in one file: its views send and publish, and its handlers run in threads of the client.
 
 MESSAGE_HUB_URL=amqp://localhost:5672 python examples/django_service.py runserver
 curl localhost:8000/characters --json '{"character_id": "42", "name": "Mira"}'
@@ -26,7 +26,7 @@ hub = MessageHubClient("character-service", URL)
 journal: list[str] = []
 
 
-# runserver loads this file twice: only the process that serves subscribes and connects.
+# runserver loads this file in two processes. The client connects only in the one that serves.
 @hub.on_event("character.created")
 def on_created(event: Event[CharacterCreated]) -> None:
     journal.append(f"created {event.payload.name or event.payload.character_id}")

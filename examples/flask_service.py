@@ -1,4 +1,4 @@
-"""A Flask service: its views send and publish, while its subscriptions run beside them.
+"""A Flask service: its views send and publish, and its handlers run in threads of the client.
 
 MESSAGE_HUB_URL=amqp://localhost:5672 flask --app examples/flask_service run
 curl localhost:5000/characters --json '{"character_id": "42", "name": "Mira"}'
@@ -21,7 +21,7 @@ def create_app() -> Flask:
     hub = MessageHubClient("character-service", URL)
     journal: list[str] = []
 
-    # With the reloader on, Flask runs this twice: only the process that serves subscribes and connects.
+    # With the reloader, Flask runs this in two processes. The client connects only in the one that serves.
     @hub.on_event("character.created")
     def on_created(event: Event[CharacterCreated]) -> None:
         journal.append(f"created {event.payload.name or event.payload.character_id}")

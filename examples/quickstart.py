@@ -1,4 +1,4 @@
-"""The hub in one screen: an event, a message and a request between two services.
+"""Quickstart: an event, a message and a request between two services.
 
 python examples/quickstart.py
 MESSAGE_HUB_URL=amqp://localhost:5672 python examples/quickstart.py
@@ -26,7 +26,7 @@ def main() -> None:
             campaigns.send_message("character-service", {"action": "welcome", "name": event.payload["name"]})
 
         @campaigns.on_message
-        def answer(message: Message) -> dict[str, int]:  # what it returns is the reply
+        def answer(message: Message) -> dict[str, int]:  # the return value is the reply
             return {"players": 5}
 
         characters.subscribe_messages(welcomed.put)

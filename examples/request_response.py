@@ -1,4 +1,4 @@
-"""Request and response: ask a service, wait for its answer, and hear of its errors.
+"""Request and response: send a request to a service, and wait for its reply or its error.
 
 MESSAGE_HUB_URL=amqp://localhost:5672 python examples/request_response.py
 """
@@ -17,7 +17,7 @@ def main() -> None:
 
         @service_b.on_message
         def handle_message(payload: dict[str, Any]) -> dict[str, Any]:
-            return SHEETS[payload["id"]]  # the reply; an exception is a reply, too
+            return SHEETS[payload["id"]]  # the reply; if the handler raises, the caller gets the error
 
         reply = service_a.request("service-b", {"action": "get_data", "id": "123"}, timeout=5)
         print(f"service-a: {reply.source} answered {reply.payload}")

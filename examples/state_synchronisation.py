@@ -1,6 +1,6 @@
-"""State synchronisation: one service owns a state, another keeps a copy of it by its events.
+"""State synchronisation: one service owns a state, and another keeps a copy of it from its events.
 
-Events arrive at least once, and after a retry perhaps late. The version makes that harmless.
+An event may arrive more than once, and after a retry it may arrive late. The copy ignores versions that it has already.
 
     MESSAGE_HUB_URL=amqp://localhost:5672 python examples/state_synchronisation.py
 """
@@ -26,7 +26,7 @@ class StateChanged(BaseModel):
 
 
 class Copy:
-    """The tracking service's copy. Written by the one thread of its subscription."""
+    """The tracking service's copy. Only the one worker thread of its queue writes to it."""
 
     def __init__(self) -> None:
         self.state = "unknown"

@@ -1,4 +1,4 @@
-"""Worker threads: all of them share one client, while its subscriptions run beside them.
+"""Worker threads: all of them share one client, and its handlers run in threads of their own.
 
 MESSAGE_HUB_URL=amqp://localhost:5672 python examples/worker_threads.py
 """
@@ -33,7 +33,7 @@ def main() -> None:
             client.publish_event("image.item_generated", {"image_id": f"item-{item}"})
 
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="painter") as workers:
-            list(workers.map(paint, range(ITEMS)))  # list() raises what a worker raised
+            list(workers.map(paint, range(ITEMS)))  # list() raises the exception of a worker, if any
 
         counted = Counter(handled.get(timeout=10) for _ in range(2 * ITEMS))
     print(f"{WORKERS} threads sent {ITEMS} messages and {ITEMS} events")
