@@ -1,4 +1,4 @@
-"""One channel in confirm mode that every thread writes to."""
+"""One channel in confirm mode, on which any thread publishes."""
 
 from __future__ import annotations
 
@@ -28,29 +28,21 @@ _METHOD = 1
 _ACK_PAYLOAD = 13
 _BASIC_ACK = 60 << 16 | 80
 
-#: Callers that were answered so short a time ago, in seconds, are likely to publish again at once …
+#: Seconds after a confirm in which the confirmed callers are expected to publish again.
 _BACK_WITHIN = 0.001
-#: … each of them after about so long, as it takes its turn at the interpreter.
+#: Seconds until each further caller is expected: they take turns at the interpreter lock.
 _BACK_EACH = 0.00012
-#: So many are enough for one write: the broker works on them while others get ready.
+#: So many messages are enough for one write: the broker works on them while other callers prepare theirs.
 _TOGETHER = 4
-#: Writes that one caller makes for others that come meanwhile, before the I/O thread does.
+#: How many writes one caller does if other threads keep adding messages; then the I/O thread takes over.
 _ROUNDS = 8
 
 
 class ConfirmChannel:
-    """One channel in confirm mode.
+    """One channel in confirm mode. Any thread may publish on it.
 
-    Callers append to ``_pending`` and then drain under the connection's lock; whoever drains assigns the
-    delivery tags, in the order of the deque, and sends all of it at once. Who comes while another one drains leaves
-    its message to that one, which looks again after it has said that it is done.
-
-    Where several callers were answered together, the first that is back waits a moment for the others, so that one
-    write carries them all: RabbitMQ confirms what came together together, and a write costs it and us as much as many.
-
-    Mutable, guarded by the connection's lock: ``_outstanding``, ``_closed``, and ``_draining``, which is read without;
-    ``_pending`` is a deque, atomic by itself. ``_returning`` is a guess at how many were answered and are not back: an
-    update lost between threads costs one caller one short wait.
+    A caller appends its message to ``_pending``, then drains that deque under the connection's lock: it assigns the
+    delivery tags in the order of the deque and sends all messages with one write.
     """
 
     def __init__(self, channel: RpcChannel, on_late: Callable[[], None] = lambda: None) -> None:
@@ -59,10 +51,12 @@ class ConfirmChannel:
         self.number = channel.number
         self.max_fragment = channel.connection.max_fragment
         self._channel = channel
-        self._pending: deque[tuple[Receipt, Outgoing, bytes]] = deque()
-        self._outstanding = OutstandingConfirms()
-        self._closed = False
-        self._draining = False
+        self._pending: deque[tuple[Receipt, Outgoing, bytes]] = deque()  # any thread appends; a deque is atomic
+        self._outstanding = OutstandingConfirms()  # guarded by the connection's lock
+        self._closed = False  # guarded by the connection's lock, also read without it
+        self._draining = False  # guarded by the connection's lock, also read without it
+        # How many confirmed callers have probably not published again yet. No lock: if two threads update it at once,
+        # one update is lost, which costs one caller one short wait.
         self._returning = 0
 
     @classmethod
@@ -73,10 +67,15 @@ class ConfirmChannel:
         on_lost: Callable[[], None],
         on_late: Callable[[], None],
     ) -> ConfirmChannel:
-        """Open a channel and turn confirms on. On the I/O thread; errors as :meth:`RpcChannel.call`.
+        """Open a channel and turn confirms on. Call this on the I/O thread.
 
-        :param on_lost: called on the I/O thread, no lock held, when the broker closed the channel.
-        :param on_late: likewise, when it has answered somebody who had given up: it was silent, and is not any more.
+        :param deadline: until when to wait for the broker, in monotonic seconds.
+        :param on_lost: called on the I/O thread, no lock held, after the broker closed the channel.
+        :param on_late: called on the I/O thread, no lock held, after a confirm for a caller that had stopped waiting:
+            a silent broker answers again.
+        :raises ChannelClosed: the broker closed the channel.
+        :raises ConnectionEnded: the connection ended.
+        :raises RpcTimedOut: no answer before the deadline.
         """
         raw = open_channel(connection, deadline)
         channel = cls(raw, on_late)
@@ -100,56 +99,73 @@ class ConfirmChannel:
 
     @property
     def usable(self) -> bool:
-        """Whether a publish handed over now may be written."""
+        """Whether the channel and its connection are open for publishing."""
         return not self._closed and self.connection.usable
 
     @property
     def idle(self) -> bool:
-        """Whether every publish on it has been answered."""
-        with self.connection.lock:  # an answer is settled just before it is forgotten
+        """Whether the broker has answered every publish on this channel."""
+        with self.connection.lock:  # a receipt is resolved shortly before its tag is removed from in_flight
             return not self._pending and not self._outstanding.in_flight
 
     def submit(self, receipt: Receipt, outgoing: Outgoing, data: bytes) -> None:
-        """Write one message through. If it cannot be written, its receipt is settled ``NOT_WRITTEN``."""
+        """Write one message, or leave it to another thread that writes.
+
+        :param receipt: resolved as ``NOT_WRITTEN`` if the channel is closed; else when the broker answers.
+        :param data: the encoded frames of ``outgoing``.
+        """
         pending = self._pending
         try:
             pending.append((receipt, outgoing, data))
+            # 1: another thread is draining: it writes this message too, as it checks the deque again after it has
+            #    cleared `_draining`.
             if self._draining:
                 return
+            # 2: several callers were confirmed at once and should publish again soon. The first one waits up to 1 ms
+            #    for the others; the others leave their messages to it; the fourth message ends the wait. One write
+            #    for all costs client and broker as much as a write for one, and RabbitMQ confirms with one ack what
+            #    arrives together.
             if self._returning > 1 and len(pending) < _TOGETHER and (others := self._expected()):
                 if not self._is_first(receipt):
-                    return  # the first one sends it
+                    return
                 receipt.wait(time.monotonic() + min(others * _BACK_EACH, _BACK_WITHIN))
+            # 3: write now.
             self._returning = 0
             self._drain(receipt)
         except BaseException:
-            self._drain()  # a signal's exception: others may have relied on this one
+            self._drain()  # interrupted by a signal handler: other threads may have left their messages to this one
             raise
 
     def submit_many(self, entries: list[tuple[Receipt, Outgoing, bytes]]) -> None:
-        """The same for several at once."""
+        """Write several messages, in order and with one write. Receipts: as with :meth:`submit`.
+
+        :param entries: for each message its receipt, the message and its encoded frames.
+        """
         self._returning = 0
         try:
             self._pending.extend(entries)
             self._drain()
         except BaseException:
-            self._drain()  # likewise
+            self._drain()  # as in submit()
             raise
 
     def _is_first(self, receipt: Receipt) -> bool:
-        """Whether nothing waits before it. (Nothing at all: it was written already.)"""
+        """Whether ``receipt`` is the first one in the deque."""
         try:
             return self._pending[0][0] is receipt
-        except IndexError:
+        except IndexError:  # another thread has written it already
             return False
 
     def _expected(self) -> int:
-        """How many of those that were answered a moment ago are likely to publish now, too."""
+        """How many other callers are likely to publish now, because they were confirmed within the last 1 ms."""
         self._returning -= 1
         return self._returning if time.monotonic() - self.connection.read_at < _BACK_WITHIN else 0
 
     def _drain(self, receipt: Receipt | None = None) -> None:
-        """Write what waits; ``receipt``: that of the caller, who then waits for it."""
+        """Write all pending messages.
+
+        :param receipt: the receipt for which the caller waits afterwards; ``None`` for several or for none.
+        """
         for _ in range(_ROUNDS):
             if not self._pending or self._draining:
                 return
@@ -159,14 +175,18 @@ class ConfirmChannel:
                     self._write_pending(receipt)
                 finally:
                     self._draining = False
-        with self.connection.lock:  # nobody is to be kept writing for others
+        # Other threads keep adding messages: the I/O thread writes the rest, so that this caller can return.
+        with self.connection.lock:
             if self._closed:
-                self._write_pending()  # there may be no I/O thread any more
+                self._write_pending()  # the I/O thread may have ended
             else:
                 self.connection.call_later(0, self._write_pending)
 
     def _write_pending(self, receipt: Receipt | None = None) -> None:
-        """Tags for all that waits, and one write. The connection's lock is held."""
+        """Assign tags to all pending messages and send them with one write. The caller holds the connection's lock.
+
+        On a closed channel, resolve them as ``NOT_WRITTEN``.
+        """
         pending, outstanding = self._pending, self._outstanding
         if self._closed or not self.connection.usable:
             while pending:
@@ -177,28 +197,32 @@ class ConfirmChannel:
             while pending:
                 each, outgoing, data = pending[0]
                 outstanding.add(each, outgoing)
-                pending.popleft()  # last, so that an interrupted one is in the one or the other
+                pending.popleft()  # after add(): if a signal interrupts this, the receipt is in at least one of both
                 frames.append(data)
             if frames:
                 self.connection.write(frames[0] if len(frames) == 1 else b"".join(frames))
             if self.connection.reader_role.callers_may_read:
                 self.connection.reader_role.written(receipt, outstanding.in_flight)
         except BaseException:
-            # A signal's exception in here leaves tags and wire out of step: only a new connection is sure.
+            # Interrupted by a signal handler: the tags may no longer match the frames on the wire, so end the
+            # connection.
             self.connection.kill(amqp.StreamLostError("publishing was interrupted"))
             raise
 
     def _fail(self, reason: BaseException) -> None:
-        """The channel is gone: nothing in flight will be answered. The connection's lock is held."""
+        """The channel is closed: resolve every receipt. The caller holds the connection's lock."""
         self._closed = True
         if isinstance(reason, amqp.ChannelClosedByBroker):
             self._outstanding.closed(f"{reason.reply_code} {reason.reply_text}", reason.reply_code)
         else:
             self._outstanding.fail(PublishResult.LOST, describe(reason))
-        self._write_pending()  # which is too late now, and told to those who wait
+        self._write_pending()  # the channel is closed: this resolves all that is pending as NOT_WRITTEN
 
     def take(self, data: bytes, position: int) -> int:
-        """Acknowledgements, before pika sees them; everything else is pika's."""
+        """Handle the ``basic.ack`` frames from ``position`` on. The caller holds the connection's lock.
+
+        :returns: the position of the first other or incomplete frame, which is left to pika.
+        """
         last = len(data) - _ACK_BYTES
         while position <= last:
             kind, channel, size, method, tag, bits, end = _ACK.unpack_from(data, position)
@@ -213,6 +237,7 @@ class ConfirmChannel:
         return position
 
     def _answered(self, count: int) -> None:
+        """The broker confirmed ``count`` publishes."""
         if self._outstanding.late:
             self._outstanding.late = False
             if self._on_late not in self.connection.after_unlock:

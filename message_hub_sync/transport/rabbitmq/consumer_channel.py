@@ -1,4 +1,4 @@
-"""One channel on which a consumer receives, with what is settled there."""
+"""One channel on which a consumer receives: its deliveries and its pending acks."""
 
 from __future__ import annotations
 
@@ -23,42 +23,44 @@ __all__ = ["ConsumerChannel"]
 logger = SafeLogger("message_hub_sync.rabbitmq")
 
 
-#: Kinds of frames (AMQP 0-9-1, section 4.2.3), class and method of ``basic.deliver`` (1.8.3.13), class and weight of
-#: its content's header.
+#: Frame types (AMQP 0-9-1, section 4.2.3), class and method of ``basic.deliver`` (1.8.3.13), class and weight of its
+#: content header.
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _DELIVER = 60 << 16 | 60
 _CONTENT = 60 << 16
 _DELIVER_BYTES = _DELIVER.to_bytes(4, "big")
-#: What begins a method's frame, and a content header's: kind, channel, size, then the above, and there the body's size.
+#: The start of a method frame: type, channel, size, class and method. The start of a content header frame: type,
+#: channel, size, class and weight, body size.
 _METHOD_START = struct.Struct(">BHIL")
 _HEADER_START = struct.Struct(">BHILQ")
 
 
 class Owner(Protocol):
-    """What an consumer_channel needs of its consumer."""
+    """What a consumer channel needs of its consumer."""
 
     tag_prefix: str
+    """The start of its consumer tags; the channel number follows."""
     cancelled: bool
+    """Whether to ignore further deliveries."""
 
     @property
     def deliveries(self) -> SimpleQueue[Delivery | None]:
-        """Where deliveries go."""
+        """The queue to put deliveries to."""
 
     def discard_deliveries(self) -> None:
-        """Take back those that nobody has taken yet."""
+        """Drop the deliveries that no worker has taken yet."""
 
     def restore(self) -> None:
-        """The channel is gone. No lock held."""
+        """The broker closed the channel. Called on the I/O thread, no lock held."""
 
     def replace(self, consumer_channel: ConsumerChannel) -> None:
-        """The broker ended the consumer. No lock held."""
+        """The broker cancelled the consumer. Called on the I/O thread, no lock held."""
 
 
 class ConsumerChannel:
-    """One channel's worth of a consumer: a delivery settles on the channel it came on, or not at all.
+    """One channel of a consumer. A delivery can be acknowledged only on the channel it came on.
 
-    Mutable, guarded by the connection's lock: ``pending_acks``, ``consuming``, ``closed``, ``_timer_runs``, and
-    the message that is arriving: ``_method``, ``_properties``, ``_body``, ``_missing``.
+    If the channel is lost, the consumer continues on another one, with the next ``channel_generation``.
     """
 
     def __init__(self, consumer: Owner, channel: RpcChannel, queue: str, channel_generation: int) -> None:
@@ -69,37 +71,42 @@ class ConsumerChannel:
         self.queue = queue
         self.channel_generation = channel_generation
         self.consumer_tag = f"{consumer.tag_prefix}.{channel.number}"
-        self.pending_acks = PendingAcks()
-        self.consuming = False
-        self.closed = False
-        self._timer_runs = False
-        self._method: Deliver | None = None
-        self._properties = Properties()
-        self._body: list[bytes] = []
-        self._missing = 0
+        self.pending_acks = PendingAcks()  # guarded by the connection's lock
+        self.consuming = False  # guarded by the connection's lock, also read without it
+        self.closed = False  # guarded by the connection's lock, also read without it
+        self._timer_runs = False  # guarded by the connection's lock
+        # The message that is arriving in pieces; no message if _method is None.
+        self._method: Deliver | None = None  # guarded by the connection's lock
+        self._properties = Properties()  # guarded by the connection's lock
+        self._body: list[bytes] = []  # guarded by the connection's lock
+        self._missing = 0  # bytes of the body still to come; guarded by the connection's lock
         channel.on_closed = self._lost
         if OWN_FRAMES:
             self.connection.frame_handlers[self.number] = self
 
     def deliver(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        """pika's callback for one message; the connection's lock is held.
-
-        What comes after a cancel stays unacknowledged, and goes back with the channel's end.
-        """
+        """pika's callback for one message. The caller holds the connection's lock."""
         deliver = (method.delivery_tag, method.redelivered, method.exchange, method.routing_key)
         self._arrived(deliver, properties_from_pika(properties), body)
 
     def take(self, data: bytes, position: int) -> int:
-        """Whole frames before pika sees them: method, header, and bodies of deliveries."""
+        """Handle the complete frames of deliveries from ``position`` on. The caller holds the connection's lock.
+
+        :returns: the position of the first other or incomplete frame, which is left to pika.
+        """
         try:
             while end := self._delivery(data, position) if self._method is None else self._piece(data, position):
                 position = end
-        except (IndexError, struct.error):  # not there yet
+        except (IndexError, struct.error):  # the rest of a frame is not received yet
             pass
         return position
 
     def _delivery(self, data: bytes, start: int) -> int:
-        """Where a delivery ends that is there as a whole, as nearly all are; else what :meth:`_piece` says."""
+        """Handle the delivery at ``start``; its end, or 0 if there is none or not enough of it."""
+        # 1: another frame: pika handles it.
+        # 2: method, header and at most one body frame are received completely, as for nearly all messages: decode them
+        #    at once.
+        # 3: several body frames, or an incomplete one: _piece() handles frame by frame.
         number = self.number
         size: int
         kind, channel, size, method = _METHOD_START.unpack_from(data, start)
@@ -127,7 +134,7 @@ class ConsumerChannel:
         return self._piece(data, start)
 
     def _piece(self, data: bytes, start: int) -> int:
-        """Where a frame ends that is part of a delivery, or 0: not whole yet, or pika's."""
+        """Handle one frame of a delivery at ``start``; its end, or 0 if it is incomplete or another frame."""
         size: int
         kind, channel, size = FRAME_START.unpack_from(data, start)
         end = start + size + 8
@@ -138,7 +145,7 @@ class ConsumerChannel:
             self._method = decode_deliver(payload) if payload.startswith(_DELIVER_BYTES) else None
             return end if self._method is not None else 0
         if self._method is None:
-            return 0  # the content of what pika was given
+            return 0  # the content of a method that pika handles
         if kind == _HEADER:
             self._properties = decode_properties(payload) or properties_from_pika(decode_header(payload))
             self._missing = int.from_bytes(payload[4:12], "big")
@@ -154,6 +161,7 @@ class ConsumerChannel:
         return end
 
     def _arrived(self, deliver: Deliver, properties: Properties, body: bytes) -> None:
+        # After a cancel the message stays unacked: the broker requeues it when the channel closes.
         if self.closed or self.consumer.cancelled:
             return
         tag, redelivered, exchange, routing_key = deliver
@@ -164,39 +172,42 @@ class ConsumerChannel:
         )
 
     def close(self) -> None:
-        """Nothing settles on it any more; the connection's lock is held."""
+        """Acknowledge nothing more on this channel. The caller holds the connection's lock."""
         if not self.closed:
             self.closed = True
             self.consumer.discard_deliveries()
 
     def cancelled_by_broker(self, _frame: Any) -> None:
-        """pika's callback for a queue that was deleted or moved; the connection's lock is held."""
+        """pika's callback for a ``basic.cancel`` of the broker. The caller holds the connection's lock."""
 
         def replace() -> None:
-            logger.warning("the broker ended the consumer of %s (the queue was deleted or moved)", self.queue)
+            logger.warning(
+                "the broker cancelled the consumer of %s (the queue was deleted or moved); consuming it again soon",
+                self.queue,
+            )
             self.consumer.replace(self)
 
         self.connection.after_unlock.append(replace)
 
     def _lost(self, reason: BaseException) -> None:
-        """The channel is closed; the connection's lock is held."""
+        """The channel is closed. The caller holds the connection's lock."""
         self.connection.frame_handlers.pop(self.number, None)
         self.close()
         if self.consuming and isinstance(reason, amqp.ChannelClosedByBroker):
             text = printable(reason.reply_text)
 
             def restore() -> None:
-                logger.warning("the channel consuming %s was closed by the broker: %s", self.queue, text)
+                logger.warning(
+                    "the broker closed the channel that consumes %s: %s; consuming it again soon", self.queue, text
+                )
                 self.consumer.restore()
 
             self.connection.after_unlock.append(restore)
 
     def flush_within(self, seconds: float) -> None:
-        """Have the I/O thread say what waits by then; the connection's lock is held.
-
-        One timer at a time, which what is said before does not disarm: a new one for each batch would wake the I/O
-        thread for each, and again when it is due.
-        """
+        """Have the I/O thread send the pending acks within ``seconds``. The caller holds the connection's lock."""
+        # At most one flush timer, which a flush does not cancel: a timer per batch would wake the I/O thread twice per
+        # batch.
         if not self._timer_runs:
             self.connection.call_later(seconds, self._timed)
             self._timer_runs = True
@@ -206,7 +217,7 @@ class ConsumerChannel:
         self.flush()
 
     def flush(self) -> None:
-        """Say what waits; the connection's lock is held."""
+        """Send the pending acks. The caller holds the connection's lock."""
         if not self.closed and self.connection.usable:
             frames = [encode_ack(self.number, tag, multiple) for tag, multiple in self.pending_acks.take()]
             if frames:

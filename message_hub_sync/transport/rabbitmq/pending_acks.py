@@ -1,4 +1,4 @@
-"""How few acknowledgements say what is finished. Pure; the connection's lock guards it."""
+"""The pending acks of one channel, combined into as few ``basic.ack`` as possible. No I/O."""
 
 from __future__ import annotations
 
@@ -6,36 +6,40 @@ __all__ = ["PendingAcks"]
 
 
 class PendingAcks:
-    """The delivery tags of one channel with one consumer: 1, 2, 3 … as the broker hands them out.
+    """The delivery tags of one channel with one consumer. The broker numbers its deliveries 1, 2, 3 …
 
-    ``multiple`` is used for the contiguous finished prefix only, and its tag is always one that is still
-    outstanding: acknowledging an unknown tag closes the channel (406).
+    The caller of each method holds the connection's lock, which guards every field.
     """
 
     def __init__(self) -> None:
-        self._prefix = 0  # every tag up to here is settled and said
-        self._handled: set[int] = set()  # settled, not said yet
-        self._sent: set[int] = set()  # said one by one, above the prefix
+        self._prefix = 0  # every tag up to this one is acked or rejected on the wire
+        self._handled: set[int] = set()  # handled, ack not sent yet
+        self._sent: set[int] = set()  # above the prefix: acked one by one, or rejected
 
     @property
     def waiting(self) -> int:
-        """How many acknowledgements wait to be said."""
+        """How many handled messages are not acked yet."""
         return len(self._handled)
 
     def mark_handled(self, tag: int) -> None:
-        """The message of this tag is done with."""
+        """The message with this tag is handled: :meth:`take` acks it. A tag that was sent before is ignored."""
         if tag > self._prefix and tag not in self._sent:
             self._handled.add(tag)
 
     def mark_rejected(self, tag: int) -> bool:
-        """The message of this tag is being rejected by the caller; false when it was settled before."""
+        """The caller rejects the message with this tag.
+
+        :returns: whether to send the reject; false if the message was acked, marked as handled, or rejected before.
+        """
         if tag <= self._prefix or tag in self._sent or tag in self._handled:
             return False
         self._sent.add(tag)
         return True
 
     def take(self) -> list[tuple[int, bool]]:
-        """What to say now: pairs of tag and ``multiple``. Afterwards nothing waits."""
+        """The acks to send now, as pairs of tag and ``multiple``. No ack is pending afterwards."""
+        # `multiple` only for the handled tags without a gap from the first one on. Its tag must be an unacked one: the
+        # broker closes the channel (406) for a tag that it does not know, such as one that was rejected.
         last_outstanding = 0
         count = 0
         tag = self._prefix + 1
