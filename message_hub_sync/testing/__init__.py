@@ -1,6 +1,6 @@
-"""What tests of services that use the hub need: mock services on a hub of their own, and a throwaway RabbitMQ.
+"""Test tools for services that use the hub: mock services on a separate hub, faults, and a throwaway RabbitMQ node.
 
-Works under any test runner; for pytest there are fixtures (``pytest --fixtures`` shows them).
+They work under any test runner. For pytest there are fixtures: ``pytest --fixtures`` lists them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What passes at a transport's hooks, as the envelopes that tests speak of. Pure."""
+"""Converts what passes through a transport's hooks into the events and messages that tests see. No side effects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOVED = re.compile(r"(?P<queue>.+)\.(dead|retry\.\d+)")
 
 
 def left_queue(outgoing: Outgoing) -> str | None:
-    """The queue that a message is moved away from, to be retried or dead-lettered; ``None``: it is sent anew."""
+    """The queue from which a message is moved to a retry or dead-letter queue, or ``None`` if it is no such move."""
     if outgoing.exchange != DEFAULT_EXCHANGE:
         return None
     found = _MOVED.fullmatch(outgoing.routing_key)
@@ -25,7 +25,7 @@ def left_queue(outgoing: Outgoing) -> str | None:
 
 
 def sent(outgoing: Outgoing) -> Event[Any] | Message[Any]:
-    """What a client sends."""
+    """The event or message that a client publishes."""
     payload = decode_payload(outgoing.body, len(outgoing.body))
     if outgoing.exchange == EVENTS:
         return event_from_wire(outgoing.properties, outgoing.routing_key, payload)
@@ -33,7 +33,7 @@ def sent(outgoing: Outgoing) -> Event[Any] | Message[Any]:
 
 
 def delivered(delivery: Delivery) -> Event[Any] | Message[Any] | None:
-    """What a client was given, ``None`` where it is no message of the hub."""
+    """The event or message that was delivered to a client, or ``None`` if it cannot be decoded."""
     properties = delivery.properties
     try:
         payload = decode_payload(delivery.body, max(1, len(delivery.body)))

@@ -1,4 +1,4 @@
-"""What a test expects of a message or event, and what it is told when nothing fits. Pure."""
+"""What a test expects of a message or event, and the error text if nothing fits. No side effects."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from message_hub_sync.catalogue import catalogue
 from message_hub_sync.envelope.names import validate_event_type
 from message_hub_sync.envelope.values import Event, Message
 from message_hub_sync.errors import MessageValidationError
-from message_hub_sync.runtime.text import printable
+from message_hub_sync.runtime.text import printable, shown
 
 __all__ = ["Where", "described", "event_wanted", "fitting", "typed", "unfulfilled"]
 
 E = TypeVar("E")
 
-#: A function of the envelope, or what its payload holds.
+#: A function of the message or event that returns true or false, or a dict of values that the payload must hold.
 Where = Callable[[E], Any] | Mapping[str, Any] | None
 
 _SHOWN = 20
@@ -25,9 +25,10 @@ _PAYLOAD_CHARACTERS = 300
 
 
 def fitting(where: Where[E]) -> Callable[[E], bool]:
-    """What a ``where=`` means, as a function.
+    """Turn a ``where=`` argument into a function of the message or event.
 
-    :raises MessageValidationError: it is neither a function nor a mapping.
+    :param where: such a function, a mapping of payload values, or ``None`` for any.
+    :raises MessageValidationError: ``where`` is none of these.
     """
     if where is None:
         return lambda _: True
@@ -38,8 +39,7 @@ def fitting(where: Where[E]) -> Callable[[E], bool]:
         function = where
         return lambda envelope: bool(function(envelope))
     raise MessageValidationError(
-        f"where of type {type(where).__name__} is not usable: a function of the envelope is, or a dict of what "
-        "the payload holds"
+        f"where must be a function of the envelope (a Message or Event) or a dict of payload values, not {shown(where)}"
     )
 
 
@@ -51,9 +51,11 @@ def _holds(envelope: Any, wanted: dict[str, Any]) -> bool:
 
 
 def event_wanted(event_type: Any) -> tuple[str | None, type[BaseModel] | None]:
-    """The name, and the payload's model, that an event type given by name, as an object or as a model means.
+    """The event type's name, and the model into which its payload must be validated.
 
-    :raises MessageValidationError: a model that belongs to no event type, or a name that is none.
+    :param event_type: a name, an ``EventType``, the payload's model class, or ``None`` for any event type.
+    :returns: the name, or ``None`` for any; the model if ``event_type`` was one, else ``None``.
+    :raises MessageValidationError: the model belongs to no event type, or the name is not valid.
     """
     if event_type is None:
         return None, None
@@ -63,12 +65,15 @@ def event_wanted(event_type: Any) -> tuple[str | None, type[BaseModel] | None]:
 
 
 def typed(event: Event[Any], model: type[BaseModel] | None) -> Event[Any]:
-    """The event with its payload validated into ``model`` (a pydantic ``ValidationError`` where it does not fit)."""
+    """The event with its payload validated into ``model``.
+
+    :raises ValidationError: pydantic's: the payload does not fit the model.
+    """
     return event if model is None else Event[model](**dict(event))  # type: ignore[valid-type]
 
 
 def described(envelope: Event[Any] | Message[Any]) -> str:
-    """One line: what it is, its id, where it comes from, its payload."""
+    """One line: kind, name or destination, id, source, payload (cut to 300 characters)."""
     what = f"event {envelope.event_type}" if isinstance(envelope, Event) else f"message to {envelope.destination}"
     again = ", redelivered" if envelope.redelivered else ""
     payload = printable(repr(envelope.payload), _PAYLOAD_CHARACTERS)
@@ -76,7 +81,7 @@ def described(envelope: Event[Any] | Message[Any]) -> str:
 
 
 def unfulfilled(expected: str, arrived: Sequence[str], failures: Sequence[str]) -> AssertionError:
-    """What a failed expectation says: what was expected, what did arrive, and which handlers failed."""
+    """The error of a failed expectation: what was expected, what did arrive, and which handlers failed."""
     lines = [expected]
     lines.append(f"what did arrive ({len(arrived)}):" if arrived else "nothing arrived")
     if len(arrived) > _SHOWN:

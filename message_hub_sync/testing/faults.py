@@ -1,4 +1,4 @@
-"""Faults between one client and its hub, on either transport, happening exactly where a test says."""
+"""Faults between one client and its hub, on RabbitMQ and on the embedded hub. A test says which message they hit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from message_hub_sync.config import positive_seconds
 from message_hub_sync.envelope.values import Event, Message
 from message_hub_sync.errors import MessageHubConnectionError, MessageValidationError
 from message_hub_sync.runtime.deadlines import remaining
+from message_hub_sync.runtime.text import shown
 from message_hub_sync.testing._hooks.transport_hooks import Publish, TransportHooks
 from message_hub_sync.testing.envelopes import delivered, left_queue, sent
 from message_hub_sync.testing.expectations import Where, fitting
@@ -35,7 +36,7 @@ _BLOCKED = "the broker accepts no messages (memory or disk alarm); nothing was s
 
 @dataclass(eq=False)
 class _Plan:
-    """A fault that is to happen, to the next ones that fit."""
+    """A planned fault, for the next ``left`` messages or events that fit."""
 
     kind: Kind
     fits: Callable[[Envelope], bool]
@@ -44,57 +45,62 @@ class _Plan:
 
 
 class Faults:
-    """What is to go wrong between one client and its hub. ``MessageHubTestFramework.faults`` gives it.
+    """Plans faults between one client and its hub. ``MessageHubTestFramework.faults`` creates it. Thread-safe.
 
-    Each method plans a fault for the next ``times`` messages or events that the client sends (those that fit
-    ``where``), in the order of the calls. What the client moves to retry and dead-letter queues passes untouched.
-    Safe from any thread.
+    Each planning method has these parameters:
 
-    Mutable, guarded by the condition's lock: the plans, whether publishing is blocked, and how often
-    all was cleared.
+    :param times: how many messages or events get the fault. Faults happen in the order in which they were planned.
+    :param where: which ones: a function of the :class:`Message` or :class:`Event`, or a dict of values that the payload
+        must hold; ``None`` means all.
+    :raises MessageValidationError: ``times`` or ``where`` is invalid.
+
+    Messages that the client moves to retry and dead-letter queues get no fault.
     """
 
     def __init__(self, hooks: TransportHooks) -> None:
         self._hooks = hooks
         self._changed = threading.Condition(threading.Lock())
-        self._plans: list[_Plan] = []
-        self._blocked = False
-        self._cleared = 0
-        hooks.interfere(_Interference(self))
+        self._plans: list[_Plan] = []  # guarded by _changed
+        self._blocked = False  # written under _changed
+        self._cleared = 0  # number of calls of clear(); written under _changed
+        hooks.set_interference(_Interference(self))
 
     # --- publishing -------------------------------------------------------------------------------
 
     def lose_confirm(self, times: int = 1, where: Where[Any] = None) -> None:
-        """The hub takes it, and its answer never arrives: the call ends at its deadline, its outcome unknown."""
+        """The hub accepts it, but its confirm is lost. The call fails at its deadline with the outcome ``unknown``."""
         self._plan("lose_confirm", times, where)
 
     def nack(self, times: int = 1, where: Where[Any] = None) -> None:
-        """The hub refuses it, as a full queue does: the call ends rejected."""
+        """The hub sends a nack, as a full queue does. A message fails as ``rejected``, an event as ``unknown``."""
         self._plan("nack", times, where)
 
     def unroutable(self, times: int = 1, where: Where[Any] = None) -> None:
-        """No queue takes it: a message ends rejected; an event is confirmed, and nobody gets it."""
+        """It is routed to no queue. A message fails as ``rejected``; an event is confirmed, and no service gets it."""
         self._plan("unroutable", times, where)
 
     def cut_before(self, times: int = 1, where: Where[Any] = None) -> None:
-        """The connections end while it is under way, before the hub has it: the client sends it again."""
+        """The connections are lost before the hub has accepted it. The client publishes it again."""
         self._plan("cut_before", times, where)
 
     def cut_after(self, times: int = 1, where: Where[Any] = None) -> None:
-        """The connections end when the hub has it, before its answer: the client sends it again, under the same id."""
+        """The connections are lost after the hub has accepted it. The client publishes it again, with the same id."""
         self._plan("cut_after", times, where)
 
     def delay(self, seconds: float, times: int = 1, where: Where[Any] = None) -> None:
-        """It reaches the hub ``seconds`` later, in real time; where the deadline comes first, nothing is sent."""
+        """It reaches the hub ``seconds`` later, in real time. If the call's deadline comes first, nothing is sent.
+
+        :param seconds: the delay, more than 0.
+        """
         self._plan("delay", times, where, positive_seconds(seconds, "seconds"))
 
     def block(self) -> None:
-        """The hub accepts nothing, as under a memory alarm, until :meth:`unblock`; health says ``blocked``."""
+        """The hub accepts nothing, as with a memory alarm, until :meth:`unblock`. The health status is ``blocked``."""
         with self._changed:
             self._blocked = True
 
     def unblock(self) -> None:
-        """The hub accepts messages again; who waits goes on."""
+        """The hub accepts messages again. Waiting calls continue."""
         with self._changed:
             self._blocked = False
             self._changed.notify_all()
@@ -102,27 +108,27 @@ class Faults:
     # --- receiving, connections -------------------------------------------------------------------
 
     def redeliver(self, times: int = 1, where: Where[Any] = None) -> None:
-        """The acknowledgement of what the client has handled is lost, and the hub delivers it again.
+        """The acknowledgement of a handled message or event is lost. The hub delivers it again.
 
-        A client that has not lost its connection since it subscribed takes it for what a crashed process left behind,
-        and handles it a second later (with a virtual clock: after ``advance(1)``).
+        If the client has not lost its connection since it subscribed, it treats the redelivery as one that a crashed
+        process left behind, and handles it 1 s later (with a virtual clock: after ``advance(1)``).
         """
         self._plan("redeliver", times, where)
 
     def cut(self) -> None:
-        """The connections end now. They come back by themselves; what is being handled is delivered again."""
+        """The connections are lost now. The client reconnects; messages that were being handled are delivered again."""
         self._hooks.transport.interrupt()
 
-    # --- all of them ------------------------------------------------------------------------------
+    # --- all faults -------------------------------------------------------------------------------
 
     @property
     def pending(self) -> list[str]:
-        """What was planned and has not happened: ``["nack", "nack"]``."""
+        """The planned faults that have not happened yet, for example ``["nack", "nack"]``."""
         with self._changed:
             return [plan.kind for plan in self._plans for _ in range(plan.left)]
 
     def clear(self) -> None:
-        """Forget what has not happened, unblock, and end delays that run."""
+        """Remove the planned faults, unblock, and end current delays."""
         with self._changed:
             self._plans.clear()
             self._blocked = False
@@ -133,18 +139,19 @@ class Faults:
 
     def _plan(self, kind: Kind, times: int, where: Where[Any], seconds: float = 0.0) -> None:
         if not isinstance(times, int) or isinstance(times, bool) or times < 1:
-            raise MessageValidationError(f"times {times!r} is not usable: a whole number of at least 1 is")
+            raise MessageValidationError(f"times must be a whole number of at least 1, not {shown(times)}")
         plan = _Plan(kind, fitting(where), times, seconds)
         with self._changed:
             self._plans.append(plan)
 
     def _next(self, receiving: bool, envelope: Envelope | None) -> _Plan | None:
-        """The first plan that fits, with one of its times used up."""
+        """The first plan that fits, or ``None``. One of its ``left`` times is used up."""
         with self._changed:
             plans = [plan for plan in self._plans if (plan.kind == "redeliver") is receiving]
         for plan in plans:
-            if envelope is not None and plan.fits(envelope):  # a user's function: without the lock
+            if envelope is not None and plan.fits(envelope):  # the test's own code: without the lock
                 with self._changed:
+                    # Another thread may have used it up meanwhile.
                     if plan in self._plans:
                         plan.left -= 1
                         if not plan.left:
@@ -152,21 +159,21 @@ class Faults:
                         return plan
         return None
 
-    def _accepted(self, deadline: float) -> bool:
+    def _wait_unblocked(self, deadline: float) -> bool:
         with self._changed:
             return self._changed.wait_for(lambda: not self._blocked, remaining(deadline))
 
     def _carry_out(self, plan: _Plan, round_: int, outgoing: Outgoing, deadline: float, publish: Publish) -> Receipt:
-        """An attempt to publish that goes wrong as planned."""
+        """One attempt to publish, with the planned fault."""
         if plan.kind == "nack":
-            return _settled(PublishResult.NACKED, "the test had it refused")
+            return _resolved(PublishResult.NACKED, "the test planned a nack")
         if plan.kind == "unroutable":
             if outgoing.mandatory:
-                return _settled(PublishResult.RETURNED, "NO_ROUTE", 312)
-            return _settled(PublishResult.CONFIRMED)
+                return _resolved(PublishResult.RETURNED, "NO_ROUTE", 312)
+            return _resolved(PublishResult.CONFIRMED)
         if plan.kind == "cut_before":
             self.cut()
-            return _settled(PublishResult.LOST, "the test cut the connection")
+            return _resolved(PublishResult.LOST, "the test cut the connection")
         if plan.kind == "delay":
             self._wait(plan.seconds, round_, deadline)
             return publish(outgoing, deadline)
@@ -174,33 +181,33 @@ class Faults:
         if plan.kind == "lose_confirm":
             return Receipt()
         if receipt.wait(deadline) is not PublishResult.CONFIRMED:
-            return receipt  # the hub does not have it: there is no "after"
+            return receipt  # the hub has not accepted it: there is no "after"
         self.cut()
-        return _settled(PublishResult.LOST, "the test cut the connection")
+        return _resolved(PublishResult.LOST, "the test cut the connection")
 
     def _wait(self, seconds: float, round_: int, deadline: float) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._cleared != round_, min(seconds, remaining(deadline)))
         if not remaining(deadline):
-            raise MessageHubConnectionError("the test delayed it beyond its deadline: nothing was sent")
+            raise MessageHubConnectionError("the test delayed it past its deadline: nothing was sent")
 
 
-def _settled(result: PublishResult, reason: str = "", code: int = 0) -> Receipt:
+def _resolved(result: PublishResult, reason: str = "", code: int = 0) -> Receipt:
     receipt = Receipt()
     receipt.resolve(result, reason, code)
     return receipt
 
 
 class _Interference:
-    """What the hooks asks, answered by a :class:`Faults`."""
+    """Applies the plans of a :class:`Faults`. Methods: see :class:`Interference`."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
 
     def publish(self, outgoing: Outgoing, deadline: float, publish: Publish) -> Receipt:
-        if not self._faults._accepted(deadline):
-            return _settled(PublishResult.BLOCKED, _BLOCKED)
-        round_ = self._faults._cleared  # before the plan is taken: a clear() from now on ends its delay
+        if not self._faults._wait_unblocked(deadline):
+            return _resolved(PublishResult.BLOCKED, _BLOCKED)
+        round_ = self._faults._cleared  # read before taking the plan: a clear() from now on ends its delay
         plan = None if left_queue(outgoing) else self._faults._next(False, sent(outgoing))
         if plan is None:
             return publish(outgoing, deadline)

@@ -1,4 +1,4 @@
-"""The test framework: mock services on a hub of their own, and what became of their messages."""
+"""The test framework: mock services on a separate hub, and checks of what happened to messages and events."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from message_hub_sync.dead_letters import DeadLetter, fetch_dead_letter, save_de
 from message_hub_sync.envelope.names import validate_event_type, validate_service_name
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
 from message_hub_sync.runtime.deadlines import deadline_after
+from message_hub_sync.runtime.text import shown
 from message_hub_sync.testing._hooks.cross_talk import cross_talk
 from message_hub_sync.testing._hooks.transport_hooks import hooks_of
 from message_hub_sync.testing.faults import Faults
 from message_hub_sync.testing.framework_state import FrameworkState
 from message_hub_sync.testing.mock_service import MockService, Script
-from message_hub_sync.testing.targets import find_place
+from message_hub_sync.testing.targets import find_target
 from message_hub_sync.testing.traffic import Traffic
 from message_hub_sync.transport.topology import DEAD_LETTER_SUFFIX, dead_letter_queue
 
@@ -33,7 +34,7 @@ logger = logging.getLogger("message_hub_sync.testing")
 
 
 class MessageHubTestFramework:
-    """A hub to test on, with mock services. Any thread may use it.
+    """A hub for tests, with mock services. Thread-safe.
 
     ::
 
@@ -43,19 +44,17 @@ class MessageHubTestFramework:
             create_character(framework.client("character-service"))   # the code under test
             campaign.expect_event("character.created", where={"name": "Frodo"})
 
-    :param url: ``memory://`` is a hub of this framework alone, ``memory://name`` the one of that name.
-        ``amqp://host`` is RabbitMQ; a virtual host of this framework alone is made there where that is possible (a
-        :class:`RabbitMQNode` of this process, or a broker with the management plugin whose user may), because mock
-        services would share the messages of real ones of their name. A URL that names a virtual host means that
-        one. Connect the code under test to :attr:`url`.
-    :param isolated: ``True``: a hub or virtual host of its own, or an error; ``False``: the one of the URL.
-    :param virtual_clock: on ``memory://``, the hub's time stands still, and :meth:`advance` moves it.
-    :raises MessageHubConfigurationError: the URL is not usable.
+    :param url: ``memory://`` is an embedded hub for this framework alone; ``memory://name`` is the embedded hub of that
+        name. ``amqp://host`` is RabbitMQ: if possible, a virtual host for this framework alone is created there,
+        because a mock service would take messages away from a real service of the same name. That is possible on a
+        :class:`RabbitMQNode` of this process, and on a broker whose management plugin allows it to the user. A URL
+        that names a virtual host means that one. Connect the code under test to :attr:`url`.
+    :param isolated: ``True``: use a hub or virtual host of its own, or raise. ``False``: use the one of the URL.
+        ``None`` (the default): as described for ``url``.
+    :param virtual_clock: on ``memory://`` only: the hub's time stands still until :meth:`advance` moves it.
+    :raises MessageHubConfigurationError: the URL is invalid.
 
-    A framework that is dropped without :meth:`stop` is stopped when it is collected, or at the interpreter's exit.
-
-    Mutable, guarded by ``_lock``: what runs, its mock services (their names taken
-    before they are there) and clients by name, and the faults by client.
+    A framework that is dropped without :meth:`stop` is stopped when it is garbage-collected, or at interpreter exit.
     """
 
     def __init__(self, url: str = "memory://", *, isolated: bool | None = None, virtual_clock: bool = False) -> None:
@@ -64,12 +63,12 @@ class MessageHubTestFramework:
         self._isolated = isolated
         self._virtual_clock = virtual_clock
         self._lock = threading.RLock()
-        self._state: FrameworkState | None = None
-        self._finalizer: weakref.finalize[..., MessageHubTestFramework] | None = None
-        self._names: set[str] = set()
-        self._mocks: dict[str, MockService] = {}
-        self._clients: dict[str, MessageHubClient] = {}
-        self._faults: dict[MessageHubClient, Faults] = {}
+        self._state: FrameworkState | None = None  # guarded by _lock
+        self._finalizer: weakref.finalize[..., MessageHubTestFramework] | None = None  # guarded by _lock
+        self._names: set[str] = set()  # of mock services, also while they are created; checked and added under _lock
+        self._mocks: dict[str, MockService] = {}  # replaced under _lock; single operations without
+        self._clients: dict[str, MessageHubClient] = {}  # guarded by _lock
+        self._faults: dict[MessageHubClient, Faults] = {}  # guarded by _lock
 
     def __enter__(self) -> MessageHubTestFramework:
         self.start()
@@ -86,61 +85,65 @@ class MessageHubTestFramework:
     # --- start and stop ---------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Make the hub, or find it. Optional: whatever needs it starts it. Idempotent.
+        """Find or create the hub. Optional: every method that needs the hub calls it. Idempotent.
 
-        :raises MessageHubConfigurationError: ``isolated`` or ``virtual_clock`` cannot be had at this URL.
+        :raises MessageHubConfigurationError: ``isolated`` or ``virtual_clock`` is not possible with this URL.
         """
         self._started()
 
     def stop(self) -> None:
-        """Close all clients and services, and remove what was declared: the hub or virtual host where it is the
-        framework's own, else the queues that were not there before. Takes 5 s at most for each. Idempotent.
+        """Close all clients and mock services, and delete what the tests created. Idempotent.
 
-        The event exchange stays on a broker that is shared, since others may use it.
+        A hub or virtual host of the framework's own is deleted. On a shared one, the queues that did not exist before
+        are deleted, with their retry and dead-letter queues; the exchange ``events`` stays, because others may use it.
+        Closing the clients takes at most 5 s, deleting the queues at most 5 s.
         """
         with self._lock:
-            running, self._state = self._state, None
+            state, self._state = self._state, None
             finalizer, self._finalizer = self._finalizer, None
             self._names = set()
             self._mocks = {}
             self._clients = {}
             self._faults = {}
-        if running is not None and finalizer is not None:
+        # Outside the lock: stopping closes clients and waits for their handlers.
+        if state is not None and finalizer is not None:
             finalizer.detach()
-            running.stop()
+            state.stop()
 
     def _started(self) -> FrameworkState:
         with self._lock:
             if self._state is None:
-                target = find_place(self._asked_url, isolated=self._isolated, virtual_clock=self._virtual_clock)
-                running = self._state = FrameworkState(target)
-                self._finalizer = weakref.finalize(self, running.stop_elsewhere)
-                self._finalizer.atexit = False  # running.stop is registered there itself
+                target = find_target(self._asked_url, isolated=self._isolated, virtual_clock=self._virtual_clock)
+                state = self._state = FrameworkState(target)
+                self._finalizer = weakref.finalize(self, state.stop_in_thread)
+                self._finalizer.atexit = False  # the state has registered its stop() with atexit
             return self._state
 
     @property
     def url(self) -> str:
-        """Where the code under test connects to: a ``rabbitmq_url``. Starts the framework when it is not."""
+        """The ``rabbitmq_url`` for clients of the code under test. Starts the framework if needed."""
         return self._started().target.url
 
     # --- services ---------------------------------------------------------------------------------
 
     def create_mock_service(self, name: str, **options: Any) -> MockService:
-        """A service for the test to play, with an inbox. Starts the framework when it is not.
+        """Create a service that the test controls. It has an inbox. Starts the framework if needed.
 
-        :param name: the service's name, as others send messages to it.
-        :param options: those of :class:`MessageHubClient`, for instance ``retry=RetryPolicy.none()``.
-        :raises ValueError: it is not a service name, or this framework has a service of that name.
+        :param name: the service name, to which others send messages.
+        :param options: options of :class:`MessageHubClient`, for example ``retry=RetryPolicy.none()``.
+        :raises ValueError: ``name`` is not a service name, or this framework has a mock service of that name.
         :raises MessageHubConnectionError: the hub did not answer in time.
         """
         validate_service_name(name, what="name")
         with self._lock:
-            running = self._started()
+            state = self._started()
             if name in self._names:
-                raise MessageValidationError(f"there is a mock service {name} already: use that one")
+                raise MessageValidationError(
+                    f"name must be new in this framework, not {shown(name)}: that mock service exists already, use it"
+                )
             self._names.add(name)
         try:
-            mock = MockService(running.client(name, options), Script(), running.failures.latest)
+            mock = MockService(state.client(name, options), Script(), state.failures.latest)
         except BaseException:
             self._names.discard(name)
             raise
@@ -148,11 +151,13 @@ class MessageHubTestFramework:
         return mock
 
     def client(self, service_name: str, **options: Any) -> MessageHubClient:
-        """A client for the code under test, connected to this hub and closed by :meth:`stop`.
+        """Create a client for the code under test, connected to this hub. :meth:`stop` closes it.
 
-        :param service_name: the service that the code under test is.
-        :param options: those of :class:`MessageHubClient`.
-        :returns: the same client for the same name.
+        :param service_name: the name of the service under test.
+        :param options: options of :class:`MessageHubClient`; used by the first call for this name only.
+        :returns: the same client at each call with the same name.
+        :raises ValueError: ``service_name`` is not a service name.
+        :raises MessageHubConnectionError: the framework was stopped during the call.
         """
         validate_service_name(service_name)
         with self._lock:
@@ -161,18 +166,19 @@ class MessageHubTestFramework:
                 client = self._clients[service_name] = self._started().client(service_name, options)
             return client
 
-    # --- what became of it ------------------------------------------------------------------------
+    # --- deliveries -------------------------------------------------------------------------------
 
     def verify_message_delivery(
         self, source: str, destination: str, message_id: UUID | str, timeout: float = 5.0
     ) -> bool:
-        """Whether the mock service ``destination`` received this message from ``source``; waits for it.
+        """Wait until the mock service ``destination`` has received this message from ``source``.
 
-        :param source: a service or client of this framework.
+        :param source: a mock service or client of this framework.
         :param destination: a mock service of this framework.
-        :param message_id: what ``send_message`` returned.
-        :param timeout: seconds to wait; returns as soon as it is there.
-        :raises ValueError: a name that this framework does not know, or no message id.
+        :param message_id: the return value of ``send_message``.
+        :param timeout: seconds to wait.
+        :returns: true as soon as the message has arrived, false after the timeout.
+        :raises ValueError: this framework does not know a name, or ``message_id`` is not a UUID.
         """
         wanted = _identity(message_id)
         self._check_source(source)
@@ -188,14 +194,16 @@ class MessageHubTestFramework:
         subscribers: Iterable[str],
         timeout: float = 5.0,
     ) -> tuple[bool, list[str]]:
-        """Whether every one of ``subscribers`` received this event from ``source``; waits for them.
+        """Wait until all ``subscribers`` have received this event from ``source``.
 
-        :param source: a service or client of this framework.
-        :param event_id: what ``publish_event`` returned.
-        :param subscribers: mock services of this framework.
+        :param source: a mock service or client of this framework.
+        :param event_type: the event type's name, or an ``EventType``.
+        :param event_id: the return value of ``publish_event``.
+        :param subscribers: names of mock services of this framework.
         :param timeout: seconds to wait, for all of them together.
-        :returns: whether all did, and the names of those that did.
-        :raises ValueError: a name that this framework does not know, no event type, or no event id.
+        :returns: whether all have received it, and the names of those that have.
+        :raises ValueError: this framework does not know a name, ``event_type`` is not an event type, or ``event_id`` is
+            not a UUID.
         """
         wanted, name = _identity(event_id), validate_event_type(event_type)
         self._check_source(source)
@@ -213,16 +221,17 @@ class MessageHubTestFramework:
         return len(received_by) == len(mocks), received_by
 
     def verify_no_cross_talk(self, services: Iterable[str], timeout: float = 5.0) -> bool:
-        """Whether each of these services gets what is addressed to it, all of it, and nothing else.
+        """Check that each of these services receives everything that is addressed to it, and nothing else.
 
-        A probe goes through each of their queues. What was there before it has been received when it arrives, so
-        that nothing is waited for that may not come. False when a probe does not arrive, because somebody else
-        consumes from that queue (a real service of that name) or the handler stands still, and when a service has
-        received a message to another one, or an event that it is not subscribed to. Why is logged as a warning.
+        A probe is published to each of their queues. When it arrives, everything before it in the queue has arrived,
+        too, so that the check need not wait for a silence.
 
-        :param services: mock services of this framework.
+        :param services: names of mock services of this framework.
         :param timeout: seconds to wait, for all of them together.
-        :raises ValueError: a name that is no mock service of this framework.
+        :returns: false in three cases, each logged as a warning. 1: a probe did not arrive, because another client
+            consumes the queue (for example a real service of that name) or a handler does not return. 2: a service
+            received a message to another service. 3: it received an event to which it is not subscribed.
+        :raises ValueError: a name is not a mock service of this framework.
         """
         if isinstance(services, str):
             services = [services]
@@ -237,7 +246,7 @@ class MessageHubTestFramework:
 
     @contextmanager
     def intercept(self, client: MessageHubClient | MockService) -> Iterator[Traffic]:
-        """Listen to what a client publishes, sends and handles, while the ``with`` block lasts.
+        """Record what a client publishes, sends and handles during the ``with`` block.
 
         ::
 
@@ -245,56 +254,62 @@ class MessageHubTestFramework:
                 create_character(client)
             traffic.published(CharacterCreated, where={"name": "Frodo"})
 
-        The client needs no change, and notices nothing: it is listened to at its transport. What was seen can be
-        asked for after the block too.
+        The client needs no change: the hooks are in its transport. The recorded traffic can be read after the block.
 
-        :param client: any client of this process, connected anywhere.
+        :param client: any client of this process, connected to any hub, or a mock service.
+        :returns: a context manager that gives the :class:`Traffic`.
+        :raises MessageValidationError: ``client`` is neither of them.
         """
         real = _client_of(client)
         hooks = hooks_of(real)
         traffic = Traffic(real.service_name, self._started().failures.latest)
-        hooks.listen(traffic.listener)
+        hooks.add_listener(traffic.listener)
         try:
             yield traffic
         finally:
-            hooks.leave(traffic.listener)
+            hooks.remove_listener(traffic.listener)
 
     def faults(self, client: MessageHubClient | MockService) -> Faults:
-        """What is to go wrong between a client and its hub: the same object at each call, until :meth:`stop`.
+        """Plan faults between a client and its hub.
 
-        :param client: any client of this process, connected anywhere.
+        :param client: any client of this process, connected to any hub, or a mock service.
+        :returns: the same :class:`Faults` at each call for the same client, until :meth:`stop`.
+        :raises MessageValidationError: ``client`` is neither of them.
         """
         real = _client_of(client)
         with self._lock:
-            running = self._started()
+            state = self._started()
             faults = self._faults.get(real)
             if faults is None:
                 hooks = hooks_of(real)
                 faults = self._faults[real] = Faults(hooks)
-                running.at_end(faults.clear)
-                running.at_end(lambda: hooks.interfere(None))
+                state.at_end(faults.clear)
+                state.at_end(lambda: hooks.set_interference(None))
             return faults
 
     # --- time -------------------------------------------------------------------------------------
 
     def advance(self, seconds: float, timeout: float = 5.0) -> None:
-        """Let time pass on the hub, of a framework with ``virtual_clock=True``: a retry after 30 s is due at once.
+        """Move the hub's virtual clock forward. A retry that waits for 30 s is due after ``advance(30)``.
 
-        Waits first until all that was sent has been handled, or moved to where it waits for its next attempt; then
-        everything that falls due happens, in order, each at its own moment.
+        It first waits until every message has been handled or moved to a retry queue. Then everything that becomes due
+        in these seconds happens, in the order of its due time.
 
-        :param seconds: how many of the hub's seconds.
+        :param seconds: seconds of the virtual clock.
         :param timeout: real seconds to wait for the handlers.
-        :raises MessageHubConfigurationError: the clock of this framework is the real one.
-        :raises AssertionError: a handler stood still, or a queue was never emptied.
+        :raises MessageHubConfigurationError: this framework was created without ``virtual_clock=True``.
+        :raises AssertionError: a handler did not return, or a queue was not emptied, within ``timeout``.
         """
         target = self._started().target
         if target.clock is None or target.hub is None:
             raise MessageHubConfigurationError(
-                "this framework's clock is the real one: make it with virtual_clock=True, on memory://"
+                "advance() needs a virtual clock: create the framework with virtual_clock=True and a memory:// URL"
             )
         if not target.hub.wait_until_idle(deadline_after(timeout, 5.0)):
-            raise AssertionError(f"after {timeout:g} s there is still something being handled: time cannot pass")
+            raise AssertionError(
+                f"after {timeout:g} s there is still something being handled, so the clock was not moved: "
+                "let the handlers return, or raise timeout"
+            )
         target.clock.advance(seconds)
 
     # --- dead letters -----------------------------------------------------------------------------
@@ -308,35 +323,38 @@ class MessageHubTestFramework:
         remove: bool = False,
         timeout: float = 5.0,
     ) -> DeadLetter:
-        """A message that was given up; waits for it.
+        """Wait for a dead letter, and read it.
 
-        :param queue: the queue that it failed in: ``{service}.{event_type}`` or ``{service}.messages``.
-        :param file: where to write it, as JSON that :func:`load_dead_letter` reads; ``None``: nowhere.
-        :param message_id: which one; ``None``: the oldest.
-        :param remove: take it out of the dead-letter queue.
+        :param queue: the queue in which the message failed: ``{service}.{event_type}`` or ``{service}.messages``.
+        :param file: the file to write, as JSON that :func:`load_dead_letter` reads; ``None`` writes no file.
+        :param message_id: the message's id; ``None`` means the oldest dead letter.
+        :param remove: remove it from the dead-letter queue.
         :param timeout: seconds to wait.
-        :raises MessageValidationError: it was not dead-lettered in time.
+        :returns: the dead letter.
+        :raises MessageValidationError: the message was not dead-lettered in time.
+        :raises OSError: the file cannot be written; the dead letter stays in its queue.
         """
-        running = self._started()
+        state = self._started()
         deadline = deadline_after(timeout, 5.0)
-        if not running.target.own:
-            running.declares(dead_letter_queue(queue.removesuffix(DEAD_LETTER_SUFFIX)).name)
+        if not state.target.own:
+            state.before_declare(dead_letter_queue(queue.removesuffix(DEAD_LETTER_SUFFIX)).name)
 
         def save(letter: DeadLetter) -> None:
             if file is not None:
                 save_dead_letter(letter, file)
 
         return fetch_dead_letter(
-            running.transport(), queue, message_id, save, remove=remove, wait=True, deadline=deadline
+            state.transport(), queue, message_id, save, remove=remove, wait=True, deadline=deadline
         )
 
     def replay(self, letter: DeadLetter, timeout: float = 5.0) -> None:
-        """Put a dead letter into the queue that it failed in, for a service that consumes it now.
+        """Publish a dead letter to the queue in which it failed, for a service that consumes it now.
 
-        To call a handler alone, without a hub, there is :meth:`DeadLetter.replay`.
+        To call a handler without a hub, use :meth:`DeadLetter.replay`.
 
-        :param timeout: seconds for the hub to take it.
-        :raises MessageHubDeliveryError: nobody has made that queue, or the hub did not confirm.
+        :param letter: the dead letter, from :meth:`export_dead_letter` or :func:`load_dead_letter`.
+        :param timeout: seconds to wait for the hub's confirm.
+        :raises MessageHubDeliveryError: the queue does not exist, or the hub did not confirm in time.
         """
         send_again(self._started().transport(), letter, deadline_after(timeout, 5.0))
 
@@ -346,16 +364,16 @@ class MessageHubTestFramework:
         mock = self._mocks.get(name)
         if mock is None:
             raise MessageValidationError(
-                f"{str(name)[:80]!r} is no mock service of this framework; it has "
-                f"{', '.join(self._mocks) or 'none'} (create_mock_service makes one)"
+                f"the service must be a mock service of this framework, not {shown(name)}; it has "
+                f"{', '.join(self._mocks) or 'none'}; create_mock_service() creates one"
             )
         return mock
 
     def _check_source(self, name: str) -> None:
         if name not in self._mocks and name not in self._clients:
             raise MessageValidationError(
-                f"{str(name)[:80]!r} is no service of this framework; it has "
-                f"{', '.join([*self._mocks, *self._clients]) or 'none'} (create_mock_service and client make one)"
+                f"source must be a service of this framework, not {shown(name)}; it has "
+                f"{', '.join([*self._mocks, *self._clients]) or 'none'}; create_mock_service() or client() creates one"
             )
 
 
@@ -364,7 +382,7 @@ def _client_of(client: Any) -> MessageHubClient:
         return client.client
     if isinstance(client, MessageHubClient):
         return client
-    raise MessageValidationError(f"a {type(client).__name__} is no client: a MessageHubClient or a MockService is")
+    raise MessageValidationError(f"client must be a MessageHubClient or a MockService, not {shown(client)}")
 
 
 def _identity(value: Any) -> UUID:
@@ -374,5 +392,5 @@ def _identity(value: Any) -> UUID:
         return UUID(value)
     except (ValueError, TypeError, AttributeError):
         raise MessageValidationError(
-            f"the id of type {type(value).__name__} is not usable: what send_message or publish_event returned is"
+            f"the id must be the UUID that send_message or publish_event returned, not {shown(value)}"
         ) from None

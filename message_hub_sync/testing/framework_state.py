@@ -1,4 +1,4 @@
-"""What a started framework has to end: clients, queues, its hub."""
+"""The resources of a started framework: its clients, its queues and its hub. Stopping releases them."""
 
 from __future__ import annotations
 
@@ -27,74 +27,74 @@ __all__ = ["FrameworkState"]
 
 logger = logging.getLogger("message_hub_sync.testing")
 
-#: Seconds for the framework's own questions to the hub.
+#: Seconds for the framework's own requests to the hub.
 TIMEOUT = 5.0
-#: The framework's own name on a hub.
+#: The framework's own service name on a hub.
 SERVICE_NAME = "message-hub-test-framework"
 
 
 class FrameworkState:
-    """From start to stop of one framework. It knows nothing of the framework, which may be collected meanwhile.
+    """All that exists between start and stop of one framework. Thread-safe.
 
-    Mutable, guarded by ``_lock``: the clients, the queues that were not there before, the transport for questions
-    and orders of the framework's own, the actions to be done at the end, and whether it is ending. ``stopped`` is
-    set when all is done.
+    It holds no reference to the framework, so that a framework that the test drops can be garbage-collected.
     """
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.failures = HandlerFailures()
         self._lock = threading.Lock()
-        self._clients: list[MessageHubClient] = []
-        self._new_queues: dict[str, None] = {}
-        self._transport: Transport | None = None
-        self._at_end: list[Callable[[], object]] = []
-        self._stopping = False
-        self.stopped = threading.Event()
+        self._clients: list[MessageHubClient] = []  # guarded by _lock
+        self._new_queues: dict[str, None] = {}  # queues that did not exist before; guarded by _lock
+        self._transport: Transport | None = None  # the framework's own; guarded by _lock
+        self._at_end: list[Callable[[], object]] = []  # guarded by _lock
+        self._stopping = False  # guarded by _lock
+        self.stopped = threading.Event()  # set at the end of stop()
         self.failures.start()
         atexit.register(self.stop)
 
     def client(self, service_name: str, options: dict[str, Any]) -> MessageHubClient:
-        """A client on this hub, closed at the end.
+        """Create a client on this hub. :meth:`stop` closes it.
 
         :raises MessageHubConnectionError: the framework is stopping.
         """
         client = MessageHubClient(service_name, self.target.url, **options)
         with self._lock:
             if self._stopping:
-                raise MessageHubConnectionError("the test framework was stopped meanwhile: start it again")
+                raise MessageHubConnectionError(
+                    "the test framework was stopped while it created a client: call start() again"
+                )
             self._clients.append(client)
         if not self.target.own:
-            hooks_of(client).listen(_NewQueues(self))
+            hooks_of(client).add_listener(_NewQueues(self))
         return client
 
     def transport(self) -> Transport:
-        """The framework's own way to the hub, made on first need."""
+        """The framework's own transport, created at the first call."""
         with self._lock:
             if self._transport is None:
                 self._transport = _transport(ClientConfig(SERVICE_NAME, parse_addresses(self.target.url)))
             return self._transport
 
-    def declares(self, queue: str) -> None:
-        """A queue is about to be declared: where it is not there yet, it is removed at the end."""
+    def before_declare(self, queue: str) -> None:
+        """A queue is about to be declared. If it does not exist yet, :meth:`stop` deletes it."""
         stats = self.transport().queue_stats([queue], time.monotonic() + TIMEOUT)
         if stats[queue] is None:
             with self._lock:
                 self._new_queues[queue] = None
 
     def at_end(self, action: Callable[[], object]) -> None:
-        """Have ``action`` done first when the framework stops."""
+        """Call ``action`` when the framework stops, before the clients are closed."""
         with self._lock:
             self._at_end.append(action)
 
     def stop(self) -> None:
-        """Close the clients, remove what was declared, leave the hub. Idempotent."""
+        """Close the clients, delete the new queues, and remove the hub if it is the framework's own. Idempotent."""
         with self._lock:
             first = not self._stopping
             self._stopping = True
             clients, actions, transport = self._clients, self._at_end, self._transport
         if not first:
-            # At the interpreter's exit another thread may be at it: leaving now would cut it off.
+            # Another thread is stopping: wait for it. At interpreter exit, returning now would kill that thread.
             self.stopped.wait(4 * TIMEOUT)
             return
         deadline = time.monotonic() + TIMEOUT
@@ -105,21 +105,22 @@ class FrameworkState:
         if transport is not None:
             self._tried(self._delete_queues)
             self._tried(lambda: transport.close(time.monotonic() + TIMEOUT))
-        self._tried(self.target.leave)
+        self._tried(self.target.remove)
         self.failures.stop()
         self.stopped.set()
         atexit.unregister(self.stop)
 
-    def stop_elsewhere(self) -> None:
-        """Stop in a thread of its own: for whoever may hold any lock, as a garbage collection may.
+    def stop_in_thread(self) -> None:
+        """Call :meth:`stop` in a new thread, without taking a lock.
 
-        Not even threading's own are taken here: the raw thread starts the named one.
+        For the finalizer: garbage collection can run in a thread that holds any lock.
         """
+        # Thread.start() takes locks of threading, too. The raw thread takes none; it starts the named one.
         name = f"{SERVICE_NAME}-stop"
         thread = threading.Thread(target=self.stop, name=name, daemon=True)
         try:
             _thread.start_new_thread(_start, (thread,))
-        except RuntimeError:  # the interpreter is ending: atexit does it
+        except RuntimeError:  # the interpreter is exiting: the atexit handler calls stop()
             return
 
     def _delete_queues(self) -> None:
@@ -134,29 +135,28 @@ class FrameworkState:
         try:
             action()
         except MessageHubError as error:
-            logger.warning("the test framework did not stop in order: %s", error)
+            logger.warning("the test framework could not release a resource and continues to stop: %s", error)
         except Exception:
-            logger.exception("the test framework did not stop in order")
+            logger.exception("the test framework could not release a resource and continues to stop")
 
 
 class _NewQueues:
-    """Listens to which queues a client makes."""
+    """Reports the durable queues that a client declares. Methods: see :class:`Listener`."""
 
-    def __init__(self, running: FrameworkState) -> None:
-        self._running = running
+    def __init__(self, state: FrameworkState) -> None:
+        self._state = state
 
     def consuming(self, topology: Topology) -> None:
         if topology.queue.durable:
-            self._running.declares(topology.queue.name)
+            self._state.before_declare(topology.queue.name)
 
-    def published(self, outgoing: Outgoing, receipt: Receipt) -> None:
-        """What is sent does not matter here."""
+    def published(self, outgoing: Outgoing, receipt: Receipt) -> None: ...
 
-    def settled(self, delivery: Delivery) -> None:
-        """What is handled does not matter here."""
+    def acknowledged(self, delivery: Delivery) -> None: ...
 
 
 def _start(thread: threading.Thread) -> None:
-    # Ending interpreters refuse new threads, from 3.12 on also where the raw one was still begun: atexit does it.
+    # An exiting interpreter starts no thread; since Python 3.12 even if this raw thread was still started. Then the
+    # atexit handler calls stop().
     with contextlib.suppress(RuntimeError):
         thread.start()

@@ -1,4 +1,4 @@
-"""A service that a test plays: it records what it receives, and answers or fails as it is told."""
+"""A service that a test controls: it records what it receives, and replies or fails as configured."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from message_hub_sync.envelope.decode import validation_reason
 from message_hub_sync.envelope.values import Event, Message
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.runtime.deadlines import timeout_seconds
+from message_hub_sync.runtime.text import shown
 from message_hub_sync.testing._hooks.arrivals import Arrivals
 from message_hub_sync.testing.expectations import Where, described, event_wanted, fitting, typed, unfulfilled
 from message_hub_sync.transport.memory.routing import matches, words
@@ -26,17 +27,14 @@ __all__ = ["PROBE_HEADER", "MockService"]
 
 M = TypeVar("M", bound=BaseModel)
 
-#: Marks the framework's own messages, which the test is not shown.
+#: Marks the framework's own probes. The test does not see them.
 PROBE_HEADER = "x-test-probe"
 
 
 class Script:
-    """What a mock service received, and how it is to behave.
+    """What a mock service received, and how it must behave. Its handlers run in the client's threads.
 
-    Handlers run in the client's threads and hold on to this, and to nothing of the framework: a framework that
-    the test drops must be collectable.
-
-    Mutable: ``_failing`` and ``_answer``, guarded by ``_lock``; the arrivals guard themselves.
+    It holds no reference to the framework, so that a framework that the test drops can be garbage-collected.
     """
 
     def __init__(self) -> None:
@@ -45,12 +43,12 @@ class Script:
         self.failed: Arrivals[tuple[Event[Any] | Message[Any], BaseException]] = Arrivals()
         self.probes: Arrivals[UUID] = Arrivals()
         self._lock = threading.Lock()
-        self._failing: deque[BaseException] = deque()
-        self._answer: Any = None
+        self._failing: deque[BaseException] = deque()  # one error for each delivery to fail; guarded by _lock
+        self._answer: Any = None  # guarded by _lock
 
     def on_message(self, message: Message[Any]) -> Any:
-        """The inbox's handler."""
-        if not self._goes_on(message):
+        """The handler of the inbox."""
+        if not self._to_handle(message):
             return None
         self.messages.add(message)
         with self._lock:
@@ -58,21 +56,22 @@ class Script:
         return answer(message) if callable(answer) else answer
 
     def on_event(self, event: Event[Any]) -> None:
-        """The handler of every event."""
-        if self._goes_on(event):
+        """The handler of all events."""
+        if self._to_handle(event):
             self.events.add(event)
 
     def fail(self, count: int, error: BaseException) -> None:
-        """Have the next deliveries fail."""
+        """Raise ``error`` for the next ``count`` deliveries."""
         with self._lock:
             self._failing.extend([error] * count)
 
     def answer(self, answer: Any) -> None:
-        """What requests are answered with."""
+        """Set the reply to requests: a payload or a function of the message."""
         with self._lock:
             self._answer = answer
 
-    def _goes_on(self, envelope: Event[Any] | Message[Any]) -> bool:
+    def _to_handle(self, envelope: Event[Any] | Message[Any]) -> bool:
+        """False for a probe, true for anything else. Raises the error that :meth:`fail` has set."""
         if PROBE_HEADER in envelope.headers:
             self.probes.add(envelope.id)
             return False
@@ -85,14 +84,14 @@ class Script:
 
 
 class MockService:
-    """A service of the test's own. Made by ``MessageHubTestFramework.create_mock_service``.
+    """A service that a test controls. ``MessageHubTestFramework.create_mock_service`` creates it. Thread-safe.
 
-    It has an inbox from the beginning. Safe from any thread. It works for as long as its framework does; keep a
-    reference to that one. Mutable: its subscriptions, a list that is only appended to.
+    It consumes its inbox from the start. It works until its framework stops. A framework that is garbage-collected
+    stops, too: keep a reference to it.
     """
 
     def __init__(self, client: MessageHubClient, script: Script, failures: Callable[[], list[str]]) -> None:
-        self._subscriptions = [client.subscribe_messages(script.on_message)]
+        self._subscriptions = [client.subscribe_messages(script.on_message)]  # only appended to; appending is atomic
         self._client = client
         self._script = script
         self._failures = failures
@@ -102,34 +101,57 @@ class MockService:
 
     @property
     def name(self) -> str:
-        """The service's name."""
+        """The service name."""
         return self._client.service_name
 
     @property
     def client(self) -> MessageHubClient:
-        """The client it works with, for whatever is not offered here."""
+        """Its client, for everything that this class does not offer."""
         return self._client
 
-    # --- what it does -----------------------------------------------------------------------------
+    # --- sending, behaviour------------------------------------------------------------------------
 
     def send_message(self, destination: str, payload: Any = None, **options: Any) -> UUID:
-        """Send a message; parameters, result and errors as :meth:`MessageHubClient.send_message` has them."""
+        """Send a message with :meth:`MessageHubClient.send_message`.
+
+        :param destination: the service that receives it.
+        :param payload: a JSON object: a dict, a pydantic model or a dataclass.
+        :param options: further parameters of that method.
+        :returns: the message id.
+        :raises MessageHubError: as that method does.
+        """
         return self._client.send_message(destination, payload, **options)
 
     def publish_event(self, event_type: Any, payload: Any = None, **options: Any) -> UUID:
-        """Publish an event; parameters, result and errors as :meth:`MessageHubClient.publish_event` has them."""
+        """Publish an event with :meth:`MessageHubClient.publish_event`.
+
+        :param event_type: a name, an ``EventType``, or a payload of the catalogue.
+        :param payload: a JSON object: a dict, a pydantic model or a dataclass.
+        :param options: further parameters of that method.
+        :returns: the event id.
+        :raises MessageHubError: as that method does.
+        """
         return self._client.publish_event(event_type, payload, **options)
 
     def request(self, destination: str, payload: Any = None, timeout: float = 5, **options: Any) -> Message[Any]:
-        """Send a message and wait for its reply, as :meth:`MessageHubClient.request` does."""
+        """Send a message and wait for its reply, with :meth:`MessageHubClient.request`.
+
+        :param destination: the service that replies.
+        :param payload: a JSON object: a dict, a pydantic model or a dataclass.
+        :param timeout: seconds to wait for the reply.
+        :param options: further parameters of that method.
+        :returns: the reply.
+        :raises MessageHubError: as that method does.
+        """
         return self._client.request(destination, payload, timeout, **options)
 
     def subscribe_to_events(self, event_types: Any, **options: Any) -> Subscription:
         """Receive events of these types from now on.
 
         :param event_types: names, ``EventType`` objects or patterns (``character.*``).
-        :param options: those of :meth:`MessageHubClient.subscribe`: ``durable``, ``workers``, ``retry`` and so on.
-        :raises MessageValidationError: a name cannot be subscribed to.
+        :param options: options of :meth:`MessageHubClient.subscribe`: ``durable``, ``workers``, ``retry`` and so on.
+        :returns: the subscription.
+        :raises MessageValidationError: a name or an option is invalid.
         :raises MessageHubConnectionError: the hub did not answer in time.
         """
         subscription = self._client.subscribe(event_types, self._script.on_event, **options)
@@ -137,51 +159,57 @@ class MockService:
         return subscription
 
     def reply_with(self, answer: Any) -> None:
-        """Answer every request from now on.
+        """Reply to every request from now on.
 
-        :param answer: a payload, or a function of the request's :class:`Message` that returns one; what it raises
-            reaches the caller of the request as :class:`MessageHubRemoteError`. ``None`` answers no more.
+        :param answer: a payload, or a function of the request's :class:`Message` that returns one. If the function
+            raises, the caller of the request gets a :class:`MessageHubRemoteError`. ``None`` stops replying.
         """
         self._script.answer(answer)
 
     def fail_next(self, n: int = 1, exception: BaseException | type[BaseException] | None = None) -> None:
-        """Have the handler raise on the next ``n`` deliveries, which are then retried as any service's are.
+        """Let the handler raise on the next ``n`` deliveries. They are then retried as in any service.
 
-        :param exception: what to raise, an instance or a class; by default a ``RuntimeError``.
-        :raises MessageValidationError: ``n`` is not a whole number of at least 1, or that is no exception.
+        :param n: number of deliveries, at least 1.
+        :param exception: the exception to raise, an instance or a class; ``None`` means a ``RuntimeError``.
+        :raises MessageValidationError: ``n`` or ``exception`` is invalid.
         """
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise MessageValidationError(f"n {n!r} is not usable: a whole number of at least 1 is")
+            raise MessageValidationError(f"n must be a whole number of at least 1, not {shown(n)}")
         if exception is None:
-            exception = RuntimeError(f"{self.name} was told to fail")
+            exception = RuntimeError(f"the test called fail_next() of {self.name}")
         error = exception() if isinstance(exception, type) else exception
         if not isinstance(error, BaseException):
-            raise MessageValidationError(f"exception of type {type(error).__name__} is not usable: an exception is")
+            raise MessageValidationError(
+                f"exception must be an exception or an exception class, not {type(error).__name__}"
+            )
         self._script.fail(n, error)
 
-    # --- what it received -------------------------------------------------------------------------
+    # --- received ----------------------------------------------------------------------------------
 
     @property
     def messages_received(self) -> list[Message[Any]]:
-        """The messages handled so far, in order: ``payload``, ``headers``, ``id``, ``correlation_id``, …"""
+        """The messages handled so far, in order."""
         return self._script.messages.all()
 
     @property
     def events_received(self) -> list[Event[Any]]:
-        """The events handled so far, in order: ``event_type``, ``payload``, ``headers``, ``id``, …"""
+        """The events handled so far, in order."""
         return self._script.events.all()
 
     @property
     def deliveries_failed(self) -> list[tuple[Event[Any] | Message[Any], BaseException]]:
-        """What :meth:`fail_next` made fail, with the exception raised, in order."""
+        """The deliveries that :meth:`fail_next` let fail, each with the exception, in order."""
         return self._script.failed.all()
 
     def expect_message(self, where: Where[Message[Any]] = None, within: float = 5.0) -> Message[Any]:
-        """Wait for a message, and return it. Each message meets one expectation: the next call gets the next one.
+        """Wait for a message. Each message meets one expectation: the next call returns the next message.
 
-        :param where: a function of the :class:`Message`, or a dict of what its payload holds.
-        :param within: seconds to wait; returns as soon as it is there.
-        :raises AssertionError: none came in time. The text lists what did arrive, and which handlers failed.
+        :param where: which message: a function of the :class:`Message`, or a dict of values that its payload must hold;
+            ``None``: any.
+        :param within: seconds to wait.
+        :returns: the message, as soon as it has arrived.
+        :raises AssertionError: no such message in time. The text lists what did arrive, and which handlers failed.
+        :raises MessageValidationError: ``where`` is invalid.
         """
         seconds = timeout_seconds(within, 5.0)
         found = self._script.messages.take(fitting(where), time.monotonic() + seconds)
@@ -198,15 +226,17 @@ class MockService:
     ) -> Event[Any]: ...
 
     def expect_event(self, event_type: Any = None, where: Where[Any] = None, within: float = 5.0) -> Event[Any]:
-        """Wait for an event, and return it. Each event meets one expectation: the next call gets the next one.
+        """Wait for an event. Each event meets one expectation: the next call returns the next event.
 
-        :param event_type: a name, an ``EventType``, or a payload's model from the catalogue (``CharacterCreated``),
-            into which the payload is then validated. ``None``: any event.
-        :param where: a function of the :class:`Event`, or a dict of what its payload holds.
-        :param within: seconds to wait; returns as soon as it is there.
-        :raises AssertionError: none came in time, or it does not fit the model. The text lists what did arrive,
-            and which handlers failed.
-        :raises MessageValidationError: the model belongs to no event type, or the name is none.
+        :param event_type: a name, an ``EventType``, or a payload model of the catalogue (``CharacterCreated``), into
+            which the payload is then validated. ``None``: any event.
+        :param where: which event: a function of the :class:`Event`, or a dict of values that its payload must hold;
+            ``None``: any.
+        :param within: seconds to wait.
+        :returns: the event, as soon as it has arrived.
+        :raises AssertionError: no such event in time, it does not fit the model, or this service is not subscribed to
+            it. The text lists what did arrive, and which handlers failed.
+        :raises MessageValidationError: ``event_type`` or ``where`` is invalid.
         """
         name, model = event_wanted(event_type)
         if name is not None:
@@ -235,7 +265,7 @@ class MockService:
         return any(matches(words(pattern), words(name)) for pattern in patterns)
 
     def _check_subscribed(self, name: str) -> None:
-        # Waiting for what cannot come would only make the test slow before it fails.
+        # Fail at once: an event without a subscription cannot arrive, and waiting for it only makes the test slow.
         if not self._is_subscribed(name):
             patterns = self._client.get_health_status()["subscriptions"]
             raise AssertionError(

@@ -1,4 +1,4 @@
-"""Where a framework's messages go: a hub or a virtual host of its own where it may have one."""
+"""The hub on which a test framework works: a hub or virtual host of its own if one can be created."""
 
 from __future__ import annotations
 
@@ -19,41 +19,51 @@ from message_hub_sync.testing.rabbitmq_node import running_node
 from message_hub_sync.transport.memory import VirtualClock, drop_hub, open_hub
 from message_hub_sync.transport.memory.broker import Hub
 
-__all__ = ["Target", "find_place"]
+__all__ = ["Target", "find_target"]
 
 logger = logging.getLogger("message_hub_sync.testing")
 
-#: Where the management plugin listens unless it is told otherwise.
+#: Default ports of the management plugin.
 _API_PORT, _API_TLS_PORT = 15672, 15671
-#: Seconds for one request to the management API, which is either there at once or not at all.
+#: Seconds for one request to the management API. It either answers at once or is not there.
 _API_TIMEOUT = 2.0
 
 
 @dataclass(frozen=True)
 class Target:
-    """A hub to test on. ``own``: nobody else is there, and ``leave`` removes it with all that is in it.
+    """A hub to test on.
 
-    ``hub``: the embedded one; ``clock``: where its time is a test's to move.
+    :param url: the URL to which clients connect.
+    :param own: true if only this framework uses the hub.
+    :param remove: deletes the hub and its contents if ``own`` is true; otherwise does nothing.
+    :param clock: the virtual clock of an embedded hub, or ``None``.
+    :param hub: the embedded hub, or ``None`` on RabbitMQ.
     """
 
     url: str
     own: bool
-    leave: Callable[[], object]
+    remove: Callable[[], object]
     clock: VirtualClock | None = None
     hub: Hub | None = None
 
 
-def find_place(url: str, *, isolated: bool | None, virtual_clock: bool) -> Target:
-    """Make, or find, the hub that ``url`` asks for.
+def find_target(url: str, *, isolated: bool | None, virtual_clock: bool) -> Target:
+    """Find or create the hub that ``url`` means.
 
-    :param isolated: a hub or virtual host of its own: ``None``, where the URL names none and one can be made.
-    :raises MessageHubConfigurationError: the URL is not usable, or what is asked for cannot be had there.
+    :param url: ``memory://``, ``memory://name`` or an ``amqp://`` or ``amqps://`` URL.
+    :param isolated: ``True``: create a hub or virtual host of its own, or raise. ``False``: use the one of the URL.
+        ``None``: create one if the URL names none and it can be created.
+    :param virtual_clock: let the test move the time of an embedded hub.
+    :raises MessageHubConfigurationError: the URL is invalid, or ``isolated`` or ``virtual_clock`` is not possible with
+        it.
     """
     addresses = parse_addresses(url)
     if isinstance(addresses, MemoryAddress):
         return _memory(url, addresses, isolated, virtual_clock)
     if virtual_clock:
-        raise MessageHubConfigurationError("virtual_clock=True needs memory://: RabbitMQ's clock cannot be moved")
+        raise MessageHubConfigurationError(
+            "virtual_clock must be False on RabbitMQ, not True: its clock cannot be moved; use memory://"
+        )
     names_vhost = urlsplit(url).path not in ("", "/")
     if isolated or (isolated is None and not names_vhost):
         name = f"message-hub-test-{uuid4().hex[:12]}"
@@ -62,10 +72,11 @@ def find_place(url: str, *, isolated: bool | None, virtual_clock: bool) -> Targe
             return Target(_with_vhost(url, name), True, delete)
         if isolated:
             raise MessageHubConfigurationError(
-                f"no virtual host can be made on {addresses[0]}: it is no RabbitMQNode of this process, and its "
-                "management API does not do it for this user; enable rabbitmq_management, or leave isolated out"
+                f"isolated must not be True on {addresses[0]}, because no virtual host can be created there: it is no "
+                "RabbitMQNode of this process, and its management API does not allow it to this user. Enable the "
+                "plugin rabbitmq_management, or omit isolated"
             )
-        logger.info("no virtual host can be made on %s: the one of the URL is used", addresses[0])
+        logger.info("could not create a virtual host on %s: the tests use the one of the URL", addresses[0])
     return Target(url, False, lambda: None)
 
 
@@ -85,7 +96,7 @@ def _with_vhost(url: str, name: str) -> str:
 
 
 def _through_node(address: BrokerAddress, name: str) -> Callable[[], object] | None:
-    """Make a virtual host on a throwaway node of this process; returns what deletes it."""
+    """Create a virtual host on a throwaway node of this process. Returns a function that deletes it, or ``None``."""
     node = running_node(address.host, address.port)
     if node is None:
         return None
@@ -94,7 +105,7 @@ def _through_node(address: BrokerAddress, name: str) -> Callable[[], object] | N
 
 
 def _through_api(address: BrokerAddress, name: str) -> Callable[[], object] | None:
-    """Make a virtual host through the management plugin's API on its usual port; returns what deletes it."""
+    """Create a virtual host with the management API on its default port. Returns a function that deletes it."""
     vhost, user = quote(name, safe=""), quote(address.username, safe="")
     everything = {"configure": ".*", "write": ".*", "read": ".*"}
     if not _ask(address, "PUT", f"/api/vhosts/{vhost}", {}):

@@ -1,4 +1,4 @@
-"""What a client publishes, sends and handles while a test listens in."""
+"""What a client publishes, sends and handles while a test records it."""
 
 from __future__ import annotations
 
@@ -27,21 +27,17 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One attempt to publish. A message may take several."""
+    """One attempt to publish. One message may need several."""
 
     outgoing: Outgoing
     receipt: Receipt
 
 
 class Traffic:
-    """What passes between one client and its hub. ``MessageHubTestFramework.intercept`` gives it.
+    """What passes between one client and its hub. ``MessageHubTestFramework.intercept`` creates it. Thread-safe.
 
-    It listens at the client's transport, so that it sees what the client really sends: not what is retried or
-    dead-lettered, which is the client's own affair, and of what is sent only what the hub has confirmed. Safe from
-    any thread.
-
-    Mutable: the arrivals, which guard themselves, and ``_moving`` under ``_lock``: what is being moved to a retry or
-    dead-letter queue because its handler failed, by queue and message id.
+    It is recorded in the client's transport. It contains what the client published and the hub confirmed, and what the
+    client's handlers handled without an error. It contains no moves to retry or dead-letter queues.
     """
 
     def __init__(self, service_name: str, failures: Callable[[], list[str]]) -> None:
@@ -50,10 +46,11 @@ class Traffic:
         self._attempts: Arrivals[_Attempt] = Arrivals()
         self._handled: Arrivals[Event[Any] | Message[Any]] = Arrivals()
         self._lock = threading.Lock()
+        # Queue and message id of what is being moved to a retry or dead-letter queue; guarded by _lock.
         self._moving: set[tuple[str, str | None]] = set()
         self.listener = _Listener(self)
 
-    # --- what it sent -----------------------------------------------------------------------------
+    # --- sent -------------------------------------------------------------------------------------
 
     @property
     def events_published(self) -> list[Event[Any]]:
@@ -74,13 +71,16 @@ class Traffic:
     ) -> Event[Any]: ...
 
     def published(self, event_type: Any = None, where: Where[Any] = None, within: float = 5.0) -> Event[Any]:
-        """The event that the client published; waits for it. Asked again, it gives the same one.
+        """Wait for an event that the client published.
 
-        :param event_type: a name, an ``EventType``, or a payload's model from the catalogue (``CharacterCreated``),
-            into which the payload is then validated. ``None``: any event.
-        :param where: a function of the :class:`Event`, or a dict of what its payload holds.
-        :param within: seconds to wait; returns as soon as the hub has confirmed it.
-        :raises AssertionError: none in time. The text lists what was published, and which handlers failed.
+        :param event_type: a name, an ``EventType``, or a payload model of the catalogue (``CharacterCreated``), into
+            which the payload is then validated. ``None``: any event.
+        :param where: which event: a function of the :class:`Event`, or a dict of values that its payload must hold;
+            ``None``: any.
+        :param within: seconds to wait.
+        :returns: the first such event, as soon as the hub has confirmed it. Each call returns the same one.
+        :raises AssertionError: no such event in time. The text lists what was published, and which handlers failed.
+        :raises MessageValidationError: ``event_type`` or ``where`` is invalid.
         """
         name, fits = _event_fits(event_type, where)
         found = self._sent(fits, within)
@@ -93,11 +93,15 @@ class Traffic:
     def sent(
         self, destination: str | None = None, where: Where[Message[Any]] = None, within: float = 5.0
     ) -> Message[Any]:
-        """The message that the client sent; waits for it. Asked again, it gives the same one.
+        """Wait for a message (or a reply) that the client sent.
 
-        :param destination: the service it was sent to; ``None``: any.
-
-        Everything else as with :meth:`published`.
+        :param destination: the service to which it was sent; ``None``: any.
+        :param where: which message: a function of the :class:`Message`, or a dict of values that its payload must hold;
+            ``None``: any.
+        :param within: seconds to wait.
+        :returns: the first such message, as soon as the hub has confirmed it. Each call returns the same one.
+        :raises AssertionError: no such message in time. The text lists what was sent, and which handlers failed.
+        :raises MessageValidationError: ``destination`` or ``where`` is invalid.
         """
         if destination is not None:
             validate_service_name(destination, what="destination")
@@ -114,7 +118,7 @@ class Traffic:
         assert isinstance(found, Message)
         return found
 
-    # --- what it handled --------------------------------------------------------------------------
+    # --- handled ----------------------------------------------------------------------------------
 
     @property
     def events_received(self) -> list[Event[Any]]:
@@ -135,9 +139,16 @@ class Traffic:
     ) -> Event[Any]: ...
 
     def received(self, event_type: Any = None, where: Where[Any] = None, within: float = 5.0) -> Event[Any]:
-        """The event that the client's handlers handled without an error; waits for it.
+        """Wait for an event that the client's handlers handled without an error.
 
-        Parameters, result and errors as with :meth:`published`.
+        :param event_type: a name, an ``EventType``, or a payload model of the catalogue (``CharacterCreated``), into
+            which the payload is then validated. ``None``: any event.
+        :param where: which event: a function of the :class:`Event`, or a dict of values that its payload must hold;
+            ``None``: any.
+        :param within: seconds to wait.
+        :returns: the first such event, as soon as it has been handled. Each call returns the same one.
+        :raises AssertionError: no such event in time. The text lists what was handled, and which handlers failed.
+        :raises MessageValidationError: ``event_type`` or ``where`` is invalid.
         """
         name, fits = _event_fits(event_type, where)
         found = self._handled.find(fits, time.monotonic() + timeout_seconds(within, 5.0))
@@ -148,9 +159,14 @@ class Traffic:
         return typed(found, event_wanted(event_type)[1])
 
     def received_message(self, where: Where[Message[Any]] = None, within: float = 5.0) -> Message[Any]:
-        """The message that the client's handlers handled without an error; waits for it.
+        """Wait for a message that the client's handler handled without an error.
 
-        Parameters and errors as with :meth:`sent`.
+        :param where: which message: a function of the :class:`Message`, or a dict of values that its payload must hold;
+            ``None``: any.
+        :param within: seconds to wait.
+        :returns: the first such message, as soon as it has been handled. Each call returns the same one.
+        :raises AssertionError: no such message in time. The text lists what was handled, and which handlers failed.
+        :raises MessageValidationError: ``where`` is invalid.
         """
         wanted = fitting(where)
         found = self._handled.find(
@@ -182,7 +198,7 @@ class Traffic:
 
 
 class _Listener:
-    """What the hooks tells, for a :class:`Traffic`."""
+    """Records for a :class:`Traffic`. Methods: see :class:`Listener` of the transport hooks."""
 
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic
@@ -196,13 +212,13 @@ class _Listener:
         with traffic._lock:
             traffic._moving.add((queue, outgoing.properties.message_id))
 
-    def consuming(self, topology: Topology) -> None:
-        """Which queues there are does not matter here."""
+    def consuming(self, topology: Topology) -> None: ...
 
-    def settled(self, delivery: Delivery) -> None:
+    def acknowledged(self, delivery: Delivery) -> None:
         traffic = self._traffic
         moved = (delivery.queue, delivery.properties.message_id)
         with traffic._lock:
+            # Acknowledged because it was moved to a retry or dead-letter queue: its handler failed.
             if moved in traffic._moving:
                 traffic._moving.remove(moved)
                 return
@@ -212,7 +228,7 @@ class _Listener:
 
 
 def _event_fits(event_type: Any, where: Where[Any]) -> tuple[str, Callable[[Any], bool]]:
-    """What to call the wanted event, and whether an envelope is it."""
+    """A description of the wanted event for error texts, and the function that recognizes it."""
     name, model = event_wanted(event_type)
     wanted = fitting(where)
 

@@ -196,5 +196,5 @@ def test_what_is_planned_is_checked(memory: MessageHubTestFramework) -> None:
     a = memory.create_mock_service("service-a")
     with pytest.raises(MessageValidationError, match="whole number"):
         memory.faults(a).nack(times=0)
-    with pytest.raises(ValueError, match="is no client"):
+    with pytest.raises(ValueError, match="client must be a MessageHubClient or a MockService, not 'service-a'"):
         memory.faults("service-a")  # type: ignore[arg-type]

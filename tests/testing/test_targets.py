@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from message_hub_sync.testing import targets
-from message_hub_sync.testing.targets import find_place
+from message_hub_sync.testing.targets import find_target
 
 Request = tuple[str, str, Any, str]
 
@@ -63,12 +63,12 @@ URL = "amqp://tester:se%40cret@127.0.0.1:1"
 
 
 def test_a_virtual_host_is_made_and_deleted_through_the_api(api: Api) -> None:
-    target = find_place(URL, isolated=None, virtual_clock=False)
+    target = find_target(URL, isolated=None, virtual_clock=False)
     name = target.url.rpartition("/")[2]
     assert target.own
     assert target.url == f"{URL}/{name}"
     assert name.startswith("message-hub-test-")
-    target.leave()
+    target.remove()
     everything = {"configure": ".*", "write": ".*", "read": ".*"}
     assert api.requests == [
         ("PUT", f"/api/vhosts/{name}", {}, "tester:se@cret"),
@@ -78,10 +78,10 @@ def test_a_virtual_host_is_made_and_deleted_through_the_api(api: Api) -> None:
 
 
 def test_a_url_with_a_virtual_host_asks_nobody(api: Api) -> None:
-    assert find_place(f"{URL}/given", isolated=None, virtual_clock=False).url == f"{URL}/given"
-    assert find_place(URL, isolated=False, virtual_clock=False).url == URL
+    assert find_target(f"{URL}/given", isolated=None, virtual_clock=False).url == f"{URL}/given"
+    assert find_target(URL, isolated=False, virtual_clock=False).url == URL
     assert api.requests == []
-    own = find_place(f"{URL},other:2/given", isolated=True, virtual_clock=False).url
+    own = find_target(f"{URL},other:2/given", isolated=True, virtual_clock=False).url
     assert own.startswith(f"{URL},other:2/message-hub-test-")
 
 
@@ -92,12 +92,12 @@ def test_the_options_of_a_url_stay() -> None:
 
 def test_a_user_who_may_not_gets_the_virtual_host_of_the_url(api: Api, statuses: dict[str, int]) -> None:
     statuses["PUT vhosts"] = 401
-    target = find_place(URL, isolated=None, virtual_clock=False)
+    target = find_target(URL, isolated=None, virtual_clock=False)
     assert (target.url, target.own, len(api.requests)) == (URL, False, 1)
 
 
 def test_a_virtual_host_without_permissions_is_deleted_again(api: Api, statuses: dict[str, int]) -> None:
     statuses["PUT permissions"] = 403
-    target = find_place(URL, isolated=None, virtual_clock=False)
+    target = find_target(URL, isolated=None, virtual_clock=False)
     assert (target.url, target.own) == (URL, False)
     assert [request[0] for request in api.requests] == ["PUT", "PUT", "DELETE"]

@@ -1,1 +1,1 @@
-"""What watches a client from inside its process, for the test framework."""
+"""How the test framework observes a client and injects faults, from inside the client's process."""

@@ -1,4 +1,4 @@
-"""Whether mock services get what is addressed to them, and nothing else."""
+"""Check that each mock service receives everything that is addressed to it, and nothing else."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ __all__ = ["cross_talk"]
 
 
 def cross_talk(transport: Transport, mocks: Sequence[MockService], deadline: float) -> list[str]:
-    """What is wrong, a line each; empty when nothing is."""
+    """Send a probe through each queue of the mock services, and check consumers and received messages.
+
+    :param deadline: monotonic seconds, for all probes together.
+    :returns: one line for each problem; an empty list if there is none.
+    """
     findings = [finding for mock in mocks for finding in _consumers(transport, mock, deadline)]
     probes = [(mock, queue, _send_probe(transport, mock, queue, deadline)) for mock in mocks for queue in _queues(mock)]
     for mock, queue, probe in probes:
         if probe is None:
-            findings.append(f"the queue {queue} of {mock.name} takes no messages")
+            findings.append(f"the queue {queue} of {mock.name} does not accept messages")
         elif mock._script.probes.find(lambda found: found == probe, deadline) is None:  # noqa: B023
             findings.append(f"a probe in the queue {queue} did not reach {mock.name}")
     findings += [finding for mock in mocks for finding in _misdirected(mock)]
@@ -34,7 +38,10 @@ def _queues(mock: MockService) -> list[str]:
 
 
 def _consumers(transport: Transport, mock: MockService, deadline: float) -> Iterator[str]:
-    """Queues that somebody else consumes from as well. A queue that is not durable belongs to one client anyway."""
+    """Queues that do not have exactly one consumer.
+
+    Only durable queues are checked: a queue that is not durable is exclusive to one client.
+    """
     durable = {
         source.topology.queue.name for one in mock._subscriptions for source in one._consumed_queues if source.key[1]
     }
@@ -42,11 +49,11 @@ def _consumers(transport: Transport, mock: MockService, deadline: float) -> Iter
     for queue, stats in transport.queue_stats(queues, deadline).items():
         if stats is None or stats.consumers != 1:
             found = "no" if stats is None else stats.consumers
-            yield f"the queue {queue} of {mock.name} has {found} consumers, not one: somebody shares its messages"
+            yield f"the queue {queue} of {mock.name} has {found} consumers, not one: they share its messages"
 
 
 def _send_probe(transport: Transport, mock: MockService, queue: str, deadline: float) -> UUID | None:
-    """Put a probe into a queue; its id, once the hub has it."""
+    """Publish a probe to a queue. Returns its message id, or ``None`` if the hub did not confirm it."""
     if queue == inbox_name(mock.name):
         properties = message_properties(source=SERVICE_NAME, destination=mock.name)
     else:

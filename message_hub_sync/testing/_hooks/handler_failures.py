@@ -1,4 +1,4 @@
-"""Handlers that failed while a test ran, so that a failed expectation can say why nothing came."""
+"""Handlers that failed during a test: the message of a failed expectation lists them."""
 
 from __future__ import annotations
 
@@ -8,35 +8,34 @@ from collections import deque
 __all__ = ["HandlerFailures"]
 
 _KEPT = 20
-#: Where the client reports each handler that raised, with what, and on which message of which queue.
+#: Each client logs here which handler raised, the exception, the message id and the queue.
 _LOGGER = logging.getLogger("message_hub_sync.subscription")
 
 
 class HandlerFailures(logging.Handler):
-    """Listens to what every client of this process logs about its handlers, from :meth:`start` to :meth:`stop`.
+    """Collects the log records about failed handlers of all clients in this process, between start and stop.
 
-    Not only to the framework's own: the client under test is the one whose handlers matter. Mutable: ``_latest``,
-    a deque whose single operations are atomic.
+    Not only of the framework's own clients: the handlers under test run in the client of the code under test.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._latest: deque[str] = deque(maxlen=_KEPT)
+        self._latest: deque[str] = deque(maxlen=_KEPT)  # any thread appends; deque operations are atomic
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Begin to collect log records."""
         _LOGGER.addHandler(self)
 
     def stop(self) -> None:
-        """Listen no more. Idempotent."""
+        """Stop collecting. Idempotent."""
         _LOGGER.removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Remember a failure: the client's own line, and the exception."""
+        """Keep the log message and the exception of one failure."""
         error = record.exc_info[1] if record.exc_info else None
         text = record.getMessage()
         self._latest.append(text if error is None else f"{text}: {type(error).__name__}: {error}")
 
     def latest(self) -> list[str]:
-        """The latest ones, the oldest of them first."""
+        """The last 20 failures, oldest first."""
         return list(self._latest)

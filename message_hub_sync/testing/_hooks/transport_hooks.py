@@ -1,4 +1,4 @@
-"""Listening in at a client's transport, and interfering there, without the client knowing."""
+"""Hooks in a client's transport: they report what passes through it, and can change it. The client is not modified."""
 
 from __future__ import annotations
 
@@ -25,67 +25,65 @@ Publish = Callable[[Outgoing, float], Receipt]
 
 
 class Listener(Protocol):
-    """Told of what passes. Called in the client's own threads: quick, and raising nothing."""
+    """Receives what passes through the transport.
+
+    Its methods are called in the client's threads. They must be quick and must not raise.
+    """
 
     def published(self, outgoing: Outgoing, receipt: Receipt) -> None:
-        """One attempt to publish; the receipt may not be settled yet."""
+        """One attempt to publish. The receipt may not be resolved yet."""
 
-    def settled(self, delivery: Delivery) -> None:
-        """The client is done with a delivery: handled, or moved on."""
+    def acknowledged(self, delivery: Delivery) -> None:
+        """The client acknowledged a delivery: it was handled, or moved to a retry or dead-letter queue."""
 
     def consuming(self, topology: Topology) -> None:
-        """The client is about to declare a queue and to consume from it. May raise, and take its time."""
+        """The client is about to declare a queue and to consume from it. This method may block, and may raise."""
 
 
 class Interference(Protocol):
-    """Stands between a client and its hub."""
+    """Replaces operations of the transport, to inject faults."""
 
     def publish(self, outgoing: Outgoing, deadline: float, publish: Publish) -> Receipt:
-        """Carry out an attempt to publish, with ``publish`` or without."""
+        """Carry out one attempt to publish. ``publish`` is the transport's own method; it need not be called."""
 
     def ack(self, delivery: Delivery, consumer: Consumer) -> bool:
-        """Whether the delivery is dealt with, so that it is not settled."""
+        """Return true if the delivery must not be acknowledged, because it was dealt with here."""
 
     def status(self, connections: Sequence[ConnectionStatus]) -> Sequence[ConnectionStatus]:
-        """What health is told."""
+        """The connection statuses to report instead of ``connections``."""
 
 
 class TransportHooks:
-    """What stands in the place of a transport's methods while somebody listens or interferes.
-
-    The methods are replaced on the one instance, since a client's parts hold on to its transport from the
-    beginning; untouched clients pay nothing. Mutable: the listeners, a tuple replaced as a whole; ``interference``,
-    one reference; both under ``_lock``, and read without.
-    """
+    """Replaces methods of one transport while there are listeners or an interference. Thread-safe."""
 
     def __init__(self, client: MessageHubClient) -> None:
         session = client._lifecycle.session()
         self.transport: Transport = session.transport
         self._subscriptions = session.subscriptions
         self._lock = threading.Lock()
-        self._listeners: tuple[Listener, ...] = ()
-        self._interference: Interference | None = None
-        # The originals, bound, fetched before anything is replaced.
+        self._listeners: tuple[Listener, ...] = ()  # replaced as a whole, guarded by _lock; read without
+        self._interference: Interference | None = None  # written under _lock; read without
+        # The original bound methods: read them before any is replaced.
         self._publish = self.transport.publish
         self._publish_many = self.transport.publish_many
         self._consume = self.transport.consume
         self._status = self.transport.status
 
-    def listen(self, listener: Listener) -> None:
-        """Tell ``listener`` of everything from now on."""
+    def add_listener(self, listener: Listener) -> None:
+        """Call ``listener`` for everything from now on."""
         with self._lock:
             self._listeners = (*self._listeners, listener)
             self._replace()
 
-    def leave(self, listener: Listener) -> None:
-        """Tell it no more. With the last one gone, and nobody interfering, everything is as it was."""
+    def remove_listener(self, listener: Listener) -> None:
+        """Stop calling ``listener``. The last removal restores the original methods if there is no interference."""
         with self._lock:
             self._listeners = tuple(one for one in self._listeners if one is not listener)
             if not self._listeners and self._interference is None:
                 self._restore()
 
-    def interfere(self, interference: Interference | None) -> None:
-        """Have it stand in between from now on; ``None``: nobody."""
+    def set_interference(self, interference: Interference | None) -> None:
+        """Use ``interference`` from now on; ``None`` removes it."""
         with self._lock:
             self._interference = interference
             if interference is not None:
@@ -96,6 +94,8 @@ class TransportHooks:
     # --- in place of the transport's methods ------------------------------------------------------
 
     def _replace(self) -> None:
+        # On the instance, not by a wrapper: the client's parts keep a reference to this transport object.
+        # Clients without hooks pay nothing.
         vars(self.transport).update(
             publish=self._on_publish,
             publish_many=self._on_publish_many,
@@ -125,7 +125,7 @@ class TransportHooks:
             if interference is None or not interference.ack(delivery, consumer):
                 ack(delivery)
             for listener in self._listeners:
-                listener.settled(delivery)
+                listener.acknowledged(delivery)
 
         vars(consumer)["ack"] = on_ack
 
@@ -144,7 +144,7 @@ class TransportHooks:
 
     def _on_publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:
         if self._interference is not None:
-            # One by one: each may meet another fault.
+            # One by one: each message may get a different fault.
             return [self._on_one_of_many(outgoing, deadline) for outgoing in batch]
         receipts = self._publish_many(batch, deadline)
         for outgoing, receipt in zip(batch, receipts, strict=True):
@@ -174,8 +174,8 @@ class TransportHooks:
 
 
 def hooks_of(client: MessageHubClient) -> TransportHooks:
-    """The hooks of this client in this process: one for each transport, kept by it."""
+    """The hooks of this client. There is one object for each transport; the transport keeps it. Thread-safe."""
     kept = vars(client._lifecycle.session().transport)
-    # setdefault is atomic: of two threads that come at once, both get the same one.
+    # setdefault is atomic: two threads that call this at the same time get the same object.
     hooks: TransportHooks = kept.get("_hooks") or kept.setdefault("_hooks", TransportHooks(client))
     return hooks
