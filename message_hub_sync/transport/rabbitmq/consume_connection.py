@@ -1,4 +1,4 @@
-"""The consume connection: a channel per consumer, restored for as long as the consumer is not closed."""
+"""The consume connection: one channel per consumer, restored after a loss until the consumer is closed."""
 
 from __future__ import annotations
 
@@ -32,25 +32,21 @@ __all__ = ["ConsumeConnection", "RabbitMQConsumer"]
 
 logger = SafeLogger("message_hub_sync.rabbitmq")
 
-#: Seconds an acknowledgement may wait for others, and how many may wait at most.
+#: The longest time in seconds until a pending ack is sent, and the most acks that are pending.
 _FLUSH_SECONDS, _FLUSH_COUNT = 0.05, 64
-#: Seconds in which a consumer is to be restored, and after which it is given up for now because somebody else waits.
+#: Seconds to restore one consumer; and seconds after which it is postponed if other work waits for the I/O thread.
 _RESTORE_SECONDS, _HURRIED_SECONDS = 10.0, 2.0
-#: Seconds of restoring after which those who wait for the I/O thread have their turn.
+#: Seconds of restoring consumers, after which the I/O thread runs the tasks that wait.
 _TURN_SECONDS = 0.5
-#: Seconds after the end of a consumer in which those that failed are left alone: more ends may follow, as at a close.
+#: Seconds after a cancel in which no failed consumer is retried: more cancels may follow, as when a client closes.
 _POSTPONE_SECONDS = 0.5
-#: Seconds until a consumer that cannot be restored is tried again: soon at first, then rarely.
+#: Seconds until the first retry of a consumer that could not be restored; each pause is twice the one before, up to
+#: the second number.
 _FIRST_RETRY, _LONGEST_RETRY = 0.5, 10.0
 
 
 class RabbitMQConsumer:
-    """One queue being consumed (see :class:`~message_hub_sync.transport.base.Consumer`).
-
-    Mutable: ``cancelled`` and ``_closed``, set once by the owner; ``_consumer_channel``, ``_channel_generation`` (how
-    many there were), ``_queue``, ``_retry_at``, ``_failures`` and ``_tried_on``, the I/O thread's own. Each is one
-    reference or flag, read without a lock.
-    """
+    """A consumer of one queue. Public methods: see :class:`~message_hub_sync.transport.base.Consumer`."""
 
     def __init__(self, owner: ConsumeConnection, topology: Topology, prefetch: int) -> None:
         self._owner = owner
@@ -59,28 +55,26 @@ class RabbitMQConsumer:
         self._flush_at = 1 if owner.settle_each else max(1, min(_FLUSH_COUNT, prefetch // 2))
         self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
         self.tag_prefix = owner.tag_prefix
-        self.cancelled = False
-        self._closed = False
+        self.cancelled = False  # any thread sets it, once
+        self._closed = False  # any thread sets it, once
+        # Written by the I/O thread only. Other threads read single fields without a lock.
         self._consumer_channel: ConsumerChannel | None = None
-        self._channel_generation = 0
+        self._channel_generation = 0  # how many channels it has received on
         self._queue = topology.queue.name
-        self._tried_on: ThreadedConnection | None = None
-        self._failures = 0
-        self._retry_at = 0.0
+        self._tried_on: ThreadedConnection | None = None  # the connection of the latest attempt to establish it
+        self._failures = 0  # failed attempts since the last success
+        self._retry_at = 0.0  # monotonic seconds
 
     @property
     def deliveries(self) -> SimpleQueue[Delivery | None]:
-        """Where deliveries appear."""
         return self._deliveries
 
     @property
     def queue(self) -> str:
-        """The queue's present name."""
         return self._queue
 
     @property
     def active(self) -> bool:
-        """Whether the broker is delivering from it now."""
         consumer_channel = self._consumer_channel
         return (
             consumer_channel is not None
@@ -90,20 +84,19 @@ class RabbitMQConsumer:
         )
 
     def ack(self, delivery: Delivery) -> None:
-        """Acknowledge, together with others."""
         consumer_channel = delivery.origin
         assert isinstance(consumer_channel, ConsumerChannel)
         with consumer_channel.connection.lock:
             if consumer_channel.closed:
                 return
             consumer_channel.pending_acks.mark_handled(delivery.delivery_tag)
+            # Send the pending acks together: once there are enough of them, or no delivery is left that could add one.
             if consumer_channel.pending_acks.waiting >= self._flush_at or self._deliveries.empty():
                 consumer_channel.flush()
             else:
                 consumer_channel.flush_within(_FLUSH_SECONDS)
 
     def requeue(self, delivery: Delivery) -> None:
-        """Give it back to its queue."""
         consumer_channel = delivery.origin
         assert isinstance(consumer_channel, ConsumerChannel)
         with consumer_channel.connection.lock:
@@ -111,42 +104,39 @@ class RabbitMQConsumer:
                 consumer_channel.connection.write(encode_reject(consumer_channel.number, delivery.delivery_tag))
 
     def holds(self, delivery: Delivery) -> bool:
-        """Whether its channel is open."""
         return isinstance(delivery.origin, ConsumerChannel) and not delivery.origin.closed
 
     def flush(self) -> None:
-        """Say what waits."""
         consumer_channel = self._consumer_channel
         if consumer_channel is not None:
             with consumer_channel.connection.lock:
                 consumer_channel.flush()
 
     def cancel(self, deadline: float) -> None:
-        """Stop the consumer_channel."""
         if not self.cancelled:
             self.cancelled = True
             self._owner.postpone_retries()
             self._on_consumer_channel(self._send_cancel, deadline)
 
     def close(self, deadline: float) -> None:
-        """Flush and give back what is not settled."""
+        # The broker requeues the unacked messages when their channel closes.
         self.cancelled = self._closed = True
         self._owner.forget(self)
         self.flush()
         self._on_consumer_channel(self._close_channel, deadline)
 
     def discard_deliveries(self) -> None:
-        """What came on a channel that is gone is delivered again: handled from here, it would be handled twice."""
-        calls_to_look_up = 0
+        """Drop the queued deliveries of a closed channel: they are redelivered, and the handler would run twice."""
+        wake_ups = 0
         try:
             while True:
-                calls_to_look_up += self._deliveries.get_nowait() is None
+                wake_ups += self._deliveries.get_nowait() is None
         except Empty:
-            for _ in range(calls_to_look_up):
+            for _ in range(wake_ups):
                 self._deliveries.put(None)
 
     def _on_consumer_channel(self, work: Callable[[ConsumerChannel, float], None], deadline: float) -> None:
-        """Do ``work`` on the I/O thread; where the channel is gone there is nothing left to do."""
+        """Do ``work`` on the I/O thread and wait for it. On a closed channel nothing is left to do."""
         consumer_channel = self._consumer_channel
         if consumer_channel is None or consumer_channel.closed:
             return
@@ -158,9 +148,8 @@ class RabbitMQConsumer:
         self._owner.recovering.on_connection(consumer_channel.connection, on_its_channel, deadline)
 
     def _send_cancel(self, consumer_channel: ConsumerChannel, deadline: float) -> None:
-        if (
-            consumer_channel.consumer_tag in consumer_channel.channel.pika.consumer_tags
-        ):  # else pika asks nothing, and nobody answers
+        # For an unknown tag, pika sends nothing and never calls the callback.
+        if consumer_channel.consumer_tag in consumer_channel.channel.pika.consumer_tags:
             consumer_channel.channel.call(
                 lambda pika, done: pika.basic_cancel(consumer_channel.consumer_tag, callback=done), deadline
             )
@@ -172,11 +161,11 @@ class RabbitMQConsumer:
 
     @property
     def failures(self) -> int:
-        """How often in a row it could not be restored."""
+        """How many attempts to restore it have failed since the last success."""
         return self._failures
 
     def due(self, connection: ThreadedConnection) -> float | None:
-        """When to establish it on this connection; ``None``: it is, or is not to be."""
+        """When to establish it on this connection, in monotonic seconds; ``None`` if it is established or cancelled."""
         consumer_channel = self._consumer_channel
         established = (
             consumer_channel is not None and not consumer_channel.closed and consumer_channel.connection is connection
@@ -186,15 +175,18 @@ class RabbitMQConsumer:
         return self._retry_at if self._tried_on is connection else 0.0
 
     def establish(self, connection: ThreadedConnection, deadline: float) -> None:
-        """Declare and consume on this connection, where that is not so yet.
+        """Declare the queue and consume it on this connection, unless that is done already.
 
-        :raises MessageHubError: something is not allowed or does not fit.
-        :raises ConnectionEnded: the connection ended meanwhile.
+        :param deadline: until when to wait for the broker, in monotonic seconds.
+        :raises MessageHubError: the queue cannot be declared or consumed.
+        :raises ChannelClosed: the broker closed a channel while it was being opened.
+        :raises ConnectionEnded: the connection ended.
+        :raises RpcTimedOut: no answer before the deadline, or other work waits for the I/O thread.
         """
         if self.due(connection) is None:
             return
         if self._tried_on is not connection:
-            # Once a connection: what an attempt that failed has declared is used by the next one.
+            # One name per connection: a retry uses the queue that a failed attempt has declared.
             self._tried_on = connection
             self._queue = declared_name(self._topology.queue)
         name = self._queue
@@ -206,7 +198,7 @@ class RabbitMQConsumer:
                 channel.pika.add_on_cancel_callback(consumer_channel.cancelled_by_broker)
             channel.call(lambda pika, done: pika.basic_qos(prefetch_count=self._prefetch, callback=done), deadline)
             self._consumer_channel = consumer_channel
-            self._channel_generation += 1  # from here on it may receive
+            self._channel_generation += 1  # before basic_consume: deliveries may come before its answer
             channel.call(
                 lambda pika, done: pika.basic_consume(
                     name, consumer_channel.deliver, consumer_tag=consumer_channel.consumer_tag, callback=done
@@ -222,10 +214,14 @@ class RabbitMQConsumer:
             raise
         with connection.lock:
             consumer_channel.consuming = True
+        # Another thread or the broker may have acted before `consuming` was set:
+        # 1: the channel was closed after its answer: restore the consumer.
+        # 2: close() was called, perhaps before there was a channel to close: close it now.
+        # 3: cancel() was called, likewise: cancel it now.
         if consumer_channel.closed:
-            self.restore()  # between the answer and now
+            self.restore()
         elif self._closed:
-            channel.close(deadline)  # whoever closed it saw no channel yet
+            channel.close(deadline)
         elif self.cancelled:
             self._send_cancel(consumer_channel, deadline)
         if self._failures:
@@ -233,24 +229,27 @@ class RabbitMQConsumer:
         self._failures = 0
 
     def not_established(self, error: BaseException) -> None:
-        """Restoring failed: say so once, and try again later, ever more rarely."""
+        """An attempt to restore it failed: log the first failure as an error, and retry after a growing pause."""
         self._failures += 1
         pause = min(_LONGEST_RETRY, _FIRST_RETRY * 2.0 ** min(self._failures - 1, 10))
         self._retry_at = time.monotonic() + pause
         logger.log(
             logging.ERROR if self._failures == 1 else logging.DEBUG,
-            "the consumer of %s cannot be restored, next try in %.1f s: %s",
+            "the consumer of %s cannot be restored: %s; next attempt in %.1f s",
             self._queue,
-            pause,
             describe(error),
+            pause,
         )
 
     def restore(self) -> None:
-        """Its channel is gone: have another one made soon. No lock held."""
+        """Its channel is closed: have the I/O thread open another one. The caller holds no lock."""
         self._owner.recovering.request_restore()
 
     def replace(self, consumer_channel: ConsumerChannel) -> None:
-        """The broker ended the consumer: another channel is made, and what was not settled goes back. No lock held."""
+        """The broker cancelled the consumer: close its channel and open another one. The caller holds no lock.
+
+        The broker requeues the unacked messages of the closed channel.
+        """
         with consumer_channel.connection.lock:
             consumer_channel.flush()
             consumer_channel.close()
@@ -260,9 +259,10 @@ class RabbitMQConsumer:
 
 
 class ConsumeConnection:
-    """All consumers of one client, over one connection.
+    """All consumers of one client, over one connection. Its public methods may be called from any thread.
 
-    Mutable, guarded by ``_lock``: ``_consumers``. ``_retries_postponed_until``, a moment, is written by anyone.
+    :param declarations: declares queues and exchanges; shared with the publish connection.
+    :param tag_prefix: the start of every consumer tag.
     """
 
     def __init__(self, config: ClientConfig, declarations: Declarations, tag_prefix: str) -> None:
@@ -270,14 +270,14 @@ class ConsumeConnection:
         self.tag_prefix = tag_prefix
         self.declarations = declarations
         self._lock = threading.Lock()
-        self._consumers: list[RabbitMQConsumer] = []
-        self._retries_postponed_until = 0.0
+        self._consumers: list[RabbitMQConsumer] = []  # guarded by _lock
+        self._retries_postponed_until = 0.0  # monotonic seconds; any thread writes it, without a lock
         self.recovering = RecoveringConnection(
             "consume", config, restore=self._restore, keep_open=lambda: bool(self._consumers)
         )
 
     def consume(self, topology: Topology, prefetch: int, deadline: float) -> RabbitMQConsumer:
-        """Declare and consume, and keep it so."""
+        """See :meth:`Transport.consume`."""
         consumer = RabbitMQConsumer(self, topology, prefetch)
         try:
             self.recovering.call(
@@ -289,20 +289,20 @@ class ConsumeConnection:
             with self._lock:
                 self._consumers.append(consumer)
             if not consumer.active:
-                consumer.restore()  # it was lost between being established and being known
+                consumer.restore()  # its channel was lost before the consumer was in the list
         except BaseException:
             consumer.close(deadline)
             raise
         return consumer
 
     def forget(self, consumer: RabbitMQConsumer) -> None:
-        """It is not to be restored any more."""
+        """Restore ``consumer`` no longer."""
         with self._lock:
             if consumer in self._consumers:
                 self._consumers.remove(consumer)
 
     def close(self, deadline: float) -> None:
-        """Say what waits to be acknowledged, and end the connection."""
+        """Send the pending acks of all consumers, then close the connection; wait for it until ``deadline``."""
         with self._lock:
             consumers = list(self._consumers)
         for consumer in consumers:
@@ -310,18 +310,21 @@ class ConsumeConnection:
         self.recovering.close(deadline)
 
     def postpone_retries(self) -> None:
-        """A consumer ends, whose end the I/O thread has to see to: it is not to be busy with what fails."""
+        """A consumer is being cancelled and needs the I/O thread: retry no failed consumer for 0.5 s."""
         self._retries_postponed_until = time.monotonic() + _POSTPONE_SECONDS
 
     def _restore(self, connection: ThreadedConnection) -> float | None:
-        """Entity by entity: what fails is reported and tried again, the others go on.
+        """Establish every consumer that is due, one by one. One that fails is retried later; the others continue.
 
-        A queue may be silent (a quorum queue without its majority), and there may be many: those that failed last come
-        last, none is waited for long while somebody else waits, and after each of them callers have their turn.
+        :returns: when the next one is due, in monotonic seconds; ``None`` if none is.
         """
         with self._lock:
             consumers = list(self._consumers)
         began = time.monotonic()
+        # A queue may not answer (a quorum queue without its majority), and there may be many such queues:
+        # 1: the consumers with the most failures come last.
+        # 2: no consumer gets longer than 2 s if another consumer, a task or a caller waits.
+        # 3: after 0.5 s in all, the I/O thread runs the waiting tasks before the next consumer.
         due = [one for one in consumers if (moment := self._due(one, connection)) is not None and moment <= began]
         due.sort(key=lambda consumer: consumer.failures)
         for number, consumer in enumerate(due, 1):
@@ -342,7 +345,7 @@ class ConsumeConnection:
         except ConnectionEnded:
             raise
         except (MessageHubError, ChannelClosed, RpcTimedOut) as error:
-            # No answer is the entity's fault too.
+            # RpcTimedOut too: the queue may be the one that does not answer.
             consumer.not_established(error)
         finally:
             connection.rpc_yield_at = math.inf

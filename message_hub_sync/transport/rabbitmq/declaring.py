@@ -1,4 +1,4 @@
-"""Making exchanges, queues and bindings exist, on throwaway channels, adopting what is there already."""
+"""Declares exchanges, queues and bindings. Each call has a channel of its own, as an error closes the channel."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _ACCESS_REFUSED, _NOT_FOUND, _RESOURCE_LOCKED, _PRECONDITION_FAILED = 403, 404, 
 
 
 class Declarations:
-    """Declares for one client.
+    """Declares for one client. Every method runs on an I/O thread, ``deadline`` is in monotonic seconds.
 
-    Mutable: ``_adopted``, what was already warned about; used by the I/O threads, where the worst a race
-    can do is one warning twice.
+    Every method may raise:
+
+    * :class:`MessageHubAuthorizationError`: the user lacks a permission.
+    * :class:`MessageHubConfigurationError`: what exists on the broker contradicts the declaration.
+    * ``ConnectionEnded``, ``RpcTimedOut``: the connection ended; no answer before the deadline.
     """
 
     def __init__(self) -> None:
+        # The entities that were warned about. Both I/O threads use it without a lock: a race logs one warning twice.
         self._adopted: set[str] = set()
 
     def topology(self, connection: ThreadedConnection, topology: Topology, name: str, deadline: float) -> None:
-        """Declare all of it, the queue under its present name.
-
-        :raises MessageHubAuthorizationError: the user may neither declare nor look.
-        :raises MessageHubConfigurationError: something there cannot be adopted.
-        """
+        """Declare the exchange, the queue with the name ``name``, and its bindings."""
         if topology.exchange is not None:
             self.exchange(connection, topology.exchange, deadline)
         self.queue(connection, topology.queue, name, deadline)
@@ -50,7 +50,7 @@ class Declarations:
                 raise entity_error(closed, what) from None
 
     def queue(self, connection: ThreadedConnection, spec: QueueSpec, name: str, deadline: float) -> None:
-        """Declare one queue under its present name. Errors as :meth:`topology`."""
+        """Declare one queue with the name ``name``. One that exists with other arguments is used as it is."""
         what = f"declaring the queue {name!r}"
         try:
             with temporary_channel(connection, deadline) as channel:
@@ -66,15 +66,18 @@ class Declarations:
                     deadline,
                 )
         except ChannelClosed as closed:
+            # 1: it exists with other arguments: use it as it is.
+            # 2: the user may not declare it: use it if it exists.
+            # 3: anything else is an error.
             if closed.code == _PRECONDITION_FAILED:
                 self._adopt(f"queue {name!r}", closed)
             elif closed.code == _ACCESS_REFUSED:
-                self._look(connection, what, closed, name, None, deadline)
+                self._check_exists(connection, what, closed, name, None, deadline)
             else:
                 raise entity_error(closed, what) from None
 
     def exchange(self, connection: ThreadedConnection, spec: ExchangeSpec, deadline: float) -> None:
-        """Declare one exchange. Errors as :meth:`topology`."""
+        """Declare one exchange. One that exists with other arguments is used as it is, unless its type differs."""
         what = f"declaring the exchange {spec.name!r}"
         try:
             with temporary_channel(connection, deadline) as channel:
@@ -86,28 +89,33 @@ class Declarations:
             if closed.code == _PRECONDITION_FAILED and "'type'" not in closed.text:
                 self._adopt(f"exchange {spec.name!r}", closed)
             elif closed.code == _ACCESS_REFUSED:
-                self._look(connection, what, closed, None, spec.name, deadline)
+                self._check_exists(connection, what, closed, None, spec.name, deadline)
             else:
                 raise entity_error(closed, what) from None
 
     def _adopt(self, entity: str, closed: ChannelClosed) -> None:
-        """It exists with other arguments: an async replica, an operator or an earlier version made it so."""
+        """Warn once that the entity exists with other arguments and is used as it is."""
+        # It may have been declared by a replica with the async client, by an operator or by an earlier version.
         if entity not in self._adopted:
             self._adopted.add(entity)
             logger.warning(
                 "the %s exists with other arguments and is used as it is: %s", entity, printable(closed.text)
             )
 
-    def _look(
+    def _check_exists(
         self,
         connection: ThreadedConnection,
         what: str,
-        refused: ChannelClosed,
+        denied: ChannelClosed,
         queue: str | None,
         exchange: str | None,
         deadline: float,
     ) -> None:
-        """May not be configured by us; whether it is there can be seen without that permission."""
+        """The user may not declare the entity: check whether it exists, which needs no configure permission.
+
+        :param what: what was done, for the error text.
+        :param denied: the error of the declare; raised if the entity does not exist.
+        """
         try:
             with temporary_channel(connection, deadline) as channel:
                 if queue is not None:
@@ -120,10 +128,10 @@ class Declarations:
         except ChannelClosed as closed:
             if closed.code == _RESOURCE_LOCKED:
                 raise entity_error(closed, what) from None
-            raise entity_error(refused, what) from None
+            raise entity_error(denied, what) from None
 
     def stats(self, connection: ThreadedConnection, name: str, deadline: float) -> QueueStats | None:
-        """Depth and consumers of one queue, ``None`` when it does not exist."""
+        """The number of ready messages and of consumers of one queue; ``None`` if it does not exist."""
         try:
             with temporary_channel(connection, deadline) as channel:
                 answer = channel.call(
@@ -132,11 +140,11 @@ class Declarations:
         except ChannelClosed as closed:
             if closed.code == _NOT_FOUND:
                 return None
-            raise entity_error(closed, f"looking at the queue {name!r}") from None
+            raise entity_error(closed, f"reading the statistics of the queue {name!r}") from None
         return QueueStats(depth=answer.method.message_count, consumers=answer.method.consumer_count)
 
     def delete(self, connection: ThreadedConnection, name: str, deadline: float) -> None:
-        """Remove a queue with its bindings and what is in it."""
+        """Delete a queue with its bindings and messages. A queue that does not exist is no error."""
         try:
             with temporary_channel(connection, deadline) as channel:
                 channel.call(lambda pika, done: pika.queue_delete(name, callback=done), deadline)
