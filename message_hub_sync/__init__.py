@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from message_hub_sync.client import MessageHubClient
     from message_hub_sync.config import CircuitBreakerConfig
     from message_hub_sync.consuming.deduplication import DeduplicationStore, MemoryDeduplication
+    from message_hub_sync.consuming.handler_group import HandlerGroup
     from message_hub_sync.consuming.retry_policy import RetryPolicy
     from message_hub_sync.consuming.subscription import Subscription
     from message_hub_sync.envelope.correlation import CorrelationFilter, bound_correlation, current_correlation_id
@@ -37,37 +38,48 @@ if TYPE_CHECKING:
         MessageValidationError,
     )
     from message_hub_sync.metrics import MESSAGE_COUNTER, MESSAGE_LATENCY
+    from message_hub_sync.middleware import Middleware, Received, Sending
 
     __version__: str
 else:
-    #: Where the names below are, those first that take the least time to import.
-    _ROOMS = (
-        "errors",
-        "config",
-        "envelope.correlation",
-        "consuming.deduplication",
-        "metrics",
-        "consuming.retry_policy",
-        "catalogue",
-        "envelope.values",
-        "consuming.subscription",
-        "client",
-    )
+    #: The module that each promised name comes from; every name in ``errors`` that ends in Error is one, too.
+    _MODULES = {
+        "MESSAGE_COUNTER": "metrics",
+        "MESSAGE_LATENCY": "metrics",
+        "ActionPayload": "catalogue",
+        "CircuitBreakerConfig": "config",
+        "CorrelationFilter": "envelope.correlation",
+        "DeduplicationStore": "consuming.deduplication",
+        "DeliveryFailure": "errors",
+        "Event": "envelope.values",
+        "EventType": "catalogue",
+        "HandlerGroup": "consuming.handler_group",
+        "MemoryDeduplication": "consuming.deduplication",
+        "Message": "envelope.values",
+        "MessageHubClient": "client",
+        "Middleware": "middleware",
+        "Received": "middleware",
+        "RetryPolicy": "consuming.retry_policy",
+        "Sending": "middleware",
+        "Subscription": "consuming.subscription",
+        "bound_correlation": "envelope.correlation",
+        "current_correlation_id": "envelope.correlation",
+    }
 
     def __getattr__(name: str) -> Any:
-        # A name is imported when it is first asked for, so that who needs one room does not wait for all of them
-        # and for pydantic. Python's import locks put threads in order that come here at once.
+        # A name is imported when it is first asked for (PEP 562). So a program that needs one module does not wait for
+        # all of them and for pydantic. Threads that come here at the same time are put in order by Python's import
+        # locks.
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
         if name == "__version__":
             found = _version()
-        elif name in _ROOMS:
-            found = import_module(f"{__name__}.{name}")
+        elif name == "catalogue":
+            found = import_module(f"{__name__}.catalogue")
         else:
-            rooms = (import_module(f"{__name__}.{room}") for room in _ROOMS)
-            found = next(getattr(room, name) for room in rooms if name in room.__all__)
+            found = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
         globals()[name] = found
         return found
 
@@ -85,6 +97,7 @@ __all__ = [
     "DeliveryFailure",
     "Event",
     "EventType",
+    "HandlerGroup",
     "MemoryDeduplication",
     "Message",
     "MessageHubAuthorizationError",
@@ -99,7 +112,10 @@ __all__ = [
     "MessageHubRetryError",
     "MessageHubTimeoutError",
     "MessageValidationError",
+    "Middleware",
+    "Received",
     "RetryPolicy",
+    "Sending",
     "Subscription",
     "__version__",
     "bound_correlation",

@@ -65,6 +65,12 @@ _DUPLICATES = Counter(
     ["service", "queue"],
     registry=None,
 )
+_SKIPPED = Counter(
+    "message_hub_skipped_total",
+    "Deliveries that a middleware of message_hub_sync acknowledged without running their handlers",
+    ["service", "queue"],
+    registry=None,
+)
 _LATE_REPLIES = Counter(
     "message_hub_late_replies_total",
     "Replies that came to message_hub_sync after their request had ended",
@@ -109,6 +115,10 @@ class ServiceMetrics:
     def duplicate_dropped(self, queue: str) -> None:
         """A delivery of ``queue`` had been handled before."""
         _DUPLICATES.labels(self._service, queue).inc()
+
+    def skipped(self, queue: str) -> None:
+        """A middleware ended a delivery of ``queue`` without its handlers."""
+        _SKIPPED.labels(self._service, queue).inc()
 
     def late_reply_dropped(self) -> None:
         """A reply came when its request had ended."""
@@ -201,7 +211,7 @@ def _merge(ours: Metric, *, into: Metric) -> None:
 
 
 _exposition = _Exposition(
-    MESSAGE_COUNTER, MESSAGE_LATENCY, _CIRCUIT_STATE, _RETRIES, _DEAD_LETTERED, _DUPLICATES, _LATE_REPLIES
+    MESSAGE_COUNTER, MESSAGE_LATENCY, _CIRCUIT_STATE, _RETRIES, _DEAD_LETTERED, _DUPLICATES, _SKIPPED, _LATE_REPLIES
 )
 _exposition.join()
 REGISTRY.register(_exposition)

@@ -6,12 +6,14 @@ import threading
 import time
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
+from message_hub_sync.consuming.handler_middleware import HandlerMiddleware
 from message_hub_sync.envelope.decode import decode_payload, message_from_wire
 from message_hub_sync.envelope.encode import encode_payload, message_properties
 from message_hub_sync.envelope.header_names import DESTINATION, ERROR_MESSAGE, ERROR_TYPE, IN_REPLY_TO, SOURCE
@@ -20,16 +22,18 @@ from message_hub_sync.envelope.values import InvalidMessage, Message
 from message_hub_sync.errors import (
     MessageHubConnectionError,
     MessageHubError,
+    MessageHubRejectError,
     MessageHubRemoteError,
     MessageHubTimeoutError,
     MessageValidationError,
 )
 from message_hub_sync.metrics import ServiceMetrics
+from message_hub_sync.middleware import Middleware
 from message_hub_sync.publishing.publisher import Publisher
 from message_hub_sync.runtime.deadlines import remaining
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import uwsgi_hint
-from message_hub_sync.runtime.text import printable
+from message_hub_sync.runtime.text import error_text, printable
 from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, Transport
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, inbox_name, reply_topology
 
@@ -72,12 +76,18 @@ class RequestCaller:
     """
 
     def __init__(
-        self, transport: Transport, config: ClientConfig, publisher: Publisher, metrics: ServiceMetrics
+        self,
+        transport: Transport,
+        config: ClientConfig,
+        publisher: Publisher,
+        metrics: ServiceMetrics,
+        middleware: tuple[Middleware, ...] = (),
     ) -> None:
         self._transport = transport
         self._config = config
         self._publisher = publisher
         self._metrics = metrics
+        self._middleware = HandlerMiddleware(middleware)
         self._lock = threading.Lock()
         self._waiters: dict[str, _Waiter] = {}
         self._opening: Future[Consumer] | None = None
@@ -232,7 +242,9 @@ class RequestCaller:
     def _take_replies(self, consumer: Consumer) -> None:
         while (delivery := consumer.deliveries.get()) is not None:
             try:
-                if not self.claim_reply(delivery):
+                if self._middleware.looks_at_arrivals and not self._accepted(delivery):
+                    pass
+                elif not self.claim_reply(delivery):
                     self._metrics.late_reply_dropped()
                     logger.info(
                         "a reply came when nobody waited for it any more (correlation id %s)",
@@ -241,6 +253,26 @@ class RequestCaller:
                 consumer.ack(delivery)
             except Exception:
                 logger.exception("a reply could not be taken")
+
+    def _accepted(self, delivery: Delivery) -> bool:
+        """Whether the middleware lets a reply in. One that it does not let in is dropped and counted."""
+        config = self._config
+        decoded = DecodedDelivery(delivery, "message", config.service_name, config.max_message_bytes)
+        try:
+            # A context of its own, as each delivery of any other queue has.
+            Context().run(self._middleware.arrived, decoded, reply=True)
+        except Exception as error:
+            # The reply queue has no dead-letter queue. Its name has a random part, so it is no label.
+            self._metrics.dead_lettered(f"{config.service_name}.replies")
+            decided = isinstance(error, MessageHubRejectError)
+            logger.error(
+                "reply %s was rejected on arrival and is dropped: %s",
+                printable(delivery.properties.message_id or "without an id"),
+                printable(error_text(error)),
+                exc_info=None if decided else error,
+            )
+            return False
+        return True
 
     # --- matching ---------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from message_hub_sync.config import ClientConfig
 from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.consuming.subscription import Subscription, SubscriptionRegistry
 from message_hub_sync.envelope import ids
+from message_hub_sync.middleware import Middleware
 from message_hub_sync.runtime.fork import call_after_fork_in_child
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import script_ended
@@ -31,9 +32,10 @@ class Lifecycle:
     there may hold the lock. SubscriptionRegistry keep this alive; a client without any may be collected.
     """
 
-    def __init__(self, config: ClientConfig, retry: RetryPolicy) -> None:
+    def __init__(self, config: ClientConfig, retry: RetryPolicy, middleware: tuple[Middleware, ...] = ()) -> None:
         self._config = config
         self._retry = retry
+        self._middleware = middleware
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._session: Session | None = None
@@ -51,7 +53,7 @@ class Lifecycle:
             with self._lock:
                 if self._session is None:
                     inactive = len(self._inherited)
-                    self._session = Session(self._config, self._retry, self._inherited)
+                    self._session = Session(self._config, self._retry, self._middleware, self._inherited)
                 session = self._session
             if inactive:
                 # Without the lock: a logging handler may publish through this client.

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from message_hub_sync.config import ClientConfig, MemoryAddress
-from message_hub_sync.consuming.queue_consumer import ConsumerContext
+from message_hub_sync.consuming.consumed_queue import ConsumerContext
 from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.consuming.subscription import Subscription, SubscriptionRegistry
 from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.metrics import ServiceMetrics
+from message_hub_sync.middleware import Middleware, overriding
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
+from message_hub_sync.publishing.middleware_publisher import MiddlewarePublisher
 from message_hub_sync.publishing.publisher import Publisher
 from message_hub_sync.requests import ReplySender, RequestCaller
 from message_hub_sync.runtime.deadlines import remaining
@@ -32,7 +34,13 @@ class Session:
     by whichever thread connects first.
     """
 
-    def __init__(self, config: ClientConfig, retry: RetryPolicy, inherited: Sequence[Subscription] = ()) -> None:
+    def __init__(
+        self,
+        config: ClientConfig,
+        retry: RetryPolicy,
+        middleware: tuple[Middleware, ...] = (),
+        inherited: Sequence[Subscription] = (),
+    ) -> None:
         self.config = config
         metrics = ServiceMetrics(config.service_name)
         self.breakers = CircuitBreakers(
@@ -45,8 +53,8 @@ class Session:
         self._connected = False
         self.transport.on_connected(self._note_connection)
         self.transport.on_connected(self.breakers.connection_restored)
-        self.publisher = Publisher(self.transport, config, self.breakers, metrics)
-        self.requests = RequestCaller(self.transport, config, self.publisher, metrics)
+        self.publisher = _publisher(self.transport, config, self.breakers, metrics, middleware)
+        self.requests = RequestCaller(self.transport, config, self.publisher, metrics, middleware)
         self.replies = ReplySender(config, self.publisher)
         context = ConsumerContext(
             self.transport,
@@ -56,6 +64,7 @@ class Session:
             claim_reply=self.requests.claim_reply,
             send_reply=self.replies.answer,
             send_error=self.replies.fail,
+            middleware=middleware,
         )
         self.subscriptions = SubscriptionRegistry(context, inherited)
         self.closed = threading.Event()
@@ -138,6 +147,19 @@ def prepare(config: ClientConfig) -> None:
     from message_hub_sync.catalogue import catalogue  # noqa: F401  # and with it all that it is made of
 
     _transport_class(config)
+
+
+def _publisher(
+    transport: Transport,
+    config: ClientConfig,
+    breakers: CircuitBreakers,
+    metrics: ServiceMetrics,
+    middleware: tuple[Middleware, ...],
+) -> Publisher:
+    # Decided once: a client whose middleware does not look at what is sent takes no step more for each message.
+    if overriding(middleware, "send"):
+        return MiddlewarePublisher(transport, config, breakers, metrics, middleware)
+    return Publisher(transport, config, breakers, metrics)
 
 
 def _transport(config: ClientConfig) -> Transport:

@@ -6,13 +6,15 @@ import typing
 from typing import Any, Literal
 from uuid import UUID
 
+from message_hub_sync.consuming.moved_properties import attempts_made
 from message_hub_sync.envelope.decode import checked_identity, decode_payload, event_from_wire, message_from_wire
-from message_hub_sync.envelope.header_names import EVENT_TYPE, ORIGINAL_ROUTING_KEY, UNDECODABLE
+from message_hub_sync.envelope.header_names import EVENT_TYPE, IN_REPLY_TO, ORIGINAL_ROUTING_KEY, UNDECODABLE
 from message_hub_sync.envelope.values import EVENT, SERVICE_MESSAGE, Event, InvalidMessage, Message
+from message_hub_sync.middleware import Received, SendingKind
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Delivery
 
-__all__ = ["DecodedDelivery", "Kind"]
+__all__ = ["DecodedDelivery", "Kind", "received_of"]
 
 Kind = Literal["event", "message"]
 
@@ -31,7 +33,7 @@ class DecodedDelivery:
 
     __slots__ = ("_envelopes", "_identity", "_lent", "_max_bytes", "_payload", "_service", "delivery", "kind")
 
-    def __init__(self, delivery: Delivery, *, kind: Kind, service: str, max_bytes: int) -> None:
+    def __init__(self, delivery: Delivery, kind: Kind, service: str, max_bytes: int) -> None:
         self.delivery = delivery
         self.kind: Kind = kind
         self._service = service
@@ -114,6 +116,11 @@ class DecodedDelivery:
             )
         return typing.cast("Message[Any]", self._envelopes[model])
 
+    def envelope(self) -> Event[Any] | Message[Any]:
+        """The envelope of whatever it is, checked as :meth:`check` does."""
+        self.check()
+        return self.event() if self.kind == "event" else self.message()
+
     def check(self) -> None:
         """Find out whether this is a message of the hub at all, whatever its handlers ask for.
 
@@ -131,3 +138,25 @@ class DecodedDelivery:
         if self._payload is None:
             self._payload = decode_payload(self.delivery.body, self._max_bytes)
         return self._payload
+
+
+def received_of(decoded: DecodedDelivery, *, reply: bool = False) -> Received:
+    """A delivery as middleware sees it.
+
+    :param reply: it came to the queue for the replies of this client.
+    """
+    headers = decoded.delivery.properties.headers
+    kind: SendingKind
+    if decoded.kind == "event":
+        kind = "event"
+    elif reply or IN_REPLY_TO in headers:
+        kind = "reply"
+    else:
+        kind = "request" if decoded.is_request else "message"
+    return Received(
+        decoded.delivery,
+        kind=kind,
+        event_type=decoded.event_type if kind == "event" else None,
+        attempt=attempts_made(headers) + 1,
+        decode=decoded.envelope,
+    )

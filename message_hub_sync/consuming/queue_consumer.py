@@ -8,72 +8,25 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
 from queue import Empty
-from typing import Any
 
-from message_hub_sync.config import ClientConfig
-from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind
-from message_hub_sync.consuming.deduplication import DeduplicationStore
+from message_hub_sync.consuming.consumed_queue import ConsumedQueue, ConsumeOptions, ConsumerContext
 from message_hub_sync.consuming.delivery_processor import DeliveryProcessor
 from message_hub_sync.consuming.handlers import Handler
 from message_hub_sync.consuming.republishing import Republisher
-from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
-from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.runtime.deadlines import remaining, take
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import became_reloader_parent, uwsgi_hint
 from message_hub_sync.runtime.text import printable
-from message_hub_sync.transport.base import Consumer, Delivery, Transport
-from message_hub_sync.transport.topology import Topology
+from message_hub_sync.transport.base import Consumer, Delivery
 
-__all__ = ["ConsumeOptions", "ConsumedQueue", "ConsumerContext", "QueueConsumer"]
+__all__ = ["QueueConsumer"]
 
 logger = SafeLogger("message_hub_sync.subscription")
 
 #: Seconds for the last acknowledgements of a handler that outlived the deadline of whoever stopped it.
 CLOSE_TIMEOUT = 1.0
-
-
-@dataclass(frozen=True)
-class ConsumeOptions:
-    """How a queue is consumed; one set per queue, whoever else subscribes to it. No ``retry``: the client's."""
-
-    prefetch: int = 64
-    workers: int = 1
-    retry: RetryPolicy | None = None
-    deduplicate: DeduplicationStore | None = None
-
-
-@dataclass(frozen=True)
-class ConsumedQueue:
-    """A queue to consume, and what arrives there."""
-
-    topology: Topology
-    kind: Kind
-    event_type: str | None = None
-
-    @property
-    def key(self) -> tuple[str, bool]:
-        """A durable and a passing queue of one name are two."""
-        return self.topology.queue.name, self.topology.queue.durable
-
-
-@dataclass(frozen=True)
-class ConsumerContext:
-    """What every queue's consumer of one client works with."""
-
-    transport: Transport
-    config: ClientConfig
-    metrics: ServiceMetrics
-    retry: RetryPolicy
-    #: Whether a message of the inbox is a reply that a caller here waits for; it is the caller's then.
-    claim_reply: Callable[[Delivery], bool]
-    #: Answers a request with what its handler returned.
-    send_reply: Callable[[DecodedDelivery, Any], None]
-    #: Answers a request whose handler raised.
-    send_error: Callable[[DecodedDelivery, BaseException], None]
 
 
 class QueueConsumer:
@@ -98,17 +51,11 @@ class QueueConsumer:
         self._context = context
         self._handlers: tuple[tuple[object, Handler], ...] = ()
         self._processor = DeliveryProcessor(
-            topology=consumed.topology,
-            kind=consumed.kind,
+            consumed,
+            options,
+            context,
+            lambda: [handler for _, handler in self._handlers],
             first_in_process=first_in_process,
-            retry=options.retry or context.retry,
-            deduplicate=options.deduplicate,
-            config=context.config,
-            metrics=context.metrics,
-            claim_reply=context.claim_reply,
-            send_reply=context.send_reply,
-            send_error=context.send_error,
-            handlers=lambda: [handler for _, handler in self._handlers],
         )
         self._lock = threading.Lock()
         self._opening: Future[None] | None = None

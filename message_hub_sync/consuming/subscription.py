@@ -6,81 +6,24 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.consuming.deduplication import DeduplicationStore
+from message_hub_sync.consuming.consumed_queue import ConsumedQueue, ConsumeOptions, ConsumerContext
 from message_hub_sync.consuming.handlers import Handler
-from message_hub_sync.consuming.queue_consumer import ConsumedQueue, ConsumeOptions, ConsumerContext, QueueConsumer
-from message_hub_sync.consuming.retry_policy import RETRY_DELAYS_MS, RetryPolicy
-from message_hub_sync.envelope.names import event_name, validate_event_pattern, validate_queue_parts
+from message_hub_sync.consuming.queue_consumer import QueueConsumer
+from message_hub_sync.consuming.retry_policy import RETRY_DELAYS_MS
 from message_hub_sync.errors import (
     MessageHubConfigurationError,
     MessageHubConnectionError,
-    MessageValidationError,
 )
 from message_hub_sync.runtime.deadlines import deadline_after, timeout_seconds
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import reloader_parent
-from message_hub_sync.transport.topology import Topology, event_subscription, inbox_subscription, retry_queue
+from message_hub_sync.transport.topology import Topology, retry_queue
 
-__all__ = ["Subscription", "SubscriptionRegistry", "consume_options", "event_queues", "inbox_queues"]
+__all__ = ["Subscription", "SubscriptionRegistry"]
 
 logger = SafeLogger("message_hub_sync.subscription")
-
-#: Unacknowledged messages at most (AMQP's short), and threads that one queue may sensibly have.
-MAX_PREFETCH = 65_535
-MAX_WORKERS = 1_000
-
-
-def event_queues(config: ClientConfig, event_types: Any, *, durable: bool) -> tuple[ConsumedQueue, ...]:
-    """The queues of event types, each name checked.
-
-    :raises MessageValidationError: there is none, or one that cannot be subscribed to.
-    """
-    if isinstance(event_types, str):
-        event_types = [event_types]
-    try:
-        patterns = [validate_event_pattern(event_name(item)) for item in event_types]
-    except TypeError:
-        raise MessageValidationError(
-            f"event_types of type {type(event_types).__name__} is not usable: a list of event types is"
-        ) from None
-    if not patterns:
-        raise MessageValidationError("event_types is empty: name at least one event type")
-    if not isinstance(durable, bool):
-        raise MessageValidationError(f"durable {str(durable)[:40]!r} is not usable: True or False is")
-    found = {}
-    for pattern in patterns:
-        validate_queue_parts(config.service_name, pattern)
-        topology = event_subscription(config.service_name, pattern, durable=durable, queue_type=config.queue_type)
-        found[pattern] = ConsumedQueue(topology, "event", pattern)
-    return tuple(found.values())
-
-
-def inbox_queues(config: ClientConfig) -> tuple[ConsumedQueue, ...]:
-    """The queue of a service's own messages."""
-    topology = inbox_subscription(
-        config.service_name, priorities=config.message_priorities, queue_type=config.queue_type
-    )
-    return (ConsumedQueue(topology, "message"),)
-
-
-def consume_options(prefetch: Any, workers: Any, retry: Any, deduplicate: Any) -> ConsumeOptions:
-    """How a queue is consumed, each value checked (:class:`MessageValidationError`)."""
-    for name, value, most in (("prefetch", prefetch, MAX_PREFETCH), ("workers", workers, MAX_WORKERS)):
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise MessageValidationError(
-                f"{name} {str(value)[:40]!r} is not usable: a whole number from 1 to {most} is"
-            )
-    if retry is not None and not isinstance(retry, RetryPolicy):
-        raise MessageValidationError(f"retry of type {type(retry).__name__} is not usable: a RetryPolicy is")
-    if deduplicate is not None and not isinstance(deduplicate, DeduplicationStore):
-        raise MessageValidationError(
-            f"deduplicate of type {type(deduplicate).__name__} is not usable: a store with 'key in store' and "
-            "add(key) is, for example MemoryDeduplication()"
-        )
-    return ConsumeOptions(prefetch, workers, retry, deduplicate)
 
 
 class Subscription:

@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypeVar  # a dependency of pydantic; typing.TypeVar has no default before 3.13
 
-from message_hub_sync.errors import MessageHubConfigurationError
+from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
 
 __all__ = [
     "EVENT",
@@ -55,7 +55,7 @@ class Properties:
     headers: dict[str, Any] = field(default_factory=dict)
 
 
-class InvalidMessage(Exception):
+class InvalidMessage(MessageValidationError):
     """What arrived is not a message of the hub; its text is the reason, free of the message's own bytes."""
 
 

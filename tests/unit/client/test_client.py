@@ -151,7 +151,11 @@ def test_the_parent_of_a_reloader_never_connects(
     client: MessageHubClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     parent = MessageHubClient("image-service", "amqp://nowhere.invalid")
-    for module in ("message_hub_sync.client.client", "message_hub_sync.consuming.subscription"):
+    for module in (
+        "message_hub_sync.client.client",
+        "message_hub_sync.client.calls",
+        "message_hub_sync.consuming.subscription",
+    ):
         monkeypatch.setattr(f"{module}.reloader_parent", lambda: "flask")
 
     with caplog.at_level(logging.INFO):

@@ -17,10 +17,11 @@ from scripted_transport import ScriptedConsumer, ScriptedTransport, Step
 from message_hub_sync.client.health import health_status
 from message_hub_sync.config import CircuitBreakerConfig, ClientConfig, MemoryAddress
 from message_hub_sync.consuming.handlers import handler_for
-from message_hub_sync.consuming.queue_consumer import ConsumeOptions, ConsumerContext, QueueConsumer
+from message_hub_sync.consuming.consumed_queue import ConsumeOptions, ConsumerContext, event_queues, inbox_queues
+from message_hub_sync.consuming.queue_consumer import QueueConsumer
 from message_hub_sync.consuming.republishing import FIRST_PAUSE
 from message_hub_sync.consuming.retry_policy import RetryPolicy
-from message_hub_sync.consuming.subscription import Subscription, SubscriptionRegistry, event_queues, inbox_queues
+from message_hub_sync.consuming.subscription import Subscription, SubscriptionRegistry
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import (
     MessageHubAuthorizationError,

@@ -1,0 +1,143 @@
+"""One delivery that a worker is at, with the ways in which it ends: acknowledged, retried, dead-lettered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from message_hub_sync.consuming.consumed_queue import ConsumedQueue, ConsumerContext
+from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
+from message_hub_sync.consuming.handlers import Handler
+from message_hub_sync.consuming.moved_properties import (
+    attempts_made,
+    crash_properties,
+    dead_letter_properties,
+    reduced_properties,
+    retry_properties,
+)
+from message_hub_sync.consuming.republishing import Republisher
+from message_hub_sync.consuming.retry_policy import RETRY_DELAYS_MS
+from message_hub_sync.envelope.values import Properties
+from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.runtime.deadlines import earliest_now
+from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.text import printable
+from message_hub_sync.transport.base import Consumer, Delivery
+from message_hub_sync.transport.topology import QueueSpec, dead_letter_queue, retry_queue
+
+__all__ = ["DeliveryInProgress"]
+
+logger = SafeLogger("message_hub_sync.subscription")
+
+
+class DeliveryInProgress:
+    """One delivery in the hands of one worker thread. No lock: it belongs to that thread.
+
+    ``handler``: the callback that runs or ran last. ``handled``: false if a duplicate or a middleware made its
+    callbacks unnecessary, so that it does not count as received.
+    """
+
+    __slots__ = ("_consumed", "_consumer", "_context", "_republisher", "decoded", "delivery", "handled", "handler")
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        consumed: ConsumedQueue,
+        context: ConsumerContext,
+        consumer: Consumer,
+        republisher: Republisher,
+    ) -> None:
+        self.delivery = delivery
+        self._consumed = consumed
+        self._context = context
+        self._consumer = consumer
+        self._republisher = republisher
+        self.handler: Handler | None = None
+        self.handled = True
+        config = context.config
+        self.decoded = DecodedDelivery(delivery, consumed.kind, config.service_name, config.max_message_bytes)
+
+    def ack(self) -> None:
+        """Acknowledge it: nothing more happens to it."""
+        self._consumer.ack(self.delivery)
+        if self._context.config.settle_each:
+            self._consumer.flush()
+
+    def set_aside(self, crashes: int) -> None:
+        """Republish it unhandled to the shortest retry queue, as its handler may have crashed a process.
+
+        :param crashes: how often, this one included.
+        """
+        delay_ms = RETRY_DELAYS_MS[0]
+        properties = crash_properties(self.delivery, crashes=crashes, earliest_now=earliest_now(), delay_ms=delay_ms)
+        self._republish(retry_queue(self._consumed.name, delay_ms), properties, self.ack)
+
+    def retry(self, error: BaseException, attempts: int, delay_ms: int) -> None:
+        """Republish it to a retry queue.
+
+        :param attempts: handler runs that failed, this one included.
+        :param delay_ms: one of :data:`RETRY_DELAYS_MS`.
+        """
+        queue = self._consumed.name
+        properties = retry_properties(
+            self.delivery,
+            attempts=attempts,
+            error=error,
+            service=self._context.config.service_name,
+            now=time.time(),
+            delay_ms=delay_ms,
+            earliest_now=earliest_now(),
+        )
+
+        def retried() -> None:
+            self.ack()
+            self._context.metrics.retried(queue)
+
+        self._republish(retry_queue(queue, delay_ms), properties, retried)
+
+    def dead_letter(self, error: BaseException | None, reason: str, *, attempts: int | None = None) -> None:
+        """Republish it to the dead-letter queue; a transient queue has none, so it is dropped and counted.
+
+        :param error: what the handler raised; ``None``: no handler ran, so the reason is logged here.
+        :param attempts: handler runs that failed; ``None``: those that its header counts.
+        """
+        name = self._consumed.name
+        if not self._consumed.topology.queue.durable:
+            self._dead_lettered()
+            return
+        if error is None:
+            logger.error(
+                "message %s of %s is moved to %s.dead: %s", printable(self.decoded.message_id), name, name, reason
+            )
+        properties = dead_letter_properties(
+            self.delivery,
+            error=error,
+            reason=reason,
+            attempts=attempts_made(self.delivery.properties.headers) if attempts is None else attempts,
+            service=self._context.config.service_name,
+            now=time.time(),
+        )
+        self._republish(self._dead_letter_queue(), properties, self._dead_lettered)
+
+    def _dead_lettered(self) -> None:
+        self.ack()
+        self._context.metrics.dead_lettered(self._consumed.name)
+
+    def _dead_letter_queue(self) -> QueueSpec:
+        return dead_letter_queue(self._consumed.name, self._context.config.queue_type)
+
+    def _republish(self, queue: QueueSpec, properties: Properties, done: Callable[[], None]) -> None:
+        """Publish it to ``queue`` with a confirm; ``done`` acknowledges it after the confirm, never before."""
+
+        def fallback(error: MessageValidationError) -> tuple[QueueSpec, Properties, Callable[[], None]]:
+            logger.error(
+                "message %s of %s is moved to %s.dead without some of its properties: %s",
+                printable(self.decoded.message_id),
+                self._consumed.name,
+                self._consumed.name,
+                printable(str(error)),
+            )
+            # Not to a retry queue: without its headers its handler would get another message.
+            return self._dead_letter_queue(), reduced_properties(properties, str(error)), self._dead_lettered
+
+        self._republisher.add(self.delivery, queue, properties, done, fallback)

@@ -1,0 +1,159 @@
+"""Handlers that are declared in a module and consumed only in a process that includes them in a client."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+
+from message_hub_sync.consuming.consumed_queue import ConsumeOptions, check_durable, consume_options, event_patterns
+from message_hub_sync.consuming.decoded_delivery import Kind
+from message_hub_sync.consuming.deduplication import DeduplicationStore
+from message_hub_sync.consuming.handlers import handler_for
+from message_hub_sync.consuming.retry_policy import RetryPolicy
+from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
+
+__all__ = ["DeclaredHandler", "HandlerGroup", "check_event_types_named"]
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class DeclaredHandler:
+    """A callback of a group, with what its subscription will need. ``event_types``: empty for messages."""
+
+    kind: Kind
+    callback: Callable[..., Any]
+    options: ConsumeOptions
+    event_types: tuple[str, ...] = ()
+    durable: bool = True
+
+
+class HandlerGroup:
+    """Collects handlers; declaring is not consuming.
+
+    A module-level group needs no client, and importing its module connects to nothing::
+
+        handlers = HandlerGroup()
+
+        @handlers.on_event("character.created")
+        def welcome(event: Event) -> None: ...
+
+    ``client.include(handlers)`` subscribes all of them, in the process that is to consume. One group may be included
+    in any number of clients, once in each. Once it was included, it takes no more handlers: they would be missing
+    there. Any thread may use it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._declared: list[DeclaredHandler] = []  # guarded by _lock
+        self._included = False  # guarded by _lock
+
+    def on_event(
+        self,
+        *event_types: str,
+        durable: bool = True,
+        prefetch: int = 64,
+        workers: int = 1,
+        retry: RetryPolicy | None = None,
+        deduplicate: DeduplicationStore | None = None,
+    ) -> Callable[[C], C]:
+        """Declare a handler of events: ``@group.on_event("character.created")``.
+
+        :param event_types: names, ``EventType`` objects or patterns (``character.*``, ``#``).
+        :param durable: whether the queues outlive the process that consumes. ``False``: a queue of that client alone,
+            without retries, gone with its connection.
+        :param prefetch: events that the broker delivers ahead of the handler, at most, for each queue: 1 to 65,535.
+        :param workers: threads for each queue. With more than one, the order is not kept.
+        :param retry: instead of the policy of the client.
+        :param deduplicate: a store that remembers what was handled, so that repeated deliveries are dropped.
+        :returns: a decorator, which returns the function as it is.
+        :raises MessageValidationError: a value, or the signature of the function, is invalid.
+        :raises MessageHubConfigurationError: the group was included before.
+        """
+        check_event_types_named(event_types, "@group.on_event")
+        patterns = tuple(event_patterns(event_types))
+        check_durable(durable)
+        options = consume_options(prefetch, workers, retry, deduplicate)
+
+        def declare(callback: C) -> C:
+            self._declare(DeclaredHandler("event", callback, options, patterns, durable))
+            return callback
+
+        return declare
+
+    @overload
+    def on_message(self, callback: C) -> C: ...
+
+    @overload
+    def on_message(
+        self,
+        *,
+        prefetch: int = 64,
+        workers: int = 1,
+        retry: RetryPolicy | None = None,
+        deduplicate: DeduplicationStore | None = None,
+    ) -> Callable[[C], C]: ...
+
+    def on_message(
+        self,
+        callback: Any = None,
+        *,
+        prefetch: int = 64,
+        workers: int = 1,
+        retry: RetryPolicy | None = None,
+        deduplicate: DeduplicationStore | None = None,
+    ) -> Any:
+        """Declare a handler of the messages to the service: ``@group.on_message``, or with options in parentheses.
+
+        :param callback: the function, if it is used without parentheses.
+        :param prefetch: messages that the broker delivers ahead of the handler, at most, for each queue: 1 to 65,535.
+        :param workers: threads for each queue. With more than one, the order is not kept.
+        :param retry: instead of the policy of the client.
+        :param deduplicate: a store that remembers what was handled, so that repeated deliveries are dropped.
+        :returns: the function as it is; with parentheses, a decorator.
+        :raises MessageValidationError: a value, or the signature of the function, is invalid.
+        :raises MessageHubConfigurationError: the group was included before.
+        """
+        options = consume_options(prefetch, workers, retry, deduplicate)
+
+        def declare(callback: C) -> C:
+            self._declare(DeclaredHandler("message", callback, options))
+            return callback
+
+        return declare if callback is None else declare(callback)
+
+    def _declare(self, declared: DeclaredHandler) -> None:
+        # Now, where the traceback shows the handler's module, and not at include().
+        handler_for(declared.callback, declared.kind)
+        with self._lock:
+            if not self._included:
+                self._declared.append(declared)
+                return
+        raise MessageHubConfigurationError(
+            "a handler must be declared before its group is included in a client, not after it: "
+            "import all modules that declare handlers first"
+        )
+
+    def close_and_list(self) -> list[DeclaredHandler]:
+        """For ``client.include``: what was declared, in order. From now on the group takes no more handlers."""
+        with self._lock:
+            self._included = True
+            return list(self._declared)
+
+    def __repr__(self) -> str:
+        count = len(self._declared)
+        return f"<HandlerGroup of {count} handler{'s' * (count != 1)}>"
+
+
+def check_event_types_named(event_types: tuple[Any, ...], decorator: str) -> None:
+    """Refuse ``@on_event`` without parentheses, which would take the handler for an event type.
+
+    :raises MessageValidationError: it was used so.
+    """
+    if len(event_types) == 1 and callable(event_types[0]):
+        raise MessageValidationError(
+            "on_event must be given event types, not a function: "
+            f'name them in parentheses, {decorator}("character.created")'
+        )

@@ -1,0 +1,52 @@
+"""The middleware of a client around its deliveries: ``arrived`` and ``handle``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, received_of
+from message_hub_sync.middleware import CallNext, Middleware, Received, overriding
+
+__all__ = ["HandlerMiddleware"]
+
+
+class HandlerMiddleware:
+    """Calls the middleware of a client for one delivery. Nothing in it changes, so any thread may use it."""
+
+    def __init__(self, middleware: Sequence[Middleware]) -> None:
+        self._arrived: tuple[Callable[[Received], None], ...] = overriding(middleware, "arrived")
+        self._handle: tuple[Callable[[Received, Callable[[], Any]], Any], ...] = overriding(middleware, "handle")
+
+    @property
+    def looks_at_arrivals(self) -> bool:
+        """Whether any middleware overrides ``arrived``."""
+        return bool(self._arrived)
+
+    @property
+    def stands_around_handlers(self) -> bool:
+        """Whether any middleware overrides ``handle``."""
+        return bool(self._handle)
+
+    def arrived(self, decoded: DecodedDelivery, *, reply: bool = False) -> None:
+        """Show a delivery to each ``arrived``, in the order of the list; raises what one of them raises.
+
+        :param reply: it came to the queue for the replies of this client.
+        """
+        received = received_of(decoded, reply=reply)
+        for arrived in self._arrived:
+            arrived(received)
+
+    def handle(self, decoded: DecodedDelivery, run: Callable[[], Any]) -> Any:
+        """Run ``run`` inside each ``handle``, the first of the list outermost; returns what the outermost returns."""
+        return self._step(0, received_of(decoded), run)
+
+    def _step(self, index: int, received: Received, run: Callable[[], Any]) -> Any:
+        if index == len(self._handle):
+            return run()
+        method = self._handle[index]
+        call_next = CallNext(method, lambda: self._step(index + 1, received, run))
+        try:
+            return method(received, call_next)
+        finally:
+            call_next.end()

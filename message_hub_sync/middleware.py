@@ -1,0 +1,328 @@
+"""The seam for what stands around a message: tracing, signing, frameworks, an inbox.
+
+A client gets its middleware once, ``MessageHubClient(middleware=[…])``. The first of the list is the outermost. None of
+it is known to the rest of the package, and a client without middleware takes other entry points, so that it costs such
+a client nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
+from uuid import UUID
+
+from message_hub_sync.envelope.encode import check_header, check_headers_size
+from message_hub_sync.envelope.header_names import DESTINATION, IN_REPLY_TO, WIRE_HEADERS
+from message_hub_sync.envelope.ids import uuid_of
+from message_hub_sync.envelope.values import Event, Message, Properties
+from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
+from message_hub_sync.runtime.text import shown
+from message_hub_sync.transport.base import Delivery, Outgoing
+from message_hub_sync.transport.topology import EVENTS
+
+__all__ = [
+    "CallNext",
+    "Middleware",
+    "Received",
+    "Sending",
+    "SendingKind",
+    "SendingOutcome",
+    "checked_middleware",
+    "method_name",
+    "overriding",
+]
+
+SendingKind = Literal["event", "message", "request", "reply"]
+SendingOutcome = Literal["confirmed", "rejected", "unknown", "circuit_open", "invalid", "not_sent"]
+
+_METHODS = ("send", "arrived", "handle")
+
+
+class Middleware:
+    """Stands around each call that sends and each delivery that is handled. Override what you need.
+
+    One object serves all threads of its client at the same time, so it must be thread-safe. A method that is not
+    overridden is never called.
+    """
+
+    def send(self, batch: Sequence[Sending], call_next: Callable[[], None]) -> None:
+        """Stand around one call that sends, on the caller's thread. It must call ``call_next`` once.
+
+        It runs once for each call: a single message is a batch of one, a bulk call is one batch. Replies pass it, too.
+        What the library repeats inside the call does not, and neither does what it republishes to retry queues and
+        dead-letter queues. The time that it takes counts against the call's ``timeout``.
+
+        What it sends itself passes only the middleware after it in the list, so that it cannot call itself.
+
+        :param batch: what is sent, in order. Headers may be added.
+        :param call_next: sends. It returns when the broker has all messages, and raises what the caller would get.
+            After that, each ``Sending`` has its ``outcome``. A second call raises
+            :class:`MessageHubConfigurationError`.
+
+        What this method raises reaches the caller. If it raises before ``call_next``, nothing was sent. If it returns
+        without ``call_next``, nothing was sent and the caller gets a :class:`MessageHubConfigurationError`. An error of
+        ``call_next`` that it does not pass on is raised nevertheless.
+        """
+        call_next()
+
+    def arrived(self, received: Received) -> None:
+        """Look at a delivery before anything else is done with it, on the consumer's thread.
+
+        It runs for each delivery, replies included, before the body is decoded, a reply is matched to its request, or
+        a duplicate is dropped.
+
+        :raises MessageHubRejectError: the delivery must not be handled. It is moved to the dead-letter queue with the
+            reason. If its queue has none, it is dropped and counted. Nobody gets a reply. Any other error counts as an
+            error of the handler.
+        """
+
+    def handle(self, received: Received, call_next: Callable[[], Any]) -> Any:
+        """Stand around the handling of one delivery, on the consumer's thread, in a context of its own.
+
+        It stands around the check for duplicates and all callbacks of the delivery. The reply is sent, and the
+        delivery is acknowledged, after the outermost ``handle`` has returned. A reply to a request of this process is
+        not handled, so it passes ``arrived`` only.
+
+        :param call_next: runs the callbacks and returns their result; raises what they raise. A second call raises
+            :class:`MessageHubConfigurationError`.
+        :returns: the result, which is the reply if the delivery is a request. ``None`` sends no reply.
+
+        If it returns without ``call_next``, the delivery counts as handled already: it is acknowledged and counted as
+        skipped. What it raises counts as the error of the handler: a retry, then the dead-letter queue.
+        """
+        return call_next()
+
+
+class Sending:
+    """One message or event on its way out, as :meth:`Middleware.send` sees it. It belongs to one call.
+
+    ``outcome`` is ``None`` until ``call_next`` has returned or raised: ``confirmed``, ``rejected`` (certainly not
+    accepted), ``unknown`` (it may have been accepted), ``circuit_open``, ``invalid`` or ``not_sent``.
+    """
+
+    __slots__ = ("_headers", "_outgoing", "destination", "event_type", "kind", "outcome")
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        headers = outgoing.properties.headers
+        self._outgoing = outgoing
+        self._headers = _SendingHeaders(headers)
+        self.kind: SendingKind
+        self.destination: str | None = None
+        self.event_type: str | None = None
+        self.outcome: SendingOutcome | None = None
+        if outgoing.exchange == EVENTS:
+            self.kind = "event"
+            self.event_type = outgoing.routing_key
+            return
+        self.destination = headers.get(DESTINATION)
+        if IN_REPLY_TO in headers:
+            self.kind = "reply"
+        else:
+            self.kind = "message" if outgoing.properties.reply_to is None else "request"
+
+    @property
+    def message_id(self) -> UUID:
+        """Its id. An attempt that is repeated has the same one."""
+        return uuid_of(self._outgoing.properties.message_id)
+
+    @property
+    def correlation_id(self) -> str | None:
+        """Its correlation id, as it goes out."""
+        return self._outgoing.properties.correlation_id
+
+    @property
+    def reply_to(self) -> str | None:
+        """The queue in which a request waits for its reply; else ``None``."""
+        return self._outgoing.properties.reply_to
+
+    @property
+    def body(self) -> bytes:
+        """The payload as JSON in UTF-8, as it goes out."""
+        return self._outgoing.body
+
+    @property
+    def headers(self) -> MutableMapping[str, Any]:
+        """Its headers. New ones may be added until ``call_next`` is called; those of the hub cannot be changed.
+
+        A value is a text, a 64-bit whole number, a bool or ``None``; all headers together have at most 64 KiB.
+        """
+        return self._headers
+
+    def freeze(self) -> None:
+        """From now on a header that is added raises: the message is being written."""
+        self._headers.frozen = True
+
+    def __repr__(self) -> str:
+        return f"<Sending {self.kind} to {self.destination or self.event_type} ({self.outcome or 'not sent yet'})>"
+
+
+class _SendingHeaders(MutableMapping[str, Any]):
+    """The headers of one ``Outgoing``. Those of the hub stay as they are; what is added is checked at once."""
+
+    __slots__ = ("_fixed", "_headers", "frozen")
+
+    def __init__(self, headers: dict[str, Any]) -> None:
+        self._headers = headers
+        self._fixed = frozenset(headers)
+        self.frozen = False
+
+    def __getitem__(self, name: str) -> Any:
+        return self._headers[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._check_name(name)
+        check_header(name, value)
+        check_headers_size({**self._headers, name: value})
+        self._headers[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        self._check_name(name)
+        del self._headers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._headers)
+
+    def __len__(self) -> int:
+        return len(self._headers)
+
+    def __repr__(self) -> str:
+        return f"<headers {', '.join(self._headers)}>"
+
+    def _check_name(self, name: object) -> None:
+        if self.frozen:
+            raise MessageValidationError("headers of a Sending must be added before call_next, not after it")
+        if name in self._fixed or name in WIRE_HEADERS:
+            raise MessageValidationError(
+                f"headers of a Sending must be new ones, not {shown(name)}: it is the hub's or the caller's own"
+            )
+
+
+class Received:
+    """One delivery, as :meth:`Middleware.arrived` and :meth:`Middleware.handle` see it. For the consumer's thread.
+
+    ``kind``: ``event``, ``message``, ``request`` (its sender waits for a reply) or ``reply``. ``attempt``: 1 for the
+    first run of the handler, counted from the message's own header. ``queue``: the queue that delivered it.
+    """
+
+    __slots__ = ("_decode", "_delivery", "attempt", "event_type", "kind")
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        *,
+        kind: SendingKind,
+        event_type: str | None,
+        attempt: int,
+        decode: Callable[[], Event[Any] | Message[Any]],
+    ) -> None:
+        self._delivery = delivery
+        self._decode = decode
+        self.kind: SendingKind = kind
+        self.event_type = event_type
+        self.attempt = attempt
+
+    @property
+    def body(self) -> bytes:
+        """The body as it came, not checked."""
+        return self._delivery.body
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The headers as they came, read-only. Other clients may write anything there."""
+        return MappingProxyType(self._delivery.properties.headers)
+
+    @property
+    def properties(self) -> Properties:
+        """The AMQP properties as they came: ``message_id``, ``correlation_id``, ``app_id``, … Not to be changed."""
+        return self._delivery.properties
+
+    @property
+    def queue(self) -> str:
+        """The queue that delivered it."""
+        return self._delivery.queue
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether the broker has delivered it before."""
+        return self._delivery.redelivered
+
+    @property
+    def envelope(self) -> Event[Any] | Message[Any]:
+        """The envelope, decoded at the first call. Handlers of the delivery share it.
+
+        :raises MessageValidationError: it is not a message of the hub; the text says why.
+        """
+        return self._decode()
+
+    def __repr__(self) -> str:
+        return f"<Received {self.kind} from {self.queue} (attempt {self.attempt})>"
+
+
+def checked_middleware(given: Any) -> tuple[Middleware, ...]:
+    """The middleware of a client, each one checked.
+
+    :raises MessageHubConfigurationError: it is no list of :class:`Middleware` objects, or a method is asynchronous.
+    """
+    if isinstance(given, (str, bytes, Mapping, Middleware)) or not isinstance(given, Iterable):
+        raise MessageHubConfigurationError(f"middleware must be a list of Middleware objects, not {shown(given)}")
+    found = tuple(given)
+    for each in found:
+        if not isinstance(each, Middleware):
+            what = f"the class {each.__name__}: write {each.__name__}()" if isinstance(each, type) else shown(each)
+            raise MessageHubConfigurationError(f"middleware must hold Middleware objects, not {what}")
+        for name in _METHODS:
+            method = getattr(each, name)
+            if inspect.iscoroutinefunction(method) or inspect.isgeneratorfunction(method):
+                raise MessageHubConfigurationError(
+                    f"{type(each).__name__}.{name} must be a plain function, not one with 'async' or 'yield': "
+                    "calling it would run nothing of it"
+                )
+    return found
+
+
+def overriding(middleware: Sequence[Middleware], method: str) -> tuple[Any, ...]:
+    """The bound methods of that name of those that override it, in the order of the list."""
+    own = getattr(Middleware, method)
+    found = (getattr(each, method) for each in middleware)
+    return tuple(each for each in found if getattr(each, "__func__", None) is not own)
+
+
+class CallNext:
+    """The ``call_next`` of one call of one middleware: once, and not after that middleware has returned.
+
+    ``called`` tells whether it was. It belongs to one call. Two threads that call it at the same time are one call too
+    many: the second one raises.
+    """
+
+    __slots__ = ("_method", "_once", "called")
+
+    def __init__(self, method: Callable[..., Any], rest: Callable[[], Any]) -> None:
+        self._method = method
+        self.called = False
+        # Popped, which the interpreter makes atomic: exactly one caller gets it.
+        self._once = [rest]
+
+    def __call__(self) -> Any:
+        try:
+            rest = self._once.pop()
+        except IndexError:
+            what = "twice" if self.called else "after the middleware had returned"
+            raise MessageHubConfigurationError(
+                f"call_next must be called once, before {method_name(self._method)} returns, not {what}: "
+                "nothing was done this time"
+            ) from None
+        self.called = True
+        return rest()
+
+    def end(self) -> None:
+        """The middleware has returned: from now on a call raises."""
+        self._once.clear()
+
+
+def method_name(method: Callable[..., Any]) -> str:
+    """``Class.method`` of a middleware, for an error text."""
+    owner = getattr(method, "__self__", None)
+    name = getattr(method, "__name__", "method")
+    return name if owner is None else f"{type(owner).__name__}.{name}"
