@@ -15,6 +15,7 @@ from message_hub_sync.testing.rabbitmq_node import (
     RabbitMQNotAvailableError,
     provide_rabbitmq,
 )
+from message_hub_sync.testing.recording_middleware import RecordedDelivery, RecordedSending, RecordingMiddleware
 from message_hub_sync.testing.traffic import Traffic
 
 __all__ = [
@@ -25,6 +26,9 @@ __all__ = [
     "RabbitMQNode",
     "RabbitMQNodeError",
     "RabbitMQNotAvailableError",
+    "RecordedDelivery",
+    "RecordedSending",
+    "RecordingMiddleware",
     "Traffic",
     "load_dead_letter",
     "provide_rabbitmq",
