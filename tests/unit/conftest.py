@@ -1,0 +1,7 @@
+"""Fewer examples per property for ``make quick``: ``pytest --hypothesis-profile=quick tests/unit``."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+settings.register_profile("quick", max_examples=20)
