@@ -1,9 +1,9 @@
-"""A throwaway RabbitMQ node for tests: free ports, private directories, 127.0.0.1 only, nothing left behind.
+"""A throwaway RabbitMQ node for tests. It uses free ports of 127.0.0.1 and a private directory, and leaves nothing.
 
     with RabbitMQNode() as node:
         client = MessageHubClient(service_name="character-service", rabbitmq_url=node.url)
 
-``provide_rabbitmq()`` is the rule by which our own tests, and yours, get their broker.
+``provide_rabbitmq()`` chooses the broker for this project's own tests, and for yours.
 """
 
 from __future__ import annotations
@@ -45,28 +45,28 @@ _EXITED = b"EXITED"
 
 
 class RabbitMQNodeError(RuntimeError):
-    """A throwaway node did not do what it was told. The text ends with the broker's own words."""
+    """An operation on a throwaway node failed. The text ends with the broker's own output, if there is any."""
 
 
 class RabbitMQNode:
-    """A RabbitMQ broker of one's own, started and ended by this process. User and password are ``guest``.
+    """A RabbitMQ broker that this process starts and stops. User and password are ``guest``.
 
-    It ends with ``stop()``, with the ``with`` block, at the interpreter's exit, and within a second of this
-    process's death, whatever killed it. A forked child does not own it: there ``start()`` is an error and
-    ``stop()`` does nothing.
+    It ends with ``stop()``, at the end of the ``with`` block, at interpreter exit, and within a second after this
+    process was killed in any way. A forked child does not own the node: there ``start()`` raises, and ``stop()`` does
+    nothing.
 
-    Several nodes can form a cluster: give the later ones the first one's ``cookie`` and ``epmd_port``, and join
-    them with ``ctl()`` (``stop_app``, ``join_cluster``, ``start_app``). The first one's epmd serves them all: stop
-    that one last.
+    Several nodes can form a cluster: give the other nodes the ``cookie`` and ``epmd_port`` of the first one, and join
+    them with ``ctl()`` (``stop_app``, ``join_cluster``, ``start_app``). All of them use the first node's epmd: stop the
+    first node last.
 
-    Thread-safe: ``start``, ``stop`` and ``restart`` exclude each other; ``kill``, ``suspend``, ``resume`` and
-    ``ctl`` can be called from any thread at any time, during a ``start()`` too.
+    Thread-safe. ``start``, ``stop`` and ``restart`` run one at a time. ``kill``, ``suspend``, ``resume`` and ``ctl``
+    can be called at any time, also during ``start()``.
 
     :param config: lines of ``rabbitmq.conf``, as key and value.
-    :param plugins: names of plugins to enable, for instance ``rabbitmq_management``.
-    :param cookie: the Erlang cookie; random by default. Nodes of one cluster share it.
-    :param epmd_port: port of another node's epmd, to share it; an epmd of its own by default.
-    :param install: may a missing RabbitMQ be installed with apt-get, at ``start()``?
+    :param plugins: names of plugins to enable, for example ``rabbitmq_management``.
+    :param cookie: the Erlang cookie; by default a random one. All nodes of a cluster need the same one.
+    :param epmd_port: the port of another node's epmd, to share it; by default the node starts its own epmd.
+    :param install: allow ``start()`` to install a missing RabbitMQ with apt-get.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class RabbitMQNode:
         self._owns_epmd = epmd_port is None
         self._install = install
         self._owner = os.getpid()
-        self._lock = threading.RLock()  # guards all below
-        self._programs: RabbitMQPrograms | None = None
-        self._directory: Path | None = None
-        self._guard: ProcessGuard | None = None
-        self._epmd: GuardedProcess | None = None
-        self._broker: GuardedProcess | None = None
+        self._lock = threading.RLock()
+        self._programs: RabbitMQPrograms | None = None  # written under _lock
+        self._directory: Path | None = None  # written under _lock
+        self._guard: ProcessGuard | None = None  # guarded by _lock
+        self._epmd: GuardedProcess | None = None  # guarded by _lock
+        self._broker: GuardedProcess | None = None  # written under _lock
         _nodes.add(self)
 
     def __repr__(self) -> str:
@@ -107,16 +107,16 @@ class RabbitMQNode:
     ) -> None:
         self.stop()
 
-    # --- what it is
+    # --- state
 
     @property
     def url(self) -> str:
-        """URL of the default virtual host, credentials included."""
+        """URL of the default virtual host, with user and password."""
         return f"amqp://guest:guest@{_HOST}:{self.port}"
 
     @property
     def running(self) -> bool:
-        """Is there a broker process? A suspended one, or one still starting, counts."""
+        """Whether there is a broker process. One that is suspended or still starting counts."""
         broker = self._broker
         return broker is not None and broker.alive
 
@@ -130,7 +130,7 @@ class RabbitMQNode:
 
     @property
     def directory(self) -> Path:
-        """The node's private directory: configuration, logs and data. It is removed by ``stop()``.
+        """The node's private directory, with its configuration, logs and data. ``stop()`` removes it.
 
         :raises RabbitMQNodeError: the node has not been started.
         """
@@ -139,26 +139,30 @@ class RabbitMQNode:
         return self._directory
 
     def log(self) -> str:
-        """The broker's whole log since the first ``start()``, as text.
+        """The broker's complete log since the first ``start()``.
 
         :raises RabbitMQNodeError: the node has not been started.
         """
         output = self.directory / "output.log"
         return output.read_text("utf-8", "replace") if output.exists() else ""
 
-    # --- from start to stop
+    # --- start and stop
 
     def start(self, timeout: float = 60.0) -> RabbitMQNode:
-        """Start the broker and return when it serves connections; nothing happens if it runs already.
+        """Start the broker, and return when it accepts connections. If it runs already, do nothing.
 
-        After ``kill()`` it starts again on the same port with the same data. After ``stop()`` it starts empty.
+        After ``kill()`` it starts on the same port with the same data. After ``stop()`` it starts without data.
 
-        :param timeout: seconds until giving up; the broker is ended then. Installing RabbitMQ is not counted.
-        :raises RabbitMQNotAvailableError: RabbitMQ is not installed here.
-        :raises RabbitMQNodeError: the broker ended, or was not ready in time.
+        :param timeout: seconds until the broker must be ready; after them it is killed. Time for installing RabbitMQ
+            does not count.
+        :returns: this node.
+        :raises RabbitMQNotAvailableError: RabbitMQ is not installed, and was not installed by this call.
+        :raises RabbitMQNodeError: the broker ended or was not ready in time, or this is a forked child.
         """
         if os.getpid() != self._owner:
-            raise RabbitMQNodeError(f"{self.name} belongs to process {self._owner}: a forked child cannot start it")
+            raise RabbitMQNodeError(
+                f"{self.name} belongs to process {self._owner}: create another node in this forked child"
+            )
         with self._lock:
             if self.running:
                 return self
@@ -175,17 +179,17 @@ class RabbitMQNode:
                     self._start_epmd(self._programs, self._guard)
                 self._start_broker(self._programs, self._guard, deadline, timeout)
             except BaseException:
-                # Do not leave half a node; what an earlier start has stored stays for another try.
+                # End what was started. The data of an earlier start is kept, so that start() can be called again.
                 self.stop() if first_start else self.kill()
                 raise
             return self
 
     def stop(self, timeout: float = _STOP_TIMEOUT) -> None:
-        """End the broker and its epmd and remove its directory. Idempotent.
+        """Stop the broker and its epmd, and remove the directory. Idempotent. In a forked child it does nothing.
 
-        Clients see the connection closed properly (320, CONNECTION_FORCED).
+        The broker closes clients' connections with 320, CONNECTION_FORCED.
 
-        :param timeout: seconds that the broker gets for a clean end, before it is killed.
+        :param timeout: seconds for the broker to end before it is killed.
         """
         if os.getpid() != self._owner:
             return
@@ -201,7 +205,7 @@ class RabbitMQNode:
             atexit.unregister(self.stop)
 
     def restart(self, timeout: float = 60.0) -> None:
-        """Stop and start the broker inside its Erlang VM (``stop_app``, ``start_app``). Durable data stays.
+        """Stop and start the broker inside its Erlang VM (``stop_app``, ``start_app``). Durable data is kept.
 
         :param timeout: seconds for each of the two steps.
         :raises RabbitMQNodeError: a step failed or took longer.
@@ -211,33 +215,39 @@ class RabbitMQNode:
             self.ctl("start_app", timeout=timeout)
 
     def kill(self) -> None:
-        """SIGKILL the broker process and return when it is gone. ``start()`` brings it back, with its data.
+        """Kill the broker process with SIGKILL, and return when it has ended. ``start()`` restarts it with its data.
 
-        :raises RabbitMQNodeError: it was not gone 20 s later.
+        :raises RabbitMQNodeError: it had not ended after 20 s.
         """
         broker = self._broker
         if broker is not None:
             broker.signal(signal.SIGKILL)
             if not broker.wait(_STOP_TIMEOUT):
-                raise RabbitMQNodeError(f"{self.name} survived SIGKILL for {_STOP_TIMEOUT:g} s")
+                raise RabbitMQNodeError(f"{self.name} did not end within {_STOP_TIMEOUT:g} s after SIGKILL")
 
     def suspend(self) -> None:
-        """SIGSTOP the broker process: connections stay open, and nothing answers until ``resume()``."""
+        """Stop the broker process with SIGSTOP. Connections stay open, but nothing answers until ``resume()``.
+
+        :raises RabbitMQNodeError: the node has not been started.
+        """
         self._process().signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT the broker process after ``suspend()``."""
+        """Continue the broker process with SIGCONT after ``suspend()``.
+
+        :raises RabbitMQNodeError: the node has not been started.
+        """
         self._process().signal(signal.SIGCONT)
 
     # --- administration
 
     def ctl(self, *arguments: str, timeout: float = 30.0) -> str:
-        """Run ``rabbitmqctl`` against this node (about half a second a call).
+        """Run ``rabbitmqctl`` for this node. A call takes about half a second.
 
-        :param arguments: command and its arguments, for instance ``"list_queues", "name", "messages"``.
+        :param arguments: the command and its arguments, for example ``"list_queues", "name", "messages"``.
         :param timeout: seconds until it is killed.
-        :returns: what it wrote to stdout.
-        :raises RabbitMQNodeError: it failed, or was not done in time.
+        :returns: its standard output.
+        :raises RabbitMQNodeError: it failed, or did not end in time.
         """
         directory, programs = self.directory, self._programs
         assert programs is not None
@@ -264,21 +274,29 @@ class RabbitMQNode:
         return done.stdout
 
     def vhost_url(self, name: str) -> str:
-        """URL of the virtual host ``name``, which need not exist."""
+        """The URL of the virtual host ``name``. The virtual host need not exist."""
         return f"{self.url}/{quote(name, safe='')}"
 
     def create_vhost(self, name: str) -> str:
-        """Create a virtual host on which ``guest`` may do everything (two ``ctl()`` calls). Returns its URL."""
+        """Create a virtual host in which ``guest`` has all permissions, with two ``ctl()`` calls.
+
+        :returns: its URL.
+        :raises RabbitMQNodeError: as :meth:`ctl` does.
+        """
         self.ctl("add_vhost", name)
         self.ctl("set_permissions", "--vhost", name, "guest", ".*", ".*", ".*")
         return self.vhost_url(name)
 
     def delete_vhost(self, name: str) -> str:
-        """Delete a virtual host with all it holds; its connections are closed. Returns the URL it had."""
+        """Delete a virtual host and its contents. The broker closes its connections.
+
+        :returns: the URL that it had.
+        :raises RabbitMQNodeError: as :meth:`ctl` does, for example because it does not exist.
+        """
         self.ctl("delete_vhost", name)
         return self.vhost_url(name)
 
-    # --- inside
+    # --- internal
 
     def _process(self) -> GuardedProcess:
         if self._broker is None:
@@ -298,7 +316,7 @@ class RabbitMQNode:
         return directory
 
     def _environment(self, directory: Path) -> dict[str, str]:
-        # What the machine's own RabbitMQ or Erlang was told must not reach this node.
+        # Settings for the machine's own RabbitMQ or Erlang must not affect this node.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_", "NOTIFY_"))}
         return inherited | {
             "HOME": str(directory),
@@ -318,7 +336,7 @@ class RabbitMQNode:
             "RABBITMQ_PID_FILE": str(directory / "pid"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _LOOPBACK_ONLY,
             "RABBITMQ_CTL_ERL_ARGS": _LOOPBACK_ONLY,
-            # Any free port: the usual eleven are not enough for parallel runs.
+            # Any free port: the default range of eleven is too small for parallel runs.
             "RABBITMQ_CTL_DIST_PORT_MIN": "0",
             "RABBITMQ_CTL_DIST_PORT_MAX": "0",
         }
@@ -333,19 +351,18 @@ class RabbitMQNode:
         )
         deadline = time.monotonic() + _EPMD_TIMEOUT
         while not _listens(self.epmd_port):
-            # The wait for its end is the pause between two tries.
+            # Waiting for its end is also the pause between two attempts to connect.
             if epmd.wait(0.01) or time.monotonic() > deadline:
-                raise RabbitMQNodeError(f"epmd does not listen on port {self.epmd_port}{self._complaint(0)}")
+                raise RabbitMQNodeError(f"epmd does not listen on port {self.epmd_port}{self._log_excerpt(0)}")
 
     def _start_broker(self, programs: RabbitMQPrograms, guard: ProcessGuard, deadline: float, timeout: float) -> None:
-        """Start the broker and wait until it reports itself ready, in the way it reports to systemd.
-
-        rabbitmqctl would cost half a second and polls; the port alone opens before everything is ready.
-        """
+        """Start the broker, and wait until it reports that it is ready."""
         directory = self.directory
         logged_before = len(self.log())
-        # Another one at each start: the process before may report its end only now.
+        # A new socket at each start: the end of the previous process may be reported only now.
         path = directory / f"notify-{secrets.token_hex(4)}"
+        # The broker reports READY=1 to this socket, as it does to systemd. The alternatives are worse: rabbitmqctl
+        # takes half a second and polls, and the port opens before everything is ready.
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reports:
             reports.bind(str(path))
             self._broker = GuardedProcess(
@@ -362,31 +379,30 @@ class RabbitMQNode:
                     report = reports.recv(65536)
                 except TimeoutError:
                     raise RabbitMQNodeError(
-                        f"{self.name} was not ready within {timeout:g} s{self._complaint(logged_before)}"
+                        f"{self.name} was not ready within {timeout:g} s{self._log_excerpt(logged_before)}"
                     ) from None
                 if report == _EXITED:
-                    raise RabbitMQNodeError(f"{self.name} ended while it started{self._complaint(logged_before)}")
+                    raise RabbitMQNodeError(f"{self.name} ended while it started{self._log_excerpt(logged_before)}")
 
-    def _complaint(self, logged_before: int) -> str:
-        """The log since its character ``logged_before``: from its first error on, else its end."""
+    def _log_excerpt(self, logged_before: int) -> str:
+        """For error texts: the log after character ``logged_before``, from the first error on, or its end."""
         log = self.log()[logged_before:]
         error = log.find("[error]")
         return f"; its log:\n{log[error:][:3000] if error >= 0 else log[-3000:]}"
 
 
-# Mutable, without a lock: single operations, and a copy before iterating.
-_nodes: WeakSet[RabbitMQNode] = WeakSet()
+_nodes: WeakSet[RabbitMQNode] = WeakSet()  # without a lock: single operations, and a copy before iterating
 
 
 def running_node(host: str, port: int) -> RabbitMQNode | None:
-    """The node of this process that listens there, if there is one."""
+    """The running node of this process that listens on this host and port, or ``None``."""
     if host not in (_HOST, "localhost"):
         return None
     return next((node for node in list(_nodes) if node.port == port and node.running), None)
 
 
 def _report_exit(path: Path) -> None:
-    """Wake whoever still waits for the broker's reports: there will be none."""
+    """Wake the thread that still waits for the broker's report: the broker has ended."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reporter, contextlib.suppress(OSError):
         reporter.sendto(_EXITED, str(path))
 
@@ -399,16 +415,16 @@ def _listens(port: int) -> bool:
 
 @contextlib.contextmanager
 def provide_rabbitmq(*, install: bool = True, timeout: float = 60.0) -> Iterator[str]:
-    """The URL of a RabbitMQ to test against, for as long as the ``with`` block lasts.
+    """The URL of a RabbitMQ for tests, valid during the ``with`` block.
 
-    ``MESSAGE_HUB_TEST_URL`` if it is set; else a throwaway node of the installed ``rabbitmq-server``; else one of
-    Debian's package, which is installed for it where that is allowed (root, apt-get at hand); else an error
-    that says how to provide one. Never a silent skip.
+    First match wins. 1: ``MESSAGE_HUB_TEST_URL``, if it is set. 2: a throwaway node, if ``rabbitmq-server`` is
+    installed. 3: a throwaway node after installing Debian's package, if this is root and there is ``apt-get``. 4: an
+    error that says how to provide a broker; tests are never skipped silently.
 
-    :param install: False forbids the third way.
-    :param timeout: seconds for the throwaway node's start.
+    :param install: ``False`` forbids case 3.
+    :param timeout: seconds for the start of the throwaway node.
     :returns: a context manager that gives the ``amqp://`` URL.
-    :raises RabbitMQNotAvailableError: none of the ways is open.
+    :raises RabbitMQNotAvailableError: case 4.
     :raises RabbitMQNodeError: the throwaway node did not start.
     """
     url = os.environ.get(URL_VARIABLE)

@@ -1,1 +1,1 @@
-"""How a RabbitMQ node is found, started and ended."""
+"""How an installed RabbitMQ is found, and how its processes are started and stopped."""

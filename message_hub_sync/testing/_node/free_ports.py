@@ -1,4 +1,4 @@
-"""Ports for servers that tests start."""
+"""Free TCP ports for servers that tests start."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ import socket
 import threading
 from pathlib import Path
 
-_given: set[int] = set()
-_lock = threading.Lock()  # guards _given
+_lock = threading.Lock()
+_given: set[int] = set()  # guarded by _lock
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on, never given twice by this process. Thread-safe.
+    """A port of 127.0.0.1 on which no server listens. Thread-safe.
 
-    It is taken from below the kernel's range for outgoing connections: from inside it, a client that connects
-    again and again to a dead server's port could be given that very port as its own, and talk to itself.
-
-    Raises:
-        OSError: A thousand tries found none.
+    :returns: a port that this process has not returned before.
+    :raises OSError: 1,000 attempts found none.
     """
     with _lock:
+        # Below the kernel's range for outgoing connections: if a client reconnects repeatedly to a dead server's port
+        # inside that range, the kernel may choose the same port for the client's end: the client connects to itself.
         for _ in range(1000):
             port = random.randrange(10_000, _first_ephemeral_port())
             if port not in _given and _is_free(port):
                 _given.add(port)
                 return port
-    raise OSError("no free port found on 127.0.0.1")
+    raise OSError("1,000 attempts found no free port on 127.0.0.1")
 
 
 def _is_free(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""Child processes that never outlive their owner, not even one killed with SIGKILL."""
+"""Child processes that never outlive their owner, even if the owner is killed with SIGKILL."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from message_hub_sync.runtime.fork import call_after_fork_in_child
 
-# Reads lists of process groups until its stdin ends. That happens when the owner closes it, having sent an
-# empty list before, or when the owner is gone, however it went; then whatever the last list names is killed.
+# Reads lists of process groups until its stdin ends. That happens in two cases. 1: the owner sent an empty list and
+# closed the pipe: nothing is killed. 2: the owner ended in any way: all groups of the last list are killed.
 _GUARD = """
 trap '' HUP INT QUIT TERM
 groups=
@@ -24,17 +24,19 @@ for group in $groups; do kill -9 "-$group" 2>/dev/null; done
 rm -rf -- "$1"
 """
 
-# Waits for one line, so that the guard knows the process before it does anything: an owner that dies in
-# between ends this `read`, and nothing was started.
+# Waits for one line before it starts the command, so that the guard knows the process first. If the owner dies in
+# between, this `read` fails, and nothing was started.
 _LAUNCHER = 'read -r go && exec "$@" </dev/null'
 
 _guards: weakref.WeakSet[ProcessGuard] = weakref.WeakSet()
 
 
 class ProcessGuard:
-    """A small shell process that kills what it guards, and removes a directory, once this process is gone.
+    """A shell process that kills the guarded process groups and removes a directory when this process ends.
 
-    Thread-safe. A forked child gives up its copy of the pipe, so that it does not keep the processes alive.
+    Thread-safe. A forked child closes its copy of the pipe: otherwise the guard would not notice the owner's end.
+
+    :param directory: the directory to remove.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -53,29 +55,30 @@ class ProcessGuard:
         """Guard the process group ``group`` from now on."""
         with self._lock:
             self._groups.add(group)
-            self._tell()
+            self._send_groups()
 
     def remove(self, group: int) -> None:
-        """Guard ``group`` no longer: it has ended, and its number may be given to another."""
+        """Stop guarding ``group``: it has ended, and the kernel may reuse its number."""
         with self._lock:
             self._groups.discard(group)
-            self._tell()
+            self._send_groups()
 
     def close(self) -> None:
-        """End the guard without harm to anything it guarded. Idempotent."""
+        """End the guard. It kills nothing. Idempotent."""
         with self._lock:
             self._groups.clear()
-            self._tell()
-            self.forget()
+            self._send_groups()
+            self.close_pipe()
         self._process.wait()
 
-    def forget(self) -> None:
+    def close_pipe(self) -> None:
         """Close this process's end of the pipe."""
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
 
-    def _tell(self) -> None:
+    def _send_groups(self) -> None:
+        """Send the current list to the guard. The caller holds ``_lock``."""
         stdin = self._process.stdin
         if stdin is not None and not stdin.closed:
             with contextlib.suppress(OSError):
@@ -83,25 +86,23 @@ class ProcessGuard:
                 stdin.flush()
 
 
-def _forget_guards_of_the_parent() -> None:
+def _close_inherited_pipes() -> None:
     for guard in list(_guards):
-        guard.forget()
+        guard.close_pipe()
     _guards.clear()
 
 
-call_after_fork_in_child(_forget_guards_of_the_parent)
+call_after_fork_in_child(_close_inherited_pipes)
 
 
 class GuardedProcess:
-    """One child process in a session of its own, watched by a ``ProcessGuard``.
+    """One child process in its own session, guarded by a ``ProcessGuard``. Thread-safe.
 
-    Thread-safe.
-
-    :param command: program and arguments; it may ``exec`` others, but not put itself into the background.
-    :param guard: kills the process's whole group when this process is gone.
-    :param environment: the child's whole environment.
-    :param output: file that the child's stdout and stderr are appended to.
-    :param on_exit: called once, on a thread of this object, after the child has ended.
+    :param command: program and arguments. It may ``exec`` another program, but must not become a background process.
+    :param guard: kills the child's process group when this process ends.
+    :param environment: the child's complete environment.
+    :param output: the file to which the child's stdout and stderr are appended.
+    :param on_exit: called once, in this object's own thread, after the child has ended.
     """
 
     def __init__(
@@ -135,20 +136,20 @@ class GuardedProcess:
 
     @property
     def alive(self) -> bool:
-        """Has the process not ended yet? A stopped (SIGSTOP) one is alive."""
+        """Whether the process has not ended yet. A stopped (SIGSTOP) process is alive."""
         return not self._exited.is_set()
 
     def wait(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds for the process's end. Returns whether it has ended."""
+        """Wait up to ``timeout`` seconds for the end of the process. Returns whether it has ended."""
         return self._exited.wait(timeout)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process itself; nothing happens when it has ended."""
+        """Send a signal to the process, not to its group. If it has ended, do nothing."""
         self._popen.send_signal(number)
 
     def end(self, timeout: float) -> None:
-        """SIGTERM, and SIGKILL for the whole group when that does not end it within ``timeout`` seconds."""
-        # Without SIGCONT a stopped process would see SIGTERM only once it goes on.
+        """Send SIGTERM. If the process does not end within ``timeout`` seconds, send SIGKILL to its group."""
+        # SIGCONT, because a stopped process handles SIGTERM only after it continues.
         self.signal(signal.SIGTERM)
         self.signal(signal.SIGCONT)
         if not self.wait(timeout):

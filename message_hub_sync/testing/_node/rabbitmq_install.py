@@ -1,4 +1,4 @@
-"""Where RabbitMQ's programs are on this machine, and how they get there."""
+"""Finds RabbitMQ's programs on this machine, and installs them if that is allowed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _HOW = (
-    "Tests that talk to RabbitMQ need one of: MESSAGE_HUB_TEST_URL=amqp://user:password@host:5672/vhost, "
-    "which names a running broker to create and delete queues on, or the program rabbitmq-server on this "
-    "machine (Debian and Ubuntu: apt-get install rabbitmq-server; macOS: brew install rabbitmq)."
+    "Tests that use RabbitMQ need one of two things. 1: the variable "
+    "MESSAGE_HUB_TEST_URL=amqp://user:password@host:5672/vhost with the URL of a running broker; the tests create and "
+    "delete queues there. 2: the program rabbitmq-server on this machine (Debian and Ubuntu: apt-get install "
+    "rabbitmq-server; macOS: brew install rabbitmq)."
 )
 
-# Debian's rabbitmq-server on PATH is a wrapper that changes user and directory; the real one is here.
+# Debian's rabbitmq-server on PATH is a wrapper that changes user and directory. The actual program is here.
 _DEBIAN_PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 _APT_TIMEOUT = 600.0
 
 
 class RabbitMQNotAvailableError(RuntimeError):
-    """There is no RabbitMQ to test against. The text says what was tried and how to provide one."""
+    """There is no RabbitMQ for the tests. The text says what was tried, and how to provide one."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class RabbitMQPrograms:
 
 
 def find_rabbitmq() -> RabbitMQPrograms | None:
-    """Look for an installed RabbitMQ: Debian's directory first, then ``PATH``.
+    """Look for an installed RabbitMQ, first in Debian's directory, then on ``PATH``.
 
-    :returns: the programs, or ``None`` when one of them is missing.
+    :returns: the programs, or ``None`` if one of them is missing.
     """
     directories = [_DEBIAN_PROGRAMS]
     on_path = shutil.which("rabbitmq-server")
@@ -50,19 +51,19 @@ def find_rabbitmq() -> RabbitMQPrograms | None:
 
 
 def ensure_rabbitmq(*, install: bool = True) -> RabbitMQPrograms:
-    """Find RabbitMQ's programs; install Debian's package when there are none and that is allowed.
+    """Find RabbitMQ's programs. If there are none and ``install`` is true, install Debian's package.
 
-    :param install: may ``apt-get install rabbitmq-server`` be run? It is run as root only, where there is an
-        ``apt-get``, and takes minutes. With systemd the package also starts a broker of its own on port 5672.
+    :param install: allow ``apt-get install rabbitmq-server``. It needs root and ``apt-get``, and takes minutes. On a
+        machine with systemd, the package also starts a broker on port 5672.
     :returns: the programs.
-    :raises RabbitMQNotAvailableError: there is no RabbitMQ, and it could not or may not be installed.
+    :raises RabbitMQNotAvailableError: RabbitMQ is not installed, and installing is not allowed, not possible or failed.
     """
     programs = find_rabbitmq()
     if programs is not None:
         return programs
-    refusal = _why_not_install(install)
-    if refusal is not None:
-        raise RabbitMQNotAvailableError(f"RabbitMQ is not installed here, and {refusal}. {_HOW}")
+    reason = _why_not_install(install)
+    if reason is not None:
+        raise RabbitMQNotAvailableError(f"RabbitMQ is not installed here, and {reason}. {_HOW}")
     _apt_install()
     programs = find_rabbitmq()
     if programs is None:
@@ -76,7 +77,7 @@ def _find_epmd() -> str | None:
     on_path = shutil.which("epmd")
     if on_path is not None:
         return on_path
-    # Some packages put only `erl` on PATH; epmd is in the same Erlang's erts-*/bin.
+    # Some packages put only `erl` on PATH. epmd is then in erts-*/bin of the same Erlang.
     roots = [Path("/usr/lib/erlang")]
     erl = shutil.which("erl")
     if erl is not None:
@@ -99,7 +100,7 @@ def _why_not_install(install: bool) -> str | None:
 
 
 def _apt_install() -> None:
-    # RUNLEVEL=1 makes invoke-rc.d believe in single-user mode: without systemd no system broker is started.
+    # With RUNLEVEL=1, invoke-rc.d assumes single-user mode, so that without systemd the package starts no broker.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     apt_get = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300"]
     transcript = ""
@@ -121,7 +122,7 @@ def _apt_install() -> None:
                 f"apt-get {step[0]} did not end within {_APT_TIMEOUT:g} s. {_HOW}"
             ) from None
         transcript += done.stdout
-        # A failed update is not the end: the package lists at hand may do, and the install tells.
+        # Ignore a failed update: the package lists that exist may be sufficient. If not, the install fails.
         if done.returncode != 0 and step[0] == "install":
             raise RabbitMQNotAvailableError(
                 f"apt-get install rabbitmq-server failed (exit code {done.returncode}). {_HOW}\n{transcript[-2000:]}"
