@@ -1,4 +1,4 @@
-"""The embedded hub: what RabbitMQ does for the client, done inside this process."""
+"""The embedded hub: a broker inside this process, with the behaviour of RabbitMQ that the client uses."""
 
 from __future__ import annotations
 

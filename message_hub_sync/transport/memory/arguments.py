@@ -1,4 +1,4 @@
-"""The arguments a queue of the embedded hub may be declared with. Pure."""
+"""The queue arguments of the embedded hub. Pure functions and values."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from message_hub_sync.errors import MessageHubConfigurationError
+from message_hub_sync.runtime.text import shown
 from message_hub_sync.transport.memory.validation import MAX_TTL_MS
 from message_hub_sync.transport.topology import QueueSpec
 
@@ -26,24 +27,25 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-#: The arguments that change what the hub does, as RabbitMQ 3.10 checks them.
+#: The arguments that the hub implements, each with the check of RabbitMQ 3.10 and its rule for the error text.
 _KNOWN: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "x-queue-type": (_one_of("classic", "quorum"), "'classic' or 'quorum'"),
-    "x-message-ttl": (_whole(0, MAX_TTL_MS), f"milliseconds, at most {MAX_TTL_MS}"),
+    "x-message-ttl": (_whole(0, MAX_TTL_MS), f"a whole number of milliseconds from 0 to {MAX_TTL_MS}"),
     "x-max-priority": (_whole(1, 255), "a whole number from 1 to 255"),
-    "x-max-length": (_whole(0, 2**63 - 1), "a whole number of messages"),
+    "x-max-length": (_whole(0, 2**63 - 1), f"a whole number of messages from 0 to {2**63 - 1}"),
     "x-overflow": (_one_of("drop-head", "reject-publish"), "'drop-head' or 'reject-publish'"),
     "x-dead-letter-exchange": (_is_text, "an exchange's name"),
     "x-dead-letter-routing-key": (_is_text, "a routing key"),
     "x-dead-letter-strategy": (_one_of("at-most-once", "at-least-once"), "'at-most-once' or 'at-least-once'"),
 }
-#: Better refused than ignored: a queue that should vanish or exclude others, and does not, is found late.
+#: The arguments that the hub does not implement. An error, not ignored: a test would pass although, for example, its
+#: queue does not expire.
 _MISSING = ("x-expires", "x-max-length-bytes", "x-single-active-consumer", "x-delivery-limit")
 
 
 @dataclass(frozen=True)
 class QueueArguments:
-    """What a queue's arguments come to. ``ttl`` is in seconds, infinity when messages stay."""
+    """The checked arguments of a queue. ``ttl`` is in seconds, infinity if messages do not expire."""
 
     ttl: float = math.inf
     max_priority: int = 0
@@ -55,24 +57,25 @@ class QueueArguments:
 
     @classmethod
     def read(cls, spec: QueueSpec) -> QueueArguments:
-        """Understand the arguments of a queue that is to be made.
+        """Check the arguments of a queue that is being declared.
 
-        :raises MessageHubConfigurationError: RabbitMQ would refuse one (406), or the embedded hub lacks it.
+        :raises MessageHubConfigurationError: RabbitMQ would close the channel because of an argument (406), or the
+            embedded hub does not implement it.
         """
         given = spec.arguments
         for name in _MISSING:
             if name in given:
                 raise MessageHubConfigurationError(
-                    f"queue {spec.name!r}: the embedded hub does not have {name}: leave it out, or use RabbitMQ"
+                    f"queue {spec.name!r}: the embedded hub does not implement {name}: leave it out, or use RabbitMQ"
                 )
         for name, (fits, allowed) in _KNOWN.items():
             if name in given and not fits(given[name]):
-                raise _invalid(spec, name, f"{given[name]!r} is not usable, {allowed} is")
+                raise _invalid(spec, name, f"it must be {allowed}, not {shown(given[name])}")
         quorum = given.get("x-queue-type") == "quorum"
         if quorum and ("x-max-priority" in given or spec.exclusive or not spec.durable):
-            raise _invalid(spec, "x-queue-type", "a quorum queue is durable, not exclusive and without priorities")
+            raise _invalid(spec, "x-queue-type", "a quorum queue must be durable, not exclusive, without priorities")
         if "x-dead-letter-routing-key" in given and "x-dead-letter-exchange" not in given:
-            raise _invalid(spec, "x-dead-letter-routing-key", "it needs x-dead-letter-exchange beside it")
+            raise _invalid(spec, "x-dead-letter-routing-key", "it must be set together with x-dead-letter-exchange")
         ttl = given.get("x-message-ttl")
         reject_publish = given.get("x-overflow") == "reject-publish"
         return cls(
@@ -82,19 +85,17 @@ class QueueArguments:
             reject_publish=reject_publish,
             dead_letter_exchange=given.get("x-dead-letter-exchange"),
             dead_letter_routing_key=given.get("x-dead-letter-routing-key"),
-            # Without reject-publish a quorum queue falls back to at-most-once.
+            # Without reject-publish, RabbitMQ uses at-most-once for a quorum queue.
             at_least_once=quorum and reject_publish and given.get("x-dead-letter-strategy") == "at-least-once",
         )
 
 
 def _invalid(spec: QueueSpec, name: str, why: str) -> MessageHubConfigurationError:
-    return MessageHubConfigurationError(
-        f"queue {spec.name!r}: the hub says 406 PRECONDITION_FAILED - invalid arg '{name}': {why}"
-    )
+    return MessageHubConfigurationError(f"queue {spec.name!r}: 406 PRECONDITION_FAILED - invalid arg '{name}': {why}")
 
 
 def difference(name: str, asked: QueueSpec, present: QueueSpec) -> str | None:
-    """How a declaration differs from the queue that is there, as RabbitMQ puts it; ``None`` when it does not."""
+    """How a declaration differs from the existing queue, in the words of RabbitMQ; ``None`` if it does not differ."""
     pairs: list[tuple[str, Any, Any]] = [
         ("durable", asked.durable, present.durable),
         ("auto_delete", asked.auto_delete, present.auto_delete),

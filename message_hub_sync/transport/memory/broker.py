@@ -1,4 +1,4 @@
-"""The embedded hub itself: exchanges, queues, and the way of a message through them."""
+"""The broker of the embedded hub: exchanges, queues, consumers, and the routing of messages between them."""
 
 from __future__ import annotations
 
@@ -24,50 +24,55 @@ from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, ExchangeSpec, 
 
 __all__ = ["Adopted", "Answer", "Hub"]
 
-#: What became of a publish: result, reason, code, as a receipt takes them.
+#: The answer to a publish: the arguments of :meth:`Receipt.resolve`.
 Answer = tuple[PublishResult, str, int]
-#: What exists with other arguments than asked for, and how they differ.
+#: An entity that exists with other arguments than declared, and how they differ.
 Adopted = tuple[str, str]
 
 _CONFIRMED: Answer = (PublishResult.CONFIRMED, "", 0)
 _NACKED: Answer = (PublishResult.NACKED, "", 0)
 _NO_ROUTE: Answer = (PublishResult.RETURNED, "NO_ROUTE", 312)
-#: Seconds after which an at-least-once queue tries again to hand on what nobody took
-#: (RabbitMQ 3.10, ``dead_letter_worker_publisher_confirm_timeout``).
+#: Seconds after which an at-least-once queue dead-letters a message again that no queue has accepted (RabbitMQ 3.10,
+#: ``dead_letter_worker_publisher_confirm_timeout``).
 _DEAD_LETTER_RETRY = 180.0
 
 
 class Hub:
-    """A broker inside the process. Every method may be called from any thread; none waits, none runs user code.
+    """A broker inside the process. Every method may be called from any thread, and none runs user code.
 
-    A client is any object that stands for one connected client; exclusive queues belong to it.
-
-    Mutable, all guarded by ``_lock``: clients, exchanges, queues (with their subscribers), alarms, and who
-    waits for rest. Deliveries are put to their ``SimpleQueue`` under the lock, which keeps their order and never
-    blocks: it is unbounded.
+    Only :meth:`detach` and :meth:`wait_until_idle` wait. A ``client`` argument is any object that identifies a
+    connected client: an exclusive queue belongs to one.
     """
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.name = name
         self.clock = clock
+        # Deliveries are put to the consumers' SimpleQueues under this lock, which keeps their order. A put never
+        # blocks: these queues are unbounded.
         self._lock = threading.Lock()
-        self._awaiting_rest = Waiters()
-        self._clients: set[object] = set()
-        self._exchanges: dict[str, TopicExchange] = {}
-        self._queues: dict[str, HubQueue] = {}
-        self._alarms: list[tuple[float, int, HubQueue]] = []  # a heap; the number keeps queues from being compared
-        self._alarm_numbers = itertools.count()
+        self._idle_waiters = Waiters()  # guarded by _lock
+        self._clients: set[object] = set()  # guarded by _lock
+        self._exchanges: dict[str, TopicExchange] = {}  # guarded by _lock
+        self._queues: dict[str, HubQueue] = {}  # guarded by _lock, with their subscribers and messages
+        # A heap of time, number and queue. The numbers differ, so that two queues are never compared.
+        self._alarms: list[tuple[float, int, HubQueue]] = []  # guarded by _lock
+        self._alarm_numbers = itertools.count()  # guarded by _lock
 
     # --- clients ---------------------------------------------------------------------------------
 
     def attach(self, client: object) -> None:
-        """A client connects. What fell due while nobody was there to see it happens now."""
+        """Connect a client. What fell due while no client was connected is done now."""
         with self._lock:
             self._clients.add(client)
             self._do_what_is_due()
 
     def detach(self, client: object, deadline: float) -> None:
-        """A client leaves: its exclusive queues vanish. With the last one the timer rests; queues stay."""
+        """Disconnect a client: its exclusive queues are deleted, the other queues stay.
+
+        After the last client, no alarm is set; wait until the clock's thread has ended.
+
+        :param deadline: until when to wait for that, in monotonic seconds.
+        """
         with self._lock:
             self._clients.discard(client)
             for queue in [queue for queue in self._queues.values() if queue.owner is client]:
@@ -76,7 +81,7 @@ class Hub:
         self.clock.rest(deadline)
 
     def clear(self) -> None:
-        """Forget everything. Clients that are still here find an empty hub; their consumers get nothing more."""
+        """Delete all exchanges and queues. Clients stay connected; their consumers receive nothing more."""
         with self._lock:
             for queue in list(self._queues.values()):
                 self._remove(queue)
@@ -86,10 +91,13 @@ class Hub:
     # --- publishing ------------------------------------------------------------------------------
 
     def publish(self, message: StoredMessage, mandatory: bool) -> Answer:
-        """Route a message to its queues, and on to whoever waits there."""
-        refusal = broker_refusal(message)
-        if refusal is not None:
-            return (PublishResult.CHANNEL_ERROR, refusal, 406)
+        """Route a message to its queues, and deliver it if a consumer has room.
+
+        :param mandatory: return the message if no queue matches its routing key.
+        """
+        error = broker_refusal(message)
+        if error is not None:
+            return (PublishResult.CHANNEL_ERROR, error, 406)
         now = self.clock.now()
         with self._lock:
             targets = self._route(message.exchange, message.routing_key)
@@ -108,7 +116,7 @@ class Hub:
         return None if found is None else [self._queues[name] for name in found.route(key)]
 
     def _enqueue(self, queue: HubQueue, message: StoredMessage, now: float) -> bool:
-        """Put a message into a queue; false when the queue is full and refuses."""
+        """Append a message to a queue; false if the queue is full and rejects it (``reject-publish``)."""
         arguments = queue.arguments
         limit = arguments.max_length
         if limit is not None and arguments.reject_publish and queue.depth >= limit:
@@ -120,9 +128,9 @@ class Hub:
         return True
 
     def _serve(self, queue: HubQueue, now: float) -> None:
-        """Deliver what can be, give up what has expired, and have the hub woken for what will."""
+        """Deliver messages while a consumer has room, dead-letter the expired ones, and set an alarm for the next."""
         while (entry := queue.head()) is not None:
-            # Not <=: a message without any time to live still reaches a consumer that waits for it.
+            # Not <=: a message with a ttl of 0 still reaches a consumer that has room.
             if entry.expires_at < now:
                 self._give_up(queue, queue.drop_head(), "expired", now)
                 continue
@@ -133,7 +141,7 @@ class Hub:
             queue.drop_head()
         else:
             if not queue.holds:
-                return  # nothing is left that could expire
+                return  # no message is left that could expire
         due = queue.next_expiry()
         if due <= now:
             for expired in queue.take_expired(now):
@@ -148,7 +156,7 @@ class Hub:
     # --- giving up -------------------------------------------------------------------------------
 
     def _give_up(self, queue: HubQueue, entry: Entry, reason: Reason, now: float) -> None:
-        """Dead-letter an entry taken off its queue, or drop it where the queue does not say where to."""
+        """Dead-letter an entry that was removed from its queue. Drop it if the queue has no dead-letter exchange."""
         arguments = queue.arguments
         exchange = arguments.dead_letter_exchange
         if exchange is None:
@@ -161,7 +169,7 @@ class Hub:
             queue.hold(entry, now + _DEAD_LETTER_RETRY)
 
     def run_due(self) -> None:
-        """Do what has become due. The clock calls this."""
+        """Do everything that is due. The clock calls this."""
         with self._lock:
             self._do_what_is_due()
 
@@ -171,7 +179,7 @@ class Hub:
             due, _, queue = heapq.heappop(self._alarms)
             if queue.alarm == due:
                 queue.alarm = math.inf
-            # At its own moment, not at the present one: a delay that follows counts from there.
+            # At the time when it was due, not now: a delay that follows counts from there.
             self._serve(queue, due)
         self._set_alarm()
 
@@ -182,15 +190,21 @@ class Hub:
     # --- declaring -------------------------------------------------------------------------------
 
     def declare(self, topology: Topology, name: str, client: object) -> list[Adopted]:
-        """Make a queue called ``name``, its exchange and its bindings exist; returns what was adopted.
+        """Declare a queue with the name ``name``, its exchange and its bindings.
 
-        :raises MessageHubConfigurationError: something there cannot be adopted, or an argument is not usable.
+        :returns: the entities that exist with other arguments; they are used as they are.
+        :raises MessageHubConfigurationError: an argument is invalid, the queue belongs to another client, the exchange
+            of a binding does not exist, or the hub does not implement what is declared.
         """
         with self._lock:
             return self._declare(topology, name, client)
 
     def declare_exchange(self, spec: ExchangeSpec) -> list[Adopted]:
-        """Make an exchange exist; returns what was adopted. Errors as :meth:`declare`."""
+        """Declare an exchange.
+
+        :returns: the exchange, if it exists with other arguments; it is used as it is.
+        :raises MessageHubConfigurationError: it is no topic exchange, or it has no name.
+        """
         with self._lock:
             return self._declare_exchange(spec)
 
@@ -203,8 +217,8 @@ class Hub:
             exchange = self._exchanges.get(binding.exchange)
             if exchange is None:
                 raise MessageHubConfigurationError(
-                    f"binding the queue {name!r} to the exchange {binding.exchange!r}: the hub says "
-                    f"404 NOT_FOUND - no exchange '{binding.exchange}' in vhost '/'"
+                    f"binding the queue {name!r} to the exchange {binding.exchange!r}: "
+                    f"404 NOT_FOUND - no exchange '{binding.exchange}' in vhost '/'. Declare the exchange first"
                 )
             exchange.bind(name, binding.routing_key)
         return adopted
@@ -212,7 +226,8 @@ class Hub:
     def _declare_exchange(self, spec: ExchangeSpec) -> list[Adopted]:
         if spec.kind != "topic" or spec.name == DEFAULT_EXCHANGE:
             raise MessageHubConfigurationError(
-                f"exchange {spec.name!r} of type {spec.kind!r}: the embedded hub has topic exchanges, with a name"
+                f"exchange {spec.name!r} of type {spec.kind!r}: the embedded hub implements only topic exchanges with "
+                "a name: use one, or use RabbitMQ"
             )
         short_text(spec.name, "the exchange's name")
         present = self._exchanges.setdefault(spec.name, TopicExchange(spec.name, spec.durable))
@@ -237,24 +252,30 @@ class Hub:
         return []
 
     def stats(self, name: str, client: object) -> QueueStats | None:
-        """Depth and consumers of a queue, ``None`` where there is none."""
+        """The number of ready messages and of consumers of a queue; ``None`` if it does not exist.
+
+        :raises MessageHubConfigurationError: the queue belongs to another client.
+        """
         with self._lock:
             queue = self._queues.get(name)
             if queue is None:
                 return None
-            _check_owner(queue, client, "looking at")
+            _check_owner(queue, client, "reading the statistics of")
             return QueueStats(depth=queue.depth, consumers=len(queue.subscribers))
 
     def delete(self, name: str, client: object) -> None:
-        """Remove a queue with what is in it, and tell those who consume from it."""
+        """Delete a queue with its messages, then call ``lost`` of each of its consumers.
+
+        :raises MessageHubConfigurationError: the queue belongs to another client.
+        """
         with self._lock:
             queue = self._queues.get(name)
             if queue is None:
                 return
             _check_owner(queue, client, "deleting")
-            bereft = list(queue.subscribers)
+            subscribers = list(queue.subscribers)
             self._remove(queue)
-        for subscriber in bereft:
+        for subscriber in subscribers:
             subscriber.lost()
 
     def _remove(self, queue: HubQueue) -> None:
@@ -282,10 +303,14 @@ class Hub:
         channel_generation: int,
         lost: Callable[[], None],
     ) -> tuple[Subscriber, list[Adopted]]:
-        """Declare a queue called ``name`` and consume from it, in one step.
+        """Declare a queue with the name ``name`` and consume it, under one acquisition of the lock.
 
-        :param prefetch: how many messages may be unsettled at once; 0 is any number.
-        :raises MessageHubConfigurationError: as :meth:`declare`.
+        :param deliveries: deliveries are put here, in order.
+        :param prefetch: how many messages may be unacked at once; 0 is no limit.
+        :param channel_generation: the number that each delivery carries.
+        :param lost: called, without the lock, after the queue was deleted.
+        :returns: the consumer, and the entities that exist with other arguments.
+        :raises MessageHubConfigurationError: the topology cannot be declared (see :meth:`declare`).
         """
         with self._lock:
             adopted = self._declare(topology, name, client)
@@ -296,47 +321,47 @@ class Hub:
             return subscriber, adopted
 
     def ack(self, subscriber: Subscriber, tag: int) -> None:
-        """A message is done with. One that was settled before, or whose queue is gone, is ignored."""
+        """Acknowledge a message. One that is not unacked any more, or whose queue was deleted, is ignored."""
         with self._lock:
             if subscriber.unsettled.pop(tag, None) is not None:
                 self._serve(subscriber.queue, self.clock.now())
-                self._awaiting_rest.wake_all()
+                self._idle_waiters.wake_all()
 
     def requeue(self, subscriber: Subscriber, tag: int) -> None:
-        """A message returns to its place in the queue. Ignored as in :meth:`ack`."""
+        """Requeue a message at its old position. One that is not unacked any more is ignored."""
         with self._lock:
             entry = subscriber.unsettled.pop(tag, None)
             if entry is not None:
                 self._restore(subscriber.queue, [entry])
 
     def cancel(self, subscriber: Subscriber) -> None:
-        """Deliver nothing more to it. An auto-delete queue goes with its last consumer."""
+        """Deliver nothing more to a consumer. An auto-delete queue is deleted with its last consumer."""
         with self._lock:
             self._cancel(subscriber)
 
     def end(self, subscriber: Subscriber) -> None:
-        """Cancel it, and give back all that it has not settled."""
+        """Cancel a consumer, and requeue its unacked messages."""
         with self._lock:
             returning = list(subscriber.unsettled.values())
             subscriber.unsettled.clear()
             self._cancel(subscriber)
             self._restore(subscriber.queue, returning)
-            self._awaiting_rest.wake_all()
+            self._idle_waiters.wake_all()
 
     def wait_until_idle(self, deadline: float) -> bool:
-        """Wait until every queue that somebody consumes is empty, and all that was handed out is settled.
+        """Wait until every queue with a consumer is empty and has no unacked message. For tests.
 
-        For tests: a message in a queue without a consumer, such as a retry queue, does not count.
+        A message in a queue without a consumer, such as a retry queue, does not count.
 
         :param deadline: monotonic seconds.
-        :returns: false when the deadline passed first.
+        :returns: false if the deadline passes first.
         """
         waiter = Waiter()
         try:
             while True:
                 with self._lock:
-                    self._awaiting_rest.add(waiter)
-                    if self._rests():
+                    self._idle_waiters.add(waiter)
+                    if self._is_idle():
                         return True
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -344,9 +369,9 @@ class Hub:
                 waiter.wait(left)
         finally:
             with self._lock:
-                self._awaiting_rest.remove(waiter)
+                self._idle_waiters.remove(waiter)
 
-    def _rests(self) -> bool:
+    def _is_idle(self) -> bool:
         consumed = [queue for queue in self._queues.values() if queue.subscribers]
         return not any(queue.depth or any(one.unsettled for one in queue.subscribers) for queue in consumed)
 
@@ -370,6 +395,6 @@ def _check_owner(queue: HubQueue, client: object, doing: str) -> None:
 
 def _locked(what: str, name: str) -> MessageHubConfigurationError:
     return MessageHubConfigurationError(
-        f"{what}: the hub says 405 RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' "
-        "in vhost '/'. It belongs to another client alone, or was made for several: choose another name"
+        f"{what}: 405 RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' in vhost '/'. "
+        "The queue belongs to another client alone, or it exists and is not exclusive: choose another name"
     )

@@ -1,4 +1,4 @@
-"""What time it is for a hub, and who wakes it when something is due."""
+"""The clocks of a hub: the current time, and an alarm for the next moment at which something is due."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.text import shown
 from message_hub_sync.transport.threads import Waiter
 
 __all__ = ["Clock", "SystemClock", "VirtualClock"]
@@ -17,43 +18,45 @@ logger = SafeLogger("message_hub_sync.memory")
 
 
 class Clock(Protocol):
-    """A hub's clock. ``ring`` is called without any lock of the clock held."""
+    """The clock of a hub. All methods may be called from any thread."""
 
     def now(self) -> float:
-        """Seconds since some fixed moment; never goes back."""
+        """Seconds since a fixed moment; never decreases."""
 
     def set_alarm(self, ring: Callable[[], None], due: float | None) -> None:
-        """Have ``ring`` called once ``now()`` reaches ``due``, instead of when it was set to before.
+        """Call ``ring`` once ``now()`` reaches ``due``. This replaces the alarm that was set for ``ring`` before.
 
-        ``None`` calls it off.
+        :param ring: called with no lock of the clock held.
+        :param due: ``None`` cancels the alarm.
         """
 
     def rest(self, deadline: float) -> None:
-        """Return when no thread of this clock is left, provided that no alarm is set (monotonic seconds)."""
+        """If no alarm is set, wait until the clock's thread has ended.
+
+        :param deadline: until when to wait, in monotonic seconds.
+        """
 
 
 class SystemClock:
     """The monotonic clock, with one daemon thread that exists only while an alarm is set.
 
-    Mutable, guarded by ``_lock``: ``_due``, ``_ring``, ``_running`` and ``_thread``, the latest one, which alone
-    waits on ``_waiter``. The hub takes the lock while holding its own, never the other way round.
+    Methods: see :class:`Clock`. It has one alarm, so each hub needs its own clock.
     """
 
     def __init__(self, owner: str) -> None:
         self._name = f"message-hub-{owner}-timer"
+        # Lock order: the hub's lock before this one.
         self._lock = threading.Lock()
-        self._waiter = Waiter()
-        self._due: float | None = None
-        self._ring: Callable[[], None] | None = None
-        self._running = False
-        self._thread: threading.Thread | None = None
+        self._waiter = Waiter()  # only the thread _thread waits on it
+        self._due: float | None = None  # guarded by _lock
+        self._ring: Callable[[], None] | None = None  # guarded by _lock
+        self._running = False  # guarded by _lock
+        self._thread: threading.Thread | None = None  # the latest thread; guarded by _lock
 
     def now(self) -> float:
-        """Monotonic seconds."""
         return time.monotonic()
 
     def set_alarm(self, ring: Callable[[], None], due: float | None) -> None:
-        """See :class:`Clock`. One ``ring`` per clock: each hub has a clock of its own."""
         with self._lock:
             self._due, self._ring = due, ring
             if self._running:
@@ -62,12 +65,11 @@ class SystemClock:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 try:
                     thread.start()
-                except RuntimeError:  # the interpreter is ending (3.12): nothing will be waited for
+                except RuntimeError:  # the interpreter exits (Python 3.12 and later): no delay will end any more
                     return
                 self._running, self._thread = True, thread
 
     def rest(self, deadline: float) -> None:
-        """See :class:`Clock`."""
         with self._lock:
             thread = self._thread if self._due is None else None
         if thread is not None and thread is not threading.current_thread():
@@ -78,11 +80,11 @@ class SystemClock:
             try:
                 ring()
             except Exception:
-                # Ending here would leave every later delay undelivered without a word.
-                logger.exception("%s: what was due could not be done", self._name)
+                # Keep the thread: without it every later delay would stay undelivered, with nothing in the log.
+                logger.exception("%s: an alarm raised; the thread waits for the next alarm", self._name)
 
     def _next(self) -> Callable[[], None] | None:
-        """Wait for the alarm; ``None`` when there is none, and then this thread has ended."""
+        """Wait for the alarm and take it. ``None`` if no alarm is set: the thread must end then."""
         while True:
             with self._lock:
                 if self._due is None:
@@ -96,26 +98,21 @@ class SystemClock:
 
 
 class VirtualClock:
-    """A clock that moves only when it is told to; any number of hubs may share it.
+    """A clock that moves only by :meth:`advance`, for tests. Any number of hubs may share it. It has no thread.
 
-    :meth:`advance` makes everything that falls due happen, in order, each at its own moment, before it
-    returns: a retry after 30 s is tested in milliseconds. No thread.
-
-    Mutable: ``_now`` and ``_alarms``, guarded by ``_lock``; ``_advancing`` lets one thread move it at a time.
+    With it, a test of a retry after 30 s takes milliseconds. Other methods: see :class:`Clock`.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._advancing = threading.Lock()
-        self._now = 0.0
-        self._alarms: dict[Callable[[], None], float] = {}
+        self._advancing = threading.Lock()  # held during advance(): one thread advances at a time
+        self._now = 0.0  # seconds advanced so far; guarded by _lock, also read without it
+        self._alarms: dict[Callable[[], None], float] = {}  # guarded by _lock
 
     def now(self) -> float:
-        """Seconds advanced so far."""
         return self._now
 
     def set_alarm(self, ring: Callable[[], None], due: float | None) -> None:
-        """See :class:`Clock`."""
         with self._lock:
             if due is None:
                 self._alarms.pop(ring, None)
@@ -123,22 +120,24 @@ class VirtualClock:
                 self._alarms[ring] = due
 
     def rest(self, deadline: float) -> None:
-        """Returns at once: there is no thread."""
+        """Return at once: there is no thread."""
 
     def advance(self, seconds: float) -> None:
-        """Let ``seconds`` pass, and what is due in them happen. May be called from any thread.
+        """Advance by ``seconds``. Everything that falls due is done before this returns: in order, each at its time.
 
-        :raises MessageValidationError: ``seconds`` is negative.
+        May be called from any thread.
+
+        :raises MessageValidationError: ``seconds`` is negative or NaN.
         """
         if not seconds >= 0:
-            raise MessageValidationError(f"cannot advance by {seconds!r} seconds: 0 or more is possible")
+            raise MessageValidationError(f"seconds must be a number of at least 0, not {shown(seconds)}")
         with self._advancing:
             until = self._now + seconds
             while (ring := self._next(until)) is not None:
                 ring()
 
     def _next(self, until: float) -> Callable[[], None] | None:
-        """Move to the next alarm that is due and take it, or to ``until`` when there is none before."""
+        """Move to the next alarm up to ``until`` and take it. If there is none, move to ``until``: ``None``."""
         with self._lock:
             ring = min(self._alarms, key=self._alarms.__getitem__, default=None)
             if ring is None or self._alarms[ring] > until:

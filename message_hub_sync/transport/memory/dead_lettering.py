@@ -1,4 +1,4 @@
-"""What becomes of a message that its queue gives up. Pure."""
+"""Dead-lettering: the headers that RabbitMQ adds, and the cycles that it detects. Pure functions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ Reason = Literal["expired", "maxlen"]
 def dead_letter(
     message: StoredMessage, queue: str, reason: Reason, when: datetime, exchange: str, routing_key: str | None
 ) -> StoredMessage:
-    """The message as its queue hands it on, with the headers RabbitMQ adds (``x-death``, ``x-first-death-…``).
+    """The dead-lettered message, with the headers that RabbitMQ adds (``x-death``, ``x-first-death-…``).
 
-    Its expiration is taken off, else it would expire again where it arrives.
+    It has no expiration, else it would expire again in the next queue.
 
-    :param routing_key: ``None`` keeps the message's own.
+    :param message: the message in the queue ``queue``.
+    :param when: the time for ``x-death``.
+    :param exchange: the dead-letter exchange of the queue.
+    :param routing_key: the dead-letter routing key of the queue; ``None`` keeps the message's own.
     """
     properties = message.properties
     headers = copy_headers(message)
@@ -53,9 +56,9 @@ def dead_letter(
 
 
 def is_cycle(message: StoredMessage, queue: str) -> bool:
-    """Whether ``queue`` would get a message back that died there, without anybody having rejected it since.
+    """Whether ``message`` was dead-lettered from ``queue`` before, and no consumer has rejected it since.
 
-    RabbitMQ drops such a message, or it would go round for ever.
+    RabbitMQ drops such a message, else it would circulate for ever.
     """
     deaths: Sequence[dict[str, Any]] = _deaths(message.properties.headers)
     for index, death in enumerate(deaths):
@@ -65,6 +68,6 @@ def is_cycle(message: StoredMessage, queue: str) -> bool:
 
 
 def _deaths(headers: dict[str, Any]) -> list[dict[str, Any]]:
-    """The deaths a message came with; anybody may have written that header."""
+    """The entries of ``x-death``. Any publisher can write that header, so ignore what has another type."""
     found = headers.get(X_DEATH)
     return [death for death in found if isinstance(death, dict)] if isinstance(found, list) else []

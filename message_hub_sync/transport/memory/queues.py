@@ -1,4 +1,4 @@
-"""A queue of the embedded hub, and those who consume from it. No locks: the hub's lock guards them."""
+"""A queue of the embedded hub, and its consumers. The hub's lock guards every field; the caller holds it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ __all__ = ["Entry", "HubQueue", "Subscriber"]
 
 
 class Entry:
-    """One message in one queue. ``position`` is its place for good: a message given back returns to it."""
+    """One message in one queue.
+
+    ``position`` never changes: a requeued message returns to it. ``level`` is its priority in this queue.
+    ``expires_at`` is in seconds of the hub's clock.
+    """
 
     __slots__ = ("expires_at", "level", "message", "position", "redelivered")
 
@@ -29,9 +33,9 @@ class Entry:
 
 
 class HubQueue:
-    """Messages in order, the most urgent level first. ``gone`` once the queue is deleted.
+    """One queue. It delivers the messages with the highest priority first, and those of one priority in order.
 
-    ``owner`` is the one client that may use an exclusive queue.
+    :param owner: the client of an exclusive queue, the only one that may use it; else ``None``.
     """
 
     def __init__(self, name: str, spec: QueueSpec, arguments: QueueArguments, owner: object | None) -> None:
@@ -39,41 +43,47 @@ class HubQueue:
         self.spec = spec
         self.arguments = arguments
         self.owner = owner
-        self.gone = False
-        #: When the hub has itself woken for this queue.
+        self.gone = False  # the queue was deleted
+        #: The hub's alarm for this queue, in seconds of the hub's clock; infinity if none is set.
         self.alarm = math.inf
         self.subscribers: deque[Subscriber] = deque()
-        self._levels: list[deque[Entry]] = [deque() for _ in range(arguments.max_priority + 1)]
-        self._held: deque[Entry] = deque()
-        self._position = 0
+        self._levels: list[deque[Entry]] = [deque() for _ in range(arguments.max_priority + 1)]  # by priority
+        self._held: deque[Entry] = deque()  # expired entries that no queue has accepted yet
+        self._position = 0  # of the latest entry
 
     @property
     def depth(self) -> int:
-        """How many messages are ready."""
+        """The number of ready messages."""
         return sum(map(len, self._levels))
 
     def append(self, message: StoredMessage, expires_at: float) -> None:
-        """Put a message behind all of its level."""
+        """Append a message, behind the others of its priority.
+
+        :param expires_at: in seconds of the hub's clock; infinity if it does not expire.
+        """
         self._position += 1
         level = min(message.properties.priority or 0, self.arguments.max_priority)
         self._levels[level].append(Entry(message, self._position, level, expires_at))
 
     def head(self) -> Entry | None:
-        """The entry to be delivered next."""
+        """The entry to deliver next; ``None`` if the queue is empty."""
         for entries in reversed(self._levels):
             if entries:
                 return entries[0]
         return None
 
     def drop_head(self) -> Entry:
-        """Take the entry to be delivered next."""
+        """Remove and return the entry to deliver next.
+
+        :raises IndexError: the queue is empty.
+        """
         for entries in reversed(self._levels):
             if entries:
                 return entries.popleft()
         raise IndexError("an empty queue has no head")
 
     def restore(self, given_back: Iterable[Entry]) -> None:
-        """Put entries back to where they were, marked as redelivered."""
+        """Requeue entries at their old positions, marked as redelivered."""
         by_level: dict[int, list[Entry]] = {}
         for entry in given_back:
             entry.redelivered = True
@@ -87,21 +97,24 @@ class HubQueue:
             entries.extendleft(returning)
 
     def hold(self, entry: Entry, until: float) -> None:
-        """Keep an expired entry that nobody took, out of everyone's way, and have it expire again later."""
+        """Keep an expired entry that no queue has accepted. It is not delivered, and expires again at ``until``."""
         entry.expires_at = until
         self._held.append(entry)
 
     @property
     def holds(self) -> bool:
-        """Whether there is something held."""
+        """Whether there are entries that no queue has accepted."""
         return bool(self._held)
 
     def next_expiry(self) -> float:
-        """When the first head expires (only heads do, as in a classic queue); infinity when none will."""
+        """When the next entry expires; infinity if none will.
+
+        Only the first entry of each priority can expire, as in a classic queue of RabbitMQ.
+        """
         return min((entries[0].expires_at for entries in (*self._levels, self._held) if entries), default=math.inf)
 
     def take_expired(self, now: float) -> list[Entry]:
-        """Take the heads whose time is up."""
+        """Remove and return the expired entries, from the head of each priority on."""
         expired = []
         for entries in (*self._levels, self._held):
             while entries and entries[0].expires_at <= now:
@@ -109,12 +122,12 @@ class HubQueue:
         return expired
 
     def clear(self) -> None:
-        """Forget every message."""
+        """Remove every message."""
         for entries in (*self._levels, self._held):
             entries.clear()
 
     def next_subscriber(self) -> Subscriber | None:
-        """Whose turn it is, among those who may have one more."""
+        """The next consumer in rotation with fewer unacked messages than its prefetch; ``None`` if there is none."""
         for _ in range(len(self.subscribers)):
             subscriber = self.subscribers[0]
             self.subscribers.rotate(-1)
@@ -124,12 +137,13 @@ class HubQueue:
 
 
 class Subscriber:
-    """One consumer as the hub sees it: what was handed to it and is not settled, by delivery tag.
+    """The hub's record of one consumer: its unacked messages, by delivery tag.
 
-    ``lost`` is called, without the hub's lock, when the queue is deleted under it.
+    :param prefetch: how many messages may be unacked at once; 0 is no limit.
+    :param lost: called, without the hub's lock, after a client has deleted the queue.
     """
 
-    __slots__ = ("_deliveries", "_intake_number", "_tag", "lost", "prefetch", "queue", "unsettled")
+    __slots__ = ("_channel_generation", "_deliveries", "_tag", "lost", "prefetch", "queue", "unsettled")
 
     def __init__(
         self,
@@ -144,11 +158,11 @@ class Subscriber:
         self.lost = lost
         self.unsettled: dict[int, Entry] = {}
         self._deliveries = deliveries
-        self._intake_number = channel_generation
+        self._channel_generation = channel_generation
         self._tag = 0
 
     def deliver(self, entry: Entry) -> None:
-        """Hand an entry over. The caller takes it off the queue afterwards, under the same lock."""
+        """Deliver an entry. The caller then removes it from the queue, under the same lock."""
         self._tag += 1
         message = entry.message
         delivery = Delivery(
@@ -159,9 +173,9 @@ class Subscriber:
             queue=self.queue.name,
             redelivered=entry.redelivered,
             delivery_tag=self._tag,
-            channel_generation=self._intake_number,
+            channel_generation=self._channel_generation,
             origin=self,
         )
-        # In this order a signal handler that raises in between costs a second delivery, never the message.
+        # In this order: if a signal handler raises in between, the message is delivered twice, and never lost.
         self._deliveries.put(delivery)
         self.unsettled[self._tag] = entry

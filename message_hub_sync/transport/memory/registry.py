@@ -13,11 +13,11 @@ __all__ = ["drop_hub", "open_hub"]
 
 
 class _Registry:
-    """Mutable: ``_hubs``, guarded by ``_lock``. A hub stays until it is dropped, as a broker does."""
+    """The hubs by name. Like a broker, a hub stays when its last client leaves; only :meth:`drop` removes it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._hubs: dict[str, Hub] = {}
+        self._hubs: dict[str, Hub] = {}  # guarded by _lock
 
     def open(self, name: str, clock: Clock | None) -> Hub:
         with self._lock:
@@ -26,7 +26,8 @@ class _Registry:
                 hub = self._hubs[name] = Hub(name, clock or SystemClock(f"memory-{name}"))
         if clock is not None and hub.clock is not clock:
             raise MessageHubConfigurationError(
-                f"memory://{name} has another clock already: open it with its clock first, or drop_hub({name!r})"
+                f"memory://{name} exists with another clock: open it with this clock before its first use, or call "
+                f"drop_hub({name!r}) first"
             )
         return hub
 
@@ -37,7 +38,8 @@ class _Registry:
             hub.clear()
 
     def after_fork_in_child(self) -> None:
-        """A forked child has hubs of its own: the parent's timer threads are not here, its locks may be held."""
+        """In a forked child: start without hubs."""
+        # The parent's timer threads do not run in the child, and its locks may be held there for ever.
         self.__init__()  # type: ignore[misc]
 
 
@@ -46,17 +48,18 @@ call_after_fork_in_child(_registry.after_fork_in_child)
 
 
 def open_hub(name: str, clock: Clock | None = None) -> Hub:
-    """The hub of this process that ``memory://name`` leads to, made where there is none yet.
+    """The hub of this process with the address ``memory://name``. It is created if it does not exist.
 
-    :param clock: a :class:`VirtualClock` for tests; ``None`` is the real clock, or the one the hub has.
+    :param clock: the hub's clock, for example a :class:`VirtualClock` for tests. ``None``: the clock of an existing
+        hub, a :class:`SystemClock` for a new one.
     :raises MessageHubConfigurationError: the hub exists with another clock.
     """
     return _registry.open(name, clock)
 
 
 def drop_hub(name: str) -> None:
-    """Forget a hub with all that is in it: the next client to connect finds a new one.
+    """Remove a hub with its exchanges, queues and messages. The next client that connects gets a new one.
 
-    Close its clients first: those that stay keep the old hub, empty.
+    Close its clients first: a client that is still connected keeps the old hub, which is then empty.
     """
     _registry.drop(name)

@@ -1,4 +1,4 @@
-"""Which queues a topic exchange hands a message to. Pure; the hub's lock guards the exchange."""
+"""Topic exchanges: the queues to which a routing key leads. No I/O; the hub's lock guards an exchange."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 __all__ = ["TopicExchange", "matches", "words"]
 
-#: Routes remembered per exchange. Keys are few in practice; a publisher that makes them up must not fill memory.
+#: Cached routes per exchange. There are few routing keys in practice; the limit is for a publisher that generates them.
 _MAX_ROUTES = 10_000
 
 
 def words(key: str) -> tuple[str, ...]:
-    """The words of a routing key or pattern, as RabbitMQ splits it: an empty key has none."""
+    """The words of a routing key or pattern, as RabbitMQ splits them: an empty key has none."""
     return tuple(key.split(".")) if key else ()
 
 
 def matches(pattern: Sequence[str], key: Sequence[str]) -> bool:
-    """Whether a pattern fits a key: ``*`` is exactly one word, ``#`` any number of them, none included."""
+    """Whether a pattern matches a key: ``*`` matches exactly one word, ``#`` any number of words, also none."""
     at_pattern = at_key = 0
-    after_hash = -1  # where to go on in the pattern when the words tried after its last '#' do not fit
-    swallowed = 0  # the first word of the key that this '#' has not taken yet
+    after_hash = -1  # the pattern's index after its last '#': match from there again if a word does not match
+    swallowed = 0  # the index of the first word of the key that this '#' does not match
     while at_key < len(key):
         word = pattern[at_pattern] if at_pattern < len(pattern) else None
         if word == "#":
@@ -37,29 +37,26 @@ def matches(pattern: Sequence[str], key: Sequence[str]) -> bool:
 
 
 class TopicExchange:
-    """A topic exchange: its bindings, and the routes worked out since they last changed.
-
-    Mutable: ``_bindings`` and ``_routes``, guarded by the lock of the hub it belongs to.
-    """
+    """A topic exchange with its bindings. The caller of each method holds the hub's lock."""
 
     def __init__(self, name: str, durable: bool) -> None:
         self.name = name
         self.durable = durable
-        self._bindings: dict[tuple[str, str], tuple[str, ...]] = {}
-        self._routes: dict[str, tuple[str, ...]] = {}
+        self._bindings: dict[tuple[str, str], tuple[str, ...]] = {}  # guarded by the hub's lock
+        self._routes: dict[str, tuple[str, ...]] = {}  # a cache, cleared with each change; guarded by the hub's lock
 
     def bind(self, queue: str, pattern: str) -> None:
-        """Have ``queue`` receive what fits ``pattern``. Binding twice is binding once."""
+        """Bind ``queue`` to the routing keys that match ``pattern``. A second equal binding changes nothing."""
         self._bindings[queue, pattern] = words(pattern)
         self._routes.clear()
 
     def unbind(self, queue: str) -> None:
-        """Forget every binding of ``queue``."""
+        """Remove every binding of ``queue``."""
         self._bindings = {key: found for key, found in self._bindings.items() if key[0] != queue}
         self._routes.clear()
 
     def route(self, key: str) -> tuple[str, ...]:
-        """The queues that receive ``key``, each once however many of its bindings fit."""
+        """The queues that receive a message with the routing key ``key``, each once even if several bindings match."""
         found = self._routes.get(key)
         if found is None:
             if len(self._routes) >= _MAX_ROUTES:

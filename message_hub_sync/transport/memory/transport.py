@@ -1,4 +1,4 @@
-"""The client's side of the embedded hub: the seam's transport and consumer over it."""
+"""The transport of the embedded hub, and its consumer: the connection of one client to a hub."""
 
 from __future__ import annotations
 
@@ -35,69 +35,67 @@ logger = SafeLogger("message_hub_sync.memory")
 
 
 class MemoryTransport:
-    """Carries one client's messages over a hub inside this process. See :class:`Transport`.
+    """Publishes and consumes for one client over a hub inside this process. Methods: see :class:`Transport`.
 
-    Deadlines are never reached: nothing here waits, save :meth:`close` for the hub's timer.
-
-    Mutable, guarded by ``_lock``: ``_hub``, ``_states`` (by role), ``_consumers``, ``_listeners``, ``_adopted``,
-    ``_client`` (what stands for this client in the hub). ``_publishing`` is the hub once the publish connection
-    is open; it is read without the lock, and a publish that meets a close is one just before it.
+    No method waits, so that no deadline passes, except :meth:`close`, which waits for the hub's timer thread.
     """
 
     def __init__(self, config: ClientConfig) -> None:
         if not isinstance(config.address, MemoryAddress):
-            raise MessageHubConfigurationError("the embedded hub needs an address like memory://name")
+            raise MessageHubConfigurationError(
+                "rabbitmq_url must be memory://name for the embedded hub, not the URL of a broker"
+            )
         self._address = config.address
         self._reset()
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._closed = False
-        self._client = object()
-        self._hub: Hub | None = None
+        self._closed = False  # guarded by _lock
+        self._client = object()  # identifies this client in the hub
+        self._hub: Hub | None = None  # guarded by _lock
+        # The hub, once the publish connection is open. Written under _lock, read without it: a publish during close()
+        # counts as one before it.
         self._publishing: Hub | None = None
-        self._states: dict[str, ConnectionState] = {}
-        self._consumers: list[MemoryConsumer] = []
-        self._listeners: list[Callable[[], None]] = []
-        self._adopted: set[str] = set()
+        self._states: dict[str, ConnectionState] = {}  # by role; guarded by _lock
+        self._consumers: list[MemoryConsumer] = []  # guarded by _lock
+        self._listeners: list[Callable[[], None]] = []  # guarded by _lock
+        self._adopted: set[str] = set()  # entities that were warned about; guarded by _lock
 
     # --- connections -----------------------------------------------------------------------------
 
     def connect(self, deadline: float) -> None:
-        """See :class:`Transport`."""
         self._open("publish")
 
     def _open(self, role: str) -> Hub:
         with self._lock:
             if self._closed:
-                raise MessageHubConnectionError(f"this client of {self._address} is closed: make a new one")
+                raise MessageHubConnectionError(
+                    f"the client of {self._address} is closed: create a new MessageHubClient"
+                )
             hub = self._hub
             if hub is None:
                 hub = self._hub = open_hub(self._address.name)
                 hub.attach(self._client)
-            came = self._states.get(role) is not ConnectionState.OPEN
+            opened = self._states.get(role) is not ConnectionState.OPEN
             self._states[role] = ConnectionState.OPEN
             if role == "publish":
                 self._publishing = hub
-            listeners = list(self._listeners) if came and role == "publish" else []
-        if came:
-            logger.debug("%s %s: closed -> open: needed", self._address, role)
+            listeners = list(self._listeners) if opened and role == "publish" else []
+        if opened:
+            logger.debug("%s: %s connection: closed -> open: first use", self._address, role)
         for listener in listeners:
             listener()
         return hub
 
     def status(self) -> Sequence[ConnectionStatus]:
-        """See :class:`Transport`."""
         with self._lock:
             return [ConnectionStatus(role, state, str(self._address)) for role, state in self._states.items()]
 
     def on_connected(self, listener: Callable[[], None]) -> None:
-        """See :class:`Transport`."""
         with self._lock:
             self._listeners.append(listener)
 
     def close(self, deadline: float) -> None:
-        """See :class:`Transport`. What is in the hub stays there."""
         with self._lock:
             self._closed = True
             hub, self._hub, self._publishing = self._hub, None, None
@@ -105,7 +103,8 @@ class MemoryTransport:
             self._states = dict.fromkeys(self._states, ConnectionState.CLOSED)
         if hub is None:
             return
-        # All are cancelled first: what one gives back must not go to another that is about to end.
+        # Cancel all before closing one: else the hub delivers the messages that one requeues to another one that is
+        # about to close. The hub, its durable queues and their messages stay.
         for consumer in consumers:
             consumer.cancel(deadline)
         for consumer in consumers:
@@ -114,19 +113,19 @@ class MemoryTransport:
         logger.debug("%s: open -> closed: closed by the client", self._address)
 
     def after_fork_in_child(self) -> None:
-        """See :class:`Transport`. The parent's hub and its locks, which may be held for ever, are let go."""
+        # Drop the parent's hub and its locks: a lock may be held in the child for ever.
         for consumer in self._consumers:
             consumer._after_fork_in_child()
         self._reset()
         self._closed = True
 
     def interrupt(self) -> None:
-        """See :class:`Transport`. What was handed out and not settled goes back, and comes again."""
         with self._lock:
             consumers = list(self._consumers)
             listeners = list(self._listeners) if self._publishing is not None else []
         logger.debug("%s: open -> recovering -> open: interrupted", self._address)
-        # All end before one begins anew: what one gives back is not for another that is about to end.
+        # The hub requeues the unacked messages and delivers them again. End all consumers before restarting one: else
+        # the messages that one requeues are delivered to another one that is about to end.
         for consumer in consumers:
             consumer._interrupt()
         for consumer in consumers:
@@ -137,10 +136,6 @@ class MemoryTransport:
     # --- publishing ------------------------------------------------------------------------------
 
     def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
-        """See :class:`Transport`. The receipt is settled on return.
-
-        :raises MessageValidationError: AMQP could not carry a value of it.
-        """
         message = checked_copy(outgoing)
         hub = self._publishing or self._open("publish")
         receipt = Receipt()
@@ -148,7 +143,6 @@ class MemoryTransport:
         return receipt
 
     def publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:
-        """See :class:`Transport`."""
         hub = self._publishing or self._open("publish")
         receipts = []
         for outgoing in batch:
@@ -165,27 +159,23 @@ class MemoryTransport:
     # --- queues ----------------------------------------------------------------------------------
 
     def declare(self, topology: Topology, deadline: float) -> None:
-        """See :class:`Transport`."""
         self._warn(self._open("publish").declare(topology, declared_name(topology.queue), self._client))
 
     def declare_exchange(self, exchange: ExchangeSpec, deadline: float) -> None:
-        """See :class:`Transport`."""
         self._warn(self._open("publish").declare_exchange(exchange))
 
     def declare_queue(self, queue: QueueSpec, deadline: float) -> None:
-        """See :class:`Transport`."""
         self.declare(Topology(queue), deadline)
 
     def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:
-        """See :class:`Transport`."""
         hub = self._open("publish")
         return {name: hub.stats(name, self._client) for name in names}
 
     def delete(self, topology: Topology, queue: str, deadline: float) -> None:
-        """See :class:`Transport`. Whoever consumes from the queue makes it anew."""
         self._open("publish").delete(queue, self._client)
 
     def _warn(self, adopted: Sequence[Adopted]) -> None:
+        """Warn once of each entity that exists with other arguments."""
         for entity, text in adopted:
             with self._lock:
                 known = entity in self._adopted
@@ -196,7 +186,6 @@ class MemoryTransport:
     # --- consuming -------------------------------------------------------------------------------
 
     def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> MemoryConsumer:
-        """See :class:`Transport`."""
         consumer = MemoryConsumer(self, topology, prefetch)
         consumer._start()
         with self._lock:
@@ -205,7 +194,7 @@ class MemoryTransport:
                 self._consumers.append(consumer)
         if closed:
             consumer.close(deadline)
-            raise MessageHubConnectionError(f"this client of {self._address} is closed: make a new one")
+            raise MessageHubConnectionError(f"the client of {self._address} is closed: create a new MessageHubClient")
         return consumer
 
     def _subscribe(
@@ -236,11 +225,9 @@ class MemoryTransport:
 
 
 class MemoryConsumer:
-    """One queue being consumed. See :class:`Consumer`. A queue deleted under it is declared and consumed again.
+    """A consumer of one queue. Methods: see :class:`Consumer`.
 
-    Mutable, changed under ``_lock``: ``_subscription`` (the hub and its side of this consumer, ``None`` before the
-    start and after the end), ``_delivering`` (nobody cancelled it), ``_channel_generation`` (how often it began),
-    ``_queue``. ``_lock`` is taken before the hub's.
+    If its queue is deleted, it is declared and consumed again.
     """
 
     def __init__(self, transport: MemoryTransport, topology: Topology, prefetch: int) -> None:
@@ -248,50 +235,45 @@ class MemoryConsumer:
         self._topology = topology
         self._prefetch = prefetch
         self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
+        # Lock order: this one before the hub's lock.
         self._lock = threading.Lock()
-        self._subscription: tuple[Hub, Subscriber] | None = None
-        self._delivering = True
-        self._channel_generation = 0
-        self._queue = topology.queue.name
+        # The hub and its record of this consumer; None before the start and after the end.
+        self._subscription: tuple[Hub, Subscriber] | None = None  # guarded by _lock, also read without it
+        self._delivering = True  # not cancelled; guarded by _lock, also read without it
+        self._channel_generation = 0  # the number of starts; guarded by _lock
+        self._queue = topology.queue.name  # guarded by _lock, also read without it
 
     @property
     def deliveries(self) -> SimpleQueue[Delivery | None]:
-        """See :class:`Consumer`."""
         return self._deliveries
 
     @property
     def queue(self) -> str:
-        """See :class:`Consumer`."""
         return self._queue
 
     @property
     def active(self) -> bool:
-        """See :class:`Consumer`."""
         subscription = self._subscription
         return self._delivering and subscription is not None and not subscription[1].queue.gone
 
     def ack(self, delivery: Delivery) -> None:
-        """See :class:`Consumer`. The hub knows at once."""
         subscription = self._subscription
         if subscription is not None and delivery.origin is subscription[1]:
             subscription[0].ack(subscription[1], delivery.delivery_tag)
 
     def requeue(self, delivery: Delivery) -> None:
-        """See :class:`Consumer`."""
         subscription = self._subscription
         if subscription is not None and delivery.origin is subscription[1]:
             subscription[0].requeue(subscription[1], delivery.delivery_tag)
 
     def holds(self, delivery: Delivery) -> bool:
-        """See :class:`Consumer`."""
         subscription = self._subscription
         return subscription is not None and delivery.origin is subscription[1]
 
     def flush(self) -> None:
-        """See :class:`Consumer`. Nothing waits here."""
+        """Do nothing: no ack is pending here, as :meth:`ack` reaches the hub at once."""
 
     def cancel(self, deadline: float) -> None:
-        """See :class:`Consumer`."""
         with self._lock:
             self._delivering = False
             if self._subscription is not None:
@@ -299,7 +281,6 @@ class MemoryConsumer:
                 hub.cancel(subscriber)
 
     def close(self, deadline: float) -> None:
-        """See :class:`Consumer`."""
         with self._lock:
             self._delivering = False
             subscription, self._subscription = self._subscription, None
@@ -309,7 +290,7 @@ class MemoryConsumer:
         self._transport._forget(self)
 
     def _start(self) -> bool:
-        """Declare and consume, unless it was cancelled meanwhile."""
+        """Declare the queue and consume it; false if the consumer was cancelled."""
         with self._lock:
             if not self._delivering:
                 return False
@@ -321,35 +302,41 @@ class MemoryConsumer:
             return True
 
     def _restart(self) -> None:
-        """The queue was deleted: begin anew, in the thread that deleted it."""
+        """The queue was deleted: declare and consume it again, on the thread that deleted it."""
         deleted = self._queue
         try:
             if self._start():
                 logger.warning("the queue %r was deleted; it is declared and consumed again", deleted)
         except MessageHubError as error:
-            logger.error("the queue %r was deleted and cannot be consumed again: %s", deleted, error)
+            logger.error(
+                "the queue %r was deleted and cannot be consumed again: %s; no more deliveries until a reconnect",
+                deleted,
+                error,
+            )
 
     def _interrupt(self) -> None:
-        """The connection ends: what was handed out goes back, and what is settled late is stale."""
+        """The connection ends: requeue the unacked messages. Their deliveries are stale from now on."""
         with self._lock:
             subscription, self._subscription = self._subscription, None
             if subscription is not None:
                 hub, subscriber = subscription
                 hub.end(subscriber)
-        # What was handed over and not taken yet comes again; handled from here, it would be handled twice.
-        calls_to_look_up = 0
+        # Drop the queued deliveries: they are redelivered, and the handler would run twice.
+        wake_ups = 0
         try:
             while True:
-                calls_to_look_up += self._deliveries.get_nowait() is None
+                wake_ups += self._deliveries.get_nowait() is None
         except Empty:
-            for _ in range(calls_to_look_up):
+            for _ in range(wake_ups):
                 self._deliveries.put(None)
 
     def _resume(self) -> None:
         try:
             self._start()
         except MessageHubError as error:
-            logger.error("the queue %r cannot be consumed again: %s", self._queue, error)
+            logger.error(
+                "the queue %r cannot be consumed again: %s; no more deliveries until a reconnect", self._queue, error
+            )
 
     def _after_fork_in_child(self) -> None:
         self._lock = threading.Lock()

@@ -1,7 +1,7 @@
-"""What a message may be, and the copies made of it on its way in and out.
+"""Checks the messages of the embedded hub, and copies them.
 
-What the sender changes after sending is not seen by receivers, and what one receiver changes is not seen by
-another. What AMQP could not carry does not pass here either.
+The hub copies a message when it is published and each time it is delivered: a later change by the sender or by one
+receiver does not reach the (other) receivers. A value that AMQP cannot carry is an error here too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import MessageValidationError
-from message_hub_sync.runtime.text import encodable, printable
+from message_hub_sync.runtime.text import encodable, printable, shown
 from message_hub_sync.transport.amqp_values import decimal_fits
 from message_hub_sync.transport.base import Outgoing
 
@@ -31,9 +31,9 @@ __all__ = [
 _INT64 = 2**63
 #: RabbitMQ 3.10: ``max_message_size``.
 _MAX_BODY_BYTES = 134_217_728
-#: Ten years, for expirations and ``x-message-ttl``: a RabbitMQ 3.10.8 took this many milliseconds, and not one more.
+#: Ten years, for expirations and ``x-message-ttl``: RabbitMQ 3.10.8 accepts this many milliseconds, and not one more.
 MAX_TTL_MS = 315_360_000_000
-#: Whom the broker takes every client of an embedded hub for.
+#: The user name of every client of the embedded hub.
 _USER = "guest"
 
 _SHORT_TEXTS = (
@@ -51,10 +51,10 @@ _short_texts = attrgetter(*_SHORT_TEXTS)
 
 
 class StoredMessage:
-    """A message inside the hub: never changed, shared by all queues that hold it.
+    """A message inside the hub. It never changes; all queues that hold it share it.
 
-    ``flat``: no header is a list or a table, so that copying them is copying one dict. ``ttl`` is in seconds,
-    infinity for a message that stays, or whose expiration cannot be read.
+    ``flat`` means that no header is a list or a table, so that a copy of the headers is a copy of one dict. ``ttl`` is
+    in seconds; infinity if the message has no expiration, or an invalid one.
     """
 
     __slots__ = ("body", "exchange", "flat", "properties", "routing_key", "ttl")
@@ -71,13 +71,13 @@ class StoredMessage:
 
 
 def checked_copy(outgoing: Outgoing) -> StoredMessage:
-    """A copy of what is sent, every value checked.
+    """Check every value of a message, and copy it.
 
     :raises MessageValidationError: AMQP cannot carry a value.
     """
     body: Any = outgoing.body
     if type(body) is not bytes:
-        raise MessageValidationError(f"a body of type {type(body).__name__} is not usable: bytes are")
+        raise MessageValidationError(f"body must be bytes, not {type(body).__name__}")
     properties = outgoing.properties
     short_text(outgoing.exchange, "the exchange's name")
     short_text(outgoing.routing_key, "the routing key")
@@ -95,7 +95,7 @@ def checked_copy(outgoing: Outgoing) -> StoredMessage:
 
 
 def broker_refusal(message: StoredMessage) -> str | None:
-    """What RabbitMQ closes the channel for (406), though AMQP carries it; ``None`` when it takes the message."""
+    """Why RabbitMQ would close the channel because of this message (406); ``None`` if it would accept the message."""
     properties = message.properties
     if properties.user_id is not None and properties.user_id != _USER:
         return (
@@ -113,7 +113,8 @@ def broker_refusal(message: StoredMessage) -> str | None:
 
 
 def copy_properties(properties: Properties, headers: dict[str, Any]) -> Properties:
-    """The same properties with other headers. Positional: half the price of ``dataclasses.replace``."""
+    """A copy of the properties, with other headers."""
+    # Positional arguments: half the cost of dataclasses.replace.
     return Properties(
         properties.message_id,
         properties.correlation_id,
@@ -132,7 +133,7 @@ def copy_properties(properties: Properties, headers: dict[str, Any]) -> Properti
 
 
 def copy_headers(message: StoredMessage) -> dict[str, Any]:
-    """The headers, for one receiver's own use."""
+    """A copy of the headers, which one receiver may change."""
     headers = message.properties.headers
     return dict(headers) if message.flat else {name: _copy(value) for name, value in headers.items()}
 
@@ -146,16 +147,19 @@ def _copy(value: Any) -> Any:
 
 
 def short_text(value: Any, what: str) -> None:
-    """Refuse what AMQP cannot carry as a short string (specification 0-9-1, section 4.2.5.3)."""
+    """Check that AMQP can carry ``value`` as a short string (specification 0-9-1, section 4.2.5.3).
+
+    :param what: the name of the value, for the error text.
+    :raises MessageValidationError: it cannot.
+    """
     if isinstance(value, str):
         try:
             if (len(value) if value.isascii() else len(value.encode())) <= 255:
                 return
         except UnicodeEncodeError:
             pass
-    raise MessageValidationError(
-        f"{what} of type {type(value).__name__} cannot be carried by AMQP: a text of at most 255 bytes is"
-    )
+    given = f"a text of {len(value)} characters" if isinstance(value, str) else shown(value)
+    raise MessageValidationError(f"{what} must be a text of at most 255 bytes of valid UTF-8, not {given}")
 
 
 def _expiration_fits(text: str) -> bool:
@@ -164,13 +168,13 @@ def _expiration_fits(text: str) -> bool:
 
 def _whole(value: Any, what: str, end: int) -> None:
     if value is not None and not (isinstance(value, int) and 0 <= value < end):
-        raise MessageValidationError(f"{what} cannot be carried by AMQP: a whole number below {end} is, or None")
+        raise MessageValidationError(f"{what} must be a whole number from 0 to {end - 1}, or None, not {shown(value)}")
 
 
 def _checked_table(table: Any) -> tuple[dict[str, Any], bool]:
-    """A copy of a table of AMQP values, and whether it is flat."""
+    """A checked copy of a table of AMQP values, and whether it holds no list and no table."""
     if not isinstance(table, dict):
-        raise MessageValidationError(f"headers of type {type(table).__name__} are not usable: a dict is")
+        raise MessageValidationError(f"headers must be a dict, not {type(table).__name__}")
     flat = True
     copied: dict[str, Any] = {}
     for name, value in table.items():
@@ -202,7 +206,9 @@ def _checked_value(name: str, value: Any) -> Any:
         return _checked_table(value)[0]
     if isinstance(value, list):
         return [_checked_value(name, inner) for inner in value]
+    # The type only: a header's value may be a secret.
     raise MessageValidationError(
-        f"header {printable(name)!r} of type {type(value).__name__} cannot be carried by AMQP: a text, bytes, "
-        "a 64-bit whole number, a finite float, a bool, None, a datetime, and lists and dicts of these are"
+        f"header {printable(name)!r} must be a value that AMQP can carry (a text of valid UTF-8, bytes, a 64-bit whole "
+        "number, a finite float, a Decimal of 32 bits, a bool, None, a datetime from 1970 on, or a list or dict of "
+        f"these), not {type(value).__name__}"
     )

@@ -69,7 +69,7 @@ def test_a_signal_at_the_end_of_a_wait_for_rest_does_not_release_the_lock_of_ano
         if memory._lock.locked():
             memory._lock.release()
 
-    monkeypatch.setattr(memory, "_rests", rests)
+    monkeypatch.setattr(memory, "_is_idle", rests)
     main = threading.main_thread().ident
     assert main is not None
     threading.Thread(target=hold, name="test-holder", daemon=True).start()
