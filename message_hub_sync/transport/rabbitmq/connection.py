@@ -1,19 +1,18 @@
 """pika's connection for threads: one non-blocking socket, any thread writes, one thread reads.
 
-pika brings its own adapters for event loops; this one implements the same six ``_adapter_*`` methods
-without one. Whoever has something to say encodes it, takes the lock and writes; the I/O thread polls,
-parses, runs timers and flushes what the socket did not take at once. A caller that is alone reads for
-itself (``turn``).
+pika brings adapters for event loops. This one implements the same six ``_adapter_*`` methods without an event loop.
+A calling thread encodes its frames, takes the lock and writes. The I/O thread polls, parses, runs timers, and sends
+what the socket did not take at once. If a single caller waits for the broker, it reads by itself (``reader_role``).
 
-Rules, each learned the hard way:
+Rules:
 
-* The lock is taken at the entry points only; the six methods assume it. pika sends an RPC before it
-  registers the reply's callback, so parsing and RPC must share it.
-* Under it no user code runs, logging handlers included. Callbacks settle receipts, put to unbounded queues,
-  or append to ``after_unlock``, which runs once the lock is free.
-* A failed send never ends the connection: the reader reads to the end first, since acknowledgements may
-  still be readable after ECONNRESET.
-* An exception while parsing ends the connection, it never ends the thread.
+* Every entry point takes the lock, and the six methods assume that it is held. pika sends an RPC before it registers
+  the callback for the reply, so parsing and RPC must share one lock.
+* No user code runs with the lock held, logging handlers included. Callbacks resolve receipts, put into unbounded
+  queues, or append to ``after_unlock``, which the I/O thread runs after it released the lock.
+* A failed send does not end the connection: acknowledgements may still be readable after ECONNRESET, so the reader
+  reads up to the end of the stream first.
+* An exception while parsing ends the connection, and never the thread.
 """
 
 from __future__ import annotations
@@ -33,66 +32,64 @@ from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.rabbitmq.frame_stream import FrameStream
 from message_hub_sync.transport.rabbitmq.polling import Poller, Waker
 from message_hub_sync.transport.rabbitmq.reader_role import ReaderRole
+from message_hub_sync.transport.rabbitmq.send_room import SendRoom
 from message_hub_sync.transport.rabbitmq.timers import Timers
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
-from message_hub_sync.transport.threads import Waiter, Waiters, refuse_on_io_thread
 
 __all__ = ["ThreadedConnection"]
 
 logger = SafeLogger("message_hub_sync.rabbitmq")
 
-#: Bytes waiting to be sent above which publishers wait for room.
+#: Publishers wait while so many bytes or more are in the out-buffer.
 OUT_BUFFER_BYTES = 8 * 1024 * 1024
 _RECEIVE_BYTES = 64 * 1024
-#: TLS is read with the lock held: after so many records (of at most 16 KiB) the writers have their turn.
+#: TLS is read with the lock held. After so many records (of at most 16 KiB) the lock is released for the writers.
 _TLS_TURN_RECORDS = 64
-#: Seconds the reader has to find the end of a connection on which a send failed.
+#: After a failed send, the reader has so many seconds to read up to the end of the stream.
 _END_AFTER_FAILED_SEND = 2.0
 
 
 class ThreadedConnection(FrameStream):
-    """One AMQP connection over an already connected socket.
+    """One AMQP connection over a socket that is already connected.
 
-    Mutable, guarded by ``lock``: ``_out``, ``_room``, ``_timers``, ``_ending``, ``_send_failed``, ``after_unlock``,
-    ``frame_handlers``, ``ended``, ``end_reason`` and all that pika keeps. ``usable`` turns false once, by whoever
-    sees why. ``_next_wake`` is the I/O thread's own, others only compare with it; ``_more``, ``_left`` and ``_torn``
-    those of whoever reads.
+    What pika keeps is guarded by ``lock`` too.
+
+    :param waker: wakes the I/O thread that calls :meth:`step`.
     """
 
     def __init__(self, parameters: pika.ConnectionParameters, connected: socket.socket, waker: Waker) -> None:
         self.lock = threading.Lock()
-        self._room = Waiters()
-        self.after_unlock: list[Callable[[], None]] = []
-        self.ended = False
-        #: Whether something written now may still arrive. An attribute, as every publish asks for it.
-        self.usable = True
-        self.end_reason: BaseException | None = None
+        self._room = SendRoom(self.lock, lambda: len(self._out) < OUT_BUFFER_BYTES or self.ended)
+        self.after_unlock: list[Callable[[], None]] = []  # guarded by lock
+        self.ended = False  # guarded by lock
+        #: Whether something written now may still arrive. An attribute, because every publish reads it.
+        self.usable = True  # any thread sets it to False, nobody sets it back
+        self.end_reason: BaseException | None = None  # guarded by lock
         self._socket = connected
         self._tls = isinstance(connected, ssl.SSLSocket)
         self._waker = waker
-        self._out = bytearray()
-        self._send_failed = False
-        self._ending = False
-        self._stream_error: Exception | None = None
-        self._timers = Timers(self._timer_failed)
-        self._timer_heap = self._timers.heap  # the same list: every step looks at it, with one lookup
-        self._next_wake = 0.0
-        self._more = False
-        self._torn = False
+        self._out = bytearray()  # guarded by lock
+        self._send_failed = False  # guarded by lock
+        self._ending = False  # set with the lock held, or by the reading thread
+        self._stream_error: Exception | None = None  # set with the lock held, or by the reading thread
+        self._timers = Timers(self._timer_failed)  # guarded by lock
+        self._timer_heap = self._timers.heap  # the same list, for the I/O thread's look in every step: one lookup less
+        self._next_wake = 0.0  # I/O thread only; others compare with it
+        self._more = False  # reading thread only; whether TLS may hold more that can be read at once
+        self._torn = False  # reading thread only; whether bytes of the stream are missing
         self._poller = Poller(connected, waker)
-        #: Who reads. When something was parsed last, in monotonic seconds.
         self.reader_role = ReaderRole(self)
-        self.read_at = 0.0
-        #: The I/O thread's own: from when on it gives up what it asks the broker as soon as somebody waits for it.
-        self.rpc_yield_at = math.inf
-        self.rpc_yield_if: Callable[[], bool] = lambda: False
+        self.read_at = 0.0  # when something was last parsed (monotonic); written with the lock held, read without
+        #: From this monotonic time on, an RPC of the I/O thread gives up as soon as :attr:`rpc_yield_if` returns true.
+        self.rpc_yield_at = math.inf  # I/O thread only
+        self.rpc_yield_if: Callable[[], bool] = lambda: False  # I/O thread only
         super().__init__(parameters)
 
     # --- for any thread ------------------------------------------------------------------------
 
     @property
     def max_fragment(self) -> int:
-        """The most bytes of a body that fit into one frame, as negotiated."""
+        """The largest part of a body that fits into one frame, in bytes, as negotiated."""
         return int(self._body_max_length)
 
     @property
@@ -101,11 +98,11 @@ class ThreadedConnection(FrameStream):
         return not self._ending and not self.ended
 
     def stop_writes(self) -> None:
-        """The client closes: nothing new is begun, and what waits for an answer need not any more."""
+        """The client is closing: start nothing new, and stop waiting for answers."""
         self.usable = False
 
     def write(self, data: bytes) -> None:
-        """Send whole frames, or keep what the socket does not take. The caller holds the lock."""
+        """Send whole frames; the out-buffer keeps what the socket does not take. The caller holds the lock."""
         if self._send_failed:
             return
         try:
@@ -118,7 +115,7 @@ class ThreadedConnection(FrameStream):
                 self._out += memoryview(data)[sent:]
                 self._waker.wake()  # the I/O thread must wait for the socket to become writable
         except BaseException:
-            # A signal's exception: how much of it is on the wire nobody knows, so that nothing may follow.
+            # A signal handler raised. It is unknown how many bytes were sent, so nothing may follow them.
             self.kill(amqp.StreamLostError("writing was interrupted"))
             raise
 
@@ -129,20 +126,20 @@ class ThreadedConnection(FrameStream):
 
     @property
     def needs_its_thread(self) -> bool:
-        """Whether there is something to do that only the I/O thread does."""
+        """Whether there is work that only the I/O thread may do."""
         return bool(self._ending or self.after_unlock or self._out or self._more or self._left)
 
     def read_now(self) -> None:
-        """In a caller's thread: take in whole acknowledgements, and leave all else to the I/O thread. The lock is held.
+        """In a caller's thread: handle whole acknowledgements, leave everything else to the I/O thread.
 
-        So pika never runs here, and what is raised here is a signal's.
+        The caller holds the lock. pika never runs here: only a signal handler or a gevent timeout raises.
         """
         try:
             if not self._ending and (data := self._receive()):
                 self.read_at = time.monotonic()
                 self._on_data_available(data, answers_only=True)
         except BaseException:
-            # What was read and not parsed is missing, so that nothing after it can be understood.
+            # Bytes that were read and not parsed are lost, so what follows them cannot be parsed.
             self._torn = True
             self.kill(amqp.StreamLostError("reading was interrupted"))
             raise
@@ -152,27 +149,18 @@ class ThreadedConnection(FrameStream):
         self._waker.wake()
 
     def wait_for_room(self, deadline: float) -> bool:
-        """Wait until the out-buffer has room again; false when the deadline passes first."""
+        """Wait until the out-buffer has room or the connection has ended. No lock held.
+
+        :param deadline: monotonic seconds.
+        :returns: ``False`` if the deadline passes first.
+        :raises MessageHubConnectionError: on an I/O thread, which would wait for itself.
+        """
         if len(self._out) < OUT_BUFFER_BYTES:
             return True
-        refuse_on_io_thread()
-        waiter = Waiter()
-        try:
-            while True:
-                with self.lock:
-                    self._room.add(waiter)
-                    if len(self._out) < OUT_BUFFER_BYTES or self.ended:
-                        return True
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    return False
-                waiter.wait(remaining)
-        finally:
-            with self.lock:
-                self._room.remove(waiter)
+        return self._room.wait(deadline)
 
     def call_later(self, seconds: float, callback: Callable[[], Any]) -> int:
-        """Have the I/O thread call ``callback`` with the lock held. The caller holds the lock."""
+        """Have the I/O thread call ``callback``, with the lock held, in so many seconds. The caller holds the lock."""
         due = time.monotonic() + seconds
         number = self._timers.add(due, callback)
         if due < self._next_wake:
@@ -180,13 +168,13 @@ class ThreadedConnection(FrameStream):
         return number
 
     def kill(self, reason: Exception) -> None:
-        """End the connection: all that is in flight is unknown. The caller holds the lock."""
+        """End the connection; the outcome of all that is in flight is unknown. The caller holds the lock."""
         if not self._ending:
             self._stream_error = reason
             self._adapter_disconnect_stream()
 
     def drop_socket(self) -> None:
-        """In a forked child: close our copy of the socket without a word on it, and no lock taken."""
+        """In a forked child: close the child's copy of the socket. Sends nothing and takes no lock."""
         descriptor = self._socket.detach()
         if descriptor >= 0:
             socket.close(descriptor)
@@ -200,25 +188,26 @@ class ThreadedConnection(FrameStream):
             self._flush()
 
     def serve(self, until: float) -> None:
-        """Rounds, until somebody rings the waker, ``until`` has passed or the connection has ended."""
+        """Serve the connection until the waker rings, ``until`` (monotonic seconds) has passed or it is ending."""
         while not (self.step(until) or self._ending):
             if self.reader_role.single_caller and self.reader_role.let_callers_read(until):
                 return
 
     def step(self, until: float) -> bool:
-        """One round: wait for the socket, a wake or a timer, at most until ``until``; then do what is due.
+        """One round: wait for the socket, the waker or a timer, then read, parse, run timers and send.
 
+        :param until: the longest wait, in monotonic seconds.
         :returns: whether the waker rang or ``until`` has passed.
         """
         timers = self._timer_heap
-        # First this, then a look at the timers: whoever adds one in between sees that it must ring.
+        # Set _next_wake before reading the timers: a thread that adds one in between then wakes this one.
         self._next_wake = wake = until
         if timers and timers[0][0] < until:
             self._next_wake = wake = timers[0][0]
         more = self._more or self._left
         timeout = 0.0 if more or self._ending or self.after_unlock else wake - time.monotonic()
         readable, rung = self._poller.wait(timeout, bool(self._out) and not self._send_failed)
-        self._next_wake = 0.0  # awake: nobody needs to ring
+        self._next_wake = 0.0  # awake: a thread that adds a timer need not wake it
         readable = readable or more
         data = self._receive() if readable and not self._tls else b""
         with self.lock:
@@ -236,8 +225,9 @@ class ThreadedConnection(FrameStream):
         return rung or now >= until
 
     def step_without_socket(self, until: float) -> bool:
-        """A round without the socket, which callers read: wait for a wake or a timer, and run what is due.
+        """One round while callers read the socket: wait for the waker or a timer, then run timers and send.
 
+        :param until: the longest wait, in monotonic seconds.
         :returns: whether the waker rang.
         """
         timers = self._timer_heap
@@ -252,29 +242,29 @@ class ThreadedConnection(FrameStream):
         return rung
 
     def on_blocked(self, announce: Callable[[bool], None]) -> None:
-        """Have ``announce`` called, no lock held, when the broker stops (true) or resumes (false) taking messages."""
+        """Call ``announce``, without a lock, when the broker stops (true) or resumes (false) accepting messages."""
         self.add_on_connection_blocked_callback(lambda *_: self.after_unlock.append(lambda: announce(True)))
         self.add_on_connection_unblocked_callback(lambda *_: self.after_unlock.append(lambda: announce(False)))
 
     def say_goodbye(self) -> None:
-        """Begin the orderly end; :attr:`alive` turns false once the broker has answered."""
+        """Send ``connection.close``. :attr:`alive` turns false when the broker has answered."""
         with self.lock:
             if self.is_open:
                 self.close()
                 self._flush()
 
     def end(self, why: str) -> None:
-        """End it now, if it has not ended."""
+        """End the connection now. Nothing happens if it has ended already."""
         with self.lock:
             self.kill(amqp.StreamLostError(why))
         self.finish()
 
     def finish(self) -> None:
-        """Close the socket and tell pika, which tells every channel. Once, by the I/O thread only."""
+        """Close the socket and tell pika, which closes every channel. I/O thread only; the second call does nothing."""
         with self.lock:
             if self.ended:
                 return
-            self._parse(b"")  # what a caller has read before the end and left
+            self._parse(b"")  # frames that a caller has read and left to the I/O thread
             self._flush()
             self.ended = True
             self._ending = True
@@ -283,28 +273,28 @@ class ThreadedConnection(FrameStream):
             self._out.clear()
             if self._stream_error is None and self._error is None:
                 self._stream_error = amqp.StreamLostError("the connection was dropped")
-            self.end_reason = self._why()
+            # The actual cause. pika would report a stream lost during the handshake as an authentication, access or
+            # protocol error.
+            self.end_reason = self._error if self._stream_error is None else self._stream_error
+            if self.frames_received == 0 and self._frame_buffer:
+                self.end_reason = amqp.IncompatibleProtocolError("no frame of AMQP 0-9-1")
             try:
                 self._on_stream_terminated(self._stream_error)
-            except Exception as error:  # a callback's fault must not keep the thread from failing the waiters
-                self._report("a channel could not be told that its connection ended", error)
+            except Exception as error:  # an error in a callback must not stop the thread: waiters are failed next
+                self._report("a channel could not be closed after the connection ended; continuing", error)
             self._room.wake_all()
         self._run_after_unlock()
 
     def check_usable(self) -> None:
-        """:raises ConnectionEnded: it is not usable any more."""
+        """:raises ConnectionEnded: the connection is no longer usable."""
         if not self.usable:
             raise ConnectionEnded
 
-    def _why(self) -> BaseException | None:
-        """What ended it, before pika guesses at passwords from the state of the handshake."""
-        reason: BaseException | None = self._error if self._stream_error is None else self._stream_error
-        if self.frames_received == 0 and self._frame_buffer:
-            reason = amqp.IncompatibleProtocolError("no frame of AMQP 0-9-1")
-        return reason
-
     def _receive(self) -> bytes:
-        """What can be read now; at the end of the stream, note why. TLS reads until it would wait."""
+        """Read what is there, without waiting. At the end of the stream, record why it ended.
+
+        Plain TCP is read once. TLS is read until it would wait: decrypted bytes do not make the socket readable.
+        """
         received: list[bytes] = []
         self._more = False
         try:
@@ -335,11 +325,11 @@ class ThreadedConnection(FrameStream):
         except amqp.IncompatibleProtocolError as error:
             self.kill(error)
         except Exception as error:
-            self._report("a frame could not be understood: the connection ends", error)
+            self._report("a received frame cannot be parsed; closing the connection", error)
             self.kill(amqp.InvalidFrameError(type(error).__name__))
 
     def _timer_failed(self, error: Exception) -> None:
-        self._report("a timer of the connection failed: the connection ends", error)
+        self._report("a timer of the connection failed; closing the connection", error)
         self.kill(amqp.StreamLostError(f"a timer failed: {type(error).__name__}"))
 
     def _run_after_unlock(self) -> None:
@@ -350,12 +340,12 @@ class ThreadedConnection(FrameStream):
                 try:
                     call()
                 except Exception:
-                    logger.exception("what followed from a frame failed: the connection ends")
+                    logger.exception("a callback of a received frame failed; closing the connection")
                     with self.lock:
-                        self.kill(amqp.StreamLostError("what followed from a frame failed"))
+                        self.kill(amqp.StreamLostError("a callback of a received frame failed"))
 
     def _report(self, what: str, error: Exception) -> None:
-        """Log once the lock is free: a logging handler is a user's code, and may want to publish."""
+        # A logging handler is user code and may publish, so it runs after the lock is released.
         self.after_unlock.append(lambda: logger.error(what, exc_info=error))
 
     # --- sending, the lock held ----------------------------------------------------------------
@@ -370,11 +360,8 @@ class ThreadedConnection(FrameStream):
             self.usable = False
             self._out.clear()
             self._room.wake_all()
-            self.call_later(_END_AFTER_FAILED_SEND, self._end_after_failed_send)
+            self.call_later(_END_AFTER_FAILED_SEND, lambda: self.kill(amqp.StreamLostError("sending failed")))
             return 0
-
-    def _end_after_failed_send(self) -> None:
-        self.kill(amqp.StreamLostError("sending failed"))
 
     def _flush(self) -> None:
         if not self._out:
@@ -388,11 +375,11 @@ class ThreadedConnection(FrameStream):
         if full and len(self._out) < OUT_BUFFER_BYTES:
             self._room.wake_all()
 
-    # --- what pika asks of an adapter, the lock held -------------------------------------------
+    # --- the methods of a pika adapter, the lock held ------------------------------------------
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if not self._send_failed:
-            self._out += data  # sent when the entry point ends: the pieces of one method leave together
+            self._out += data  # the entry point sends it at its end: all frames of a method in one write
 
     def _adapter_call_later(self, delay: float, callback: Callable[[], Any]) -> object:
         return self.call_later(delay, callback)
@@ -404,7 +391,7 @@ class ThreadedConnection(FrameStream):
         self.call_later(0, callback)
 
     def _adapter_connect_stream(self) -> None:
-        raise AssertionError("the socket is connected before this object is made")
+        raise AssertionError("the socket is connected before this object is created")
 
     def _adapter_disconnect_stream(self) -> None:
         self._ending = True

@@ -236,7 +236,7 @@ def test_a_frame_that_is_not_understood_ends_the_connection_and_is_logged_with_n
             wire.connection.step(deadline)
     finally:
         logging.getLogger("message_hub_sync.rabbitmq").removeHandler(handler)
-    assert "could not be understood" in caplog.text
+    assert "a received frame cannot be parsed" in caplog.text
     assert locked == [False]
 
 
