@@ -7,7 +7,7 @@ import os
 from contextlib import ExitStack
 from queue import SimpleQueue
 
-from message_hub_sync import Event, MessageHubClient
+from message_hub_sync import Event, HandlerGroup, MessageHubClient
 
 URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
 SUBSCRIBERS = ("character-service", "image-service", "llm-service")
@@ -16,14 +16,18 @@ SUBSCRIBERS = ("character-service", "image-service", "llm-service")
 def main() -> None:
     heard: SimpleQueue[str] = SimpleQueue()
 
-    def listen(client: MessageHubClient) -> None:
-        @client.on_event("campaign.theme_changed")
+    def listen(name: str) -> HandlerGroup:
+        handlers = HandlerGroup()
+
+        @handlers.on_event("campaign.theme_changed")
         def follow(event: Event) -> None:
-            heard.put(f"{client.service_name}: the theme is {event.payload['theme']}, says {event.source}")
+            heard.put(f"{name}: the theme is {event.payload['theme']}, says {event.source}")
+
+        return handlers
 
     with ExitStack() as stack:
         for name in SUBSCRIBERS:
-            listen(stack.enter_context(MessageHubClient(name, URL)))
+            stack.enter_context(MessageHubClient(name, URL)).include(listen(name))
         campaigns = stack.enter_context(MessageHubClient("campaign-service", URL))
 
         campaigns.publish_event("campaign.theme_changed", {"campaign_id": "7", "theme": "winter siege"})

@@ -15,7 +15,7 @@ from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
-from message_hub_sync import Event, Message, MessageHubClient, MessageHubError, MessageValidationError
+from message_hub_sync import Event, HandlerGroup, Message, MessageHubClient, MessageHubError, MessageValidationError
 from message_hub_sync.catalogue import CharacterCreated
 
 URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
@@ -23,18 +23,22 @@ URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
 settings.configure(DEBUG=True, SECRET_KEY=os.environ.get("SECRET_KEY", "for development"), ROOT_URLCONF=__name__)
 
 hub = MessageHubClient("character-service", URL)
+handlers = HandlerGroup()
 journal: list[str] = []
 
 
-# runserver loads this file in two processes. The client connects only in the one that serves.
-@hub.on_event("character.created")
+@handlers.on_event("character.created")
 def on_created(event: Event[CharacterCreated]) -> None:
     journal.append(f"created {event.payload.name or event.payload.character_id}")
 
 
-@hub.on_message
+@handlers.on_message
 def on_message(message: Message) -> None:
     journal.append(f"{message.source} says {message.payload['action']}")
+
+
+# runserver loads this file in two processes. The client connects only in the one that serves.
+hub.include(handlers)
 
 
 def create(request: HttpRequest) -> JsonResponse:

@@ -6,18 +6,22 @@ MESSAGE_HUB_URL=amqp://localhost:5672 python examples/request_response.py
 import os
 from typing import Any
 
-from message_hub_sync import MessageHubClient, MessageHubRemoteError
+from message_hub_sync import HandlerGroup, MessageHubClient, MessageHubRemoteError
 
 URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
 SHEETS = {"123": {"name": "Mira", "level": 3}}
 
+handlers = HandlerGroup()
+
+
+@handlers.on_message
+def handle_message(payload: dict[str, Any]) -> dict[str, Any]:
+    return SHEETS[payload["id"]]  # the reply; if the handler raises, the caller gets the error
+
 
 def main() -> None:
     with MessageHubClient("service-a", URL) as service_a, MessageHubClient("service-b", URL) as service_b:
-
-        @service_b.on_message
-        def handle_message(payload: dict[str, Any]) -> dict[str, Any]:
-            return SHEETS[payload["id"]]  # the reply; if the handler raises, the caller gets the error
+        service_b.include(handlers)
 
         reply = service_a.request("service-b", {"action": "get_data", "id": "123"}, timeout=5)
         print(f"service-a: {reply.source} answered {reply.payload}")

@@ -8,25 +8,30 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
-from message_hub_sync import Event, Message, MessageHubClient
+from message_hub_sync import Event, HandlerGroup, Message, MessageHubClient
 
 URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
 WORKERS = 4
 ITEMS = 100
 
 
+handled: SimpleQueue[str] = SimpleQueue()
+handlers = HandlerGroup()
+
+
+@handlers.on_message
+def count_message(message: Message) -> None:
+    handled.put("messages")
+
+
+@handlers.on_event("image.item_generated")
+def count_event(event: Event) -> None:
+    handled.put("events")
+
+
 def main() -> None:
-    handled: SimpleQueue[str] = SimpleQueue()
-
     with MessageHubClient("image-service", URL) as client:
-
-        @client.on_message
-        def count_message(message: Message) -> None:
-            handled.put("messages")
-
-        @client.on_event("image.item_generated")
-        def count_event(event: Event) -> None:
-            handled.put("events")
+        client.include(handlers)
 
         def paint(item: int) -> None:
             client.send_message("image-service", {"action": "catalogue", "item": item})

@@ -1,4 +1,4 @@
-"""FrameworkState the project's own programs in processes of their own."""
+"""The project's own programs, run in processes of their own."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str], timeout: float = 60, **env: str) -> subprocess
     )
 
 
-class FrameworkState:
+class RunningProgram:
     """A program that runs on, its output awaited line by line. Used by one thread."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -96,7 +96,7 @@ class FrameworkState:
 
 
 @contextlib.contextmanager
-def running(arguments: Sequence[str], **env: str) -> Iterator[FrameworkState]:
+def running(arguments: Sequence[str], **env: str) -> Iterator[RunningProgram]:
     """Run ``python`` with these arguments beside the test, in a process group that ends with the block."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
@@ -109,7 +109,7 @@ def running(arguments: Sequence[str], **env: str) -> Iterator[FrameworkState]:
         start_new_session=True,
     )
     try:
-        yield FrameworkState(process)
+        yield RunningProgram(process)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

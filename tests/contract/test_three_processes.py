@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from contract.conftest import Hub
 from contract.three_services import CALLERS, EACH
-from programs import FrameworkState, running
+from programs import RunningProgram, running
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -18,7 +18,7 @@ PROGRAM = str(Path(__file__).with_name("three_services.py"))
 
 
 @pytest.fixture
-def services(rabbitmq: str) -> Iterator[dict[str, FrameworkState]]:
+def services(rabbitmq: str) -> Iterator[dict[str, RunningProgram]]:
     """A process of each of three services, ready."""
     hub = Hub(rabbitmq)
     names = [hub.name(service) for service in ("service-a", "service-b", "service-c")]
@@ -37,7 +37,7 @@ def services(rabbitmq: str) -> Iterator[dict[str, FrameworkState]]:
         hub.end()
 
 
-def test_each_asks_the_others_at_once_and_gets_its_own_replies(services: dict[str, FrameworkState]) -> None:
+def test_each_asks_the_others_at_once_and_gets_its_own_replies(services: dict[str, RunningProgram]) -> None:
     for program in services.values():
         program.tell("ask")
 
@@ -47,7 +47,7 @@ def test_each_asks_the_others_at_once_and_gets_its_own_replies(services: dict[st
                 program.wait_for(f"^{service} got {CALLERS * EACH} replies of its own from {other}$")
 
 
-def test_what_one_broadcasts_each_of_them_hears_once(services: dict[str, FrameworkState]) -> None:
+def test_what_one_broadcasts_each_of_them_hears_once(services: dict[str, RunningProgram]) -> None:
     for program in services.values():
         program.tell("broadcast")
 
@@ -56,7 +56,7 @@ def test_what_one_broadcasts_each_of_them_hears_once(services: dict[str, Framewo
         assert heard == set(services)
 
 
-def test_the_state_that_each_publishes_all_of_them_know_in_the_end(services: dict[str, FrameworkState]) -> None:
+def test_the_state_that_each_publishes_all_of_them_know_in_the_end(services: dict[str, RunningProgram]) -> None:
     for version in range(1, 11):
         for program in services.values():
             program.tell(f"change {version}")

@@ -11,21 +11,21 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from programs import FrameworkState, eventually, running
+from programs import RunningProgram, eventually, running
 from spy import spying
 
 from message_hub_sync.testing._node.free_ports import free_port
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
 
-Serve = Callable[..., AbstractContextManager[FrameworkState]]
+Serve = Callable[..., AbstractContextManager[RunningProgram]]
 
 
-def serve_flask(url: str, *, reload: bool = False) -> AbstractContextManager[FrameworkState]:
+def serve_flask(url: str, *, reload: bool = False) -> AbstractContextManager[RunningProgram]:
     arguments = ["-m", "flask", "--app", "examples/flask_service", "run", "--port", str(free_port())]
     return running([*arguments, *(["--debug"] if reload else [])], MESSAGE_HUB_URL=url)
 
 
-def serve_django(url: str, *, reload: bool = False) -> AbstractContextManager[FrameworkState]:
+def serve_django(url: str, *, reload: bool = False) -> AbstractContextManager[RunningProgram]:
     arguments = ["examples/django_service.py", "runserver", f"127.0.0.1:{free_port()}"]
     return running([*arguments, *([] if reload else ["--noreload"])], MESSAGE_HUB_URL=url)
 
@@ -33,7 +33,7 @@ def serve_django(url: str, *, reload: bool = False) -> AbstractContextManager[Fr
 both = pytest.mark.parametrize("serve", [serve_flask, serve_django])
 
 
-def address(service: FrameworkState) -> str:
+def address(service: RunningProgram) -> str:
     """Where it serves, as it says itself."""
     return service.wait_for(r"(http://127\.0\.0\.1:\d+)").group(1)
 

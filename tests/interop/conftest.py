@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import FrameworkState, running
+from programs import RunningProgram, running
 
 from message_hub_sync.testing import MessageHubTestFramework
 
@@ -26,7 +26,7 @@ class Process:
     Mutable: what it got so far.
     """
 
-    def __init__(self, program: FrameworkState) -> None:
+    def __init__(self, program: RunningProgram) -> None:
         self._program = program
         self._got: list[dict[str, Any]] = []
         assert self._hear("done") == "connected"

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict, assert_type
 
 from message_hub_sync import (
     Event,
+    HandlerGroup,
     MemoryDeduplication,
     Message,
     MessageHubClient,
@@ -108,3 +109,27 @@ client.on_message(7)  # type: ignore[call-overload]
 client.on_message(prefetch="many")  # type: ignore[call-overload]
 client.on_event("character.created", durrable=True)  # type: ignore[call-arg]
 client.on_event("character.created", prefetch="many")  # type: ignore[arg-type]
+
+
+group = HandlerGroup()
+
+
+@group.on_event("character.created", durable=False, prefetch=1, workers=2, retry=RetryPolicy())
+def grouped_event(event: Event[CharacterCreated]) -> int:
+    return 1
+
+
+@group.on_message
+def grouped_message(message: Message) -> dict[str, int]:
+    return {"players": 5}
+
+
+@group.on_message(deduplicate=MemoryDeduplication())
+def grouped_once(message: Message) -> None: ...
+
+
+def call_it(message: Message) -> None:
+    assert_type(grouped_message(message), dict[str, int])
+
+
+assert_type(client.include(group), list[Subscription])
