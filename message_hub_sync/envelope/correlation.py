@@ -1,8 +1,9 @@
-"""Which message is being handled, so that what is sent inside continues its correlation.
+"""The message that is being handled, so that messages sent by its handler continue its correlation.
 
-The state is one context variable, hence local to a thread (or a greenlet, or a copied context). A thread that a
-handler starts begins without it: ``threading.Thread(target=contextvars.copy_context().run, args=(work, …))``, or
-``with bound_correlation(current_correlation_id()):`` inside the thread, hands it on.
+The state is one context variable: each thread, greenlet or copied context has its own value. A thread that a handler
+starts begins without a value. To pass it on, start the thread with
+``threading.Thread(target=contextvars.copy_context().run, args=(work, …))``, or use
+``with bound_correlation(correlation_id):`` inside the thread, with the handler's :func:`current_correlation_id`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.runtime.text import shown
 
 __all__ = [
     "MAX_CORRELATION_ID_BYTES",
@@ -29,12 +31,12 @@ __all__ = [
     "leave",
 ]
 
-#: AMQP's short string (specification 0-9-1, section 4.2.5.3).
+#: Limit of AMQP's short string (specification 0-9-1, section 4.2.5.3).
 MAX_CORRELATION_ID_BYTES = 255
 
 
 class MessageContext(NamedTuple):
-    """What the current thread is at work on."""
+    """The message that is being handled in a context, or only the correlation id that was bound there."""
 
     correlation_id: str
     message_id: str | None = None
@@ -46,29 +48,32 @@ _current: ContextVar[MessageContext | None] = ContextVar("message_hub_handling",
 
 
 def current_message() -> MessageContext | None:
-    """The message being handled in this context, or what :func:`bound_correlation` bound, or ``None``."""
+    """The message being handled in this context, the id bound by :func:`bound_correlation`, or ``None``."""
     return _current.get()
 
 
 def current_correlation_id() -> str | None:
-    """The correlation id that a message sent now would continue, or ``None`` when it would get a new one."""
+    """The correlation id that a message sent now would get; ``None`` if it would get a new one."""
     current = _current.get()
     return None if current is None else current.correlation_id
 
 
 def enter(current: MessageContext) -> Token[MessageContext | None]:
-    """Set what is being handled; the token is for :func:`leave`."""
+    """Set the message being handled in this context.
+
+    :returns: the token for :func:`leave`.
+    """
     return _current.set(current)
 
 
 def leave(token: Token[MessageContext | None]) -> None:
-    """Put back what was set before :func:`enter`."""
+    """Restore the value before :func:`enter`."""
     _current.reset(token)
 
 
 @contextlib.contextmanager
 def entered(current: MessageContext) -> Iterator[None]:
-    """Set what is being handled for the duration of a ``with`` block."""
+    """Set the message being handled for the duration of a ``with`` block."""
     token = enter(current)
     try:
         yield
@@ -78,11 +83,13 @@ def entered(current: MessageContext) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bound_correlation(correlation_id: UUID | str | None = None) -> Iterator[str]:
-    """Give everything sent inside the ``with`` block one correlation id: a web request's, a script's.
+    """Use one correlation id for all messages sent inside the ``with`` block, for example that of a web request.
 
-    :param correlation_id: a UUID or printable text up to 255 bytes; ``None`` makes a new UUID.
-    :returns: the id, as text.
-    :raises MessageValidationError: the id is neither.
+    It applies to the current thread (context) only.
+
+    :param correlation_id: a UUID, or printable text of 1 to 255 bytes; ``None``: a new UUID.
+    :returns: a context manager that returns the id as text.
+    :raises MessageValidationError: ``correlation_id`` is something else.
     """
     text = correlation_text(correlation_id) if correlation_id is not None else str(uuid4())
     with entered(MessageContext(correlation_id=text)):
@@ -90,9 +97,10 @@ def bound_correlation(correlation_id: UUID | str | None = None) -> Iterator[str]
 
 
 def correlation_text(value: UUID | str) -> str:
-    """The text of a correlation id on the wire.
+    """A correlation id as the text that is sent.
 
-    :raises MessageValidationError: it is not a UUID or printable text of 1 to 255 bytes.
+    :param value: a UUID, or printable text of 1 to 255 bytes.
+    :raises MessageValidationError: ``value`` is something else.
     """
     if isinstance(value, UUID):
         return str(value)
@@ -103,16 +111,15 @@ def correlation_text(value: UUID | str) -> str:
     ):
         return value
     raise MessageValidationError(
-        f"correlation_id of type {type(value).__name__} is not usable: "
-        f"a UUID or printable text of 1 to {MAX_CORRELATION_ID_BYTES} bytes is"
+        f"correlation_id must be a UUID or printable text of 1 to {MAX_CORRELATION_ID_BYTES} bytes, not {shown(value)}"
     )
 
 
 class CorrelationFilter(logging.Filter):
-    """Puts ``correlation_id``, ``message_id``, ``event_type`` and ``service`` on each record it sees.
+    """A logging filter that sets ``correlation_id``, ``message_id``, ``event_type`` and ``service`` on each record.
 
-    Add it to a *handler* (``handler.addFilter(CorrelationFilter())``), so that it sees the records of
-    every logger. What a record already has, through ``extra=``, wins. Never drops a record.
+    Add it to a *handler* (``handler.addFilter(CorrelationFilter())``): there it gets the records of all loggers. An
+    attribute that a record already has, through ``extra=``, is kept. The filter drops no record.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -120,6 +127,6 @@ class CorrelationFilter(logging.Filter):
         for name in ("correlation_id", "message_id", "event_type", "service"):
             if not hasattr(record, name):
                 value = None if current is None else getattr(current, name)
-                # Other clients send any text: one that would forge a line of the log is escaped.
+                # Other clients may send any text. Escape it, so that it cannot forge a line of the log.
                 setattr(record, name, value if value is None or value.isprintable() else ascii(value)[1:-1])
         return True

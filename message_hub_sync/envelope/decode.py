@@ -1,4 +1,4 @@
-"""From the wire: a body's JSON object, and the envelope of what arrived."""
+"""Decode deliveries: a body to a JSON object, AMQP properties to a message or an event."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from message_hub_sync.envelope.values import (
     Message,
     Properties,
 )
-from message_hub_sync.runtime.text import printable
+from message_hub_sync.runtime.text import printable, shown
 
 __all__ = [
     "NotJSON",
@@ -28,21 +28,22 @@ __all__ = [
     "decode_payload",
     "event_from_wire",
     "message_from_wire",
-    "refuse_constant",
+    "raise_not_json",
     "validation_reason",
 ]
 
 
 def decode_payload(body: bytes, max_bytes: int) -> dict[str, Any]:
-    """The JSON object in a body.
+    """Decode a body to a JSON object.
 
-    :raises InvalidMessage: it is empty, too large, not UTF-8, not JSON, not an object, nested too deeply,
-        or holds NaN, duplicate keys or a number of too many digits.
+    :param max_bytes: the largest body allowed, in bytes.
+    :raises InvalidMessage: the body is empty, too large, not UTF-8, not JSON, not an object or nested too deeply, or it
+        contains NaN, an infinity, a duplicate key or a number of too many digits.
     """
     if not body:
-        raise InvalidMessage("the body is empty: a JSON object is needed")
+        raise InvalidMessage("the body must be a JSON object, not empty")
     if len(body) > max_bytes:
-        raise InvalidMessage(f"the body is {len(body)} bytes: at most {max_bytes} are allowed (max_message_bytes)")
+        raise InvalidMessage(f"the body must be at most {max_bytes} bytes (max_message_bytes), not {len(body)}")
     try:
         text = body.decode("utf-8")
         payload = _DECODER.decode(text)
@@ -50,38 +51,39 @@ def decode_payload(body: bytes, max_bytes: int) -> dict[str, Any]:
         raise InvalidMessage("the body is not UTF-8") from None
     except RecursionError:
         raise InvalidMessage("the body is nested too deeply") from None
-    except (NotJSON, _Duplicate) as error:
+    except (NotJSON, _DuplicateKey) as error:
         raise InvalidMessage(str(error)) from None
     except json.JSONDecodeError as error:
         raise InvalidMessage(f"the body is not JSON: {error.msg} at character {error.pos}") from None
-    except ValueError:  # the interpreter's limit on digits, sys.get_int_max_str_digits()
-        raise InvalidMessage("the body holds a number of too many digits") from None
+    except ValueError:  # more digits than sys.get_int_max_str_digits()
+        raise InvalidMessage("the body contains a number of too many digits") from None
     if not isinstance(payload, dict):
-        raise InvalidMessage(f"the body is a JSON {_json_kind(payload)}: an object is needed")
+        raise InvalidMessage(f"the body must be a JSON object, not a JSON {_json_kind(payload)}")
     return payload
 
 
 class NotJSON(ValueError):
-    pass
+    """The text contains ``NaN`` or an infinity as a number, which Python's parser accepts and JSON does not have."""
 
 
-class _Duplicate(ValueError):
-    pass
+class _DuplicateKey(ValueError):
+    """An object of the text has the same key twice."""
 
 
-def refuse_constant(name: str) -> NoReturn:
-    raise NotJSON(f"the body holds {name}, which is not JSON")
+def raise_not_json(name: str) -> NoReturn:
+    """A ``parse_constant`` for :mod:`json`: raises :class:`NotJSON`."""
+    raise NotJSON(f"the body contains {name}, which is not JSON")
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise _Duplicate("the body holds an object with a duplicate key")
+        raise _DuplicateKey("the body contains an object with a duplicate key")
     return found
 
 
-#: Made once: ``json.loads`` with hooks makes one at each call.
-_DECODER = json.JSONDecoder(object_pairs_hook=_object_without_duplicates, parse_constant=refuse_constant)
+#: Created once: ``json.loads`` with hooks would create a decoder at each call.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object_without_duplicates, parse_constant=raise_not_json)
 
 
 def _json_kind(value: Any) -> str:
@@ -97,11 +99,15 @@ def event_from_wire(
     redelivered: bool = False,
     identity: UUID | None = None,
 ) -> Event[Any]:
-    """The envelope of a received event; what is absent is filled in.
+    """Build the envelope of a received event. Absent properties get default values.
 
+    :param routing_key: the event type if the header is absent.
+    :param payload: the decoded body.
     :param model: ``Event`` or ``Event[Model]``.
-    :param identity: what :func:`checked_identity` said, where it was asked before.
-    :raises InvalidMessage: no usable ``message_id``, another ``type``, or a payload that the model refuses.
+    :param redelivered: the delivery's ``redelivered`` flag.
+    :param identity: the result of :func:`checked_identity`, if it was called before.
+    :raises InvalidMessage: the ``message_id`` is not a UUID, the ``type`` is another one, or the payload does not
+        validate against the model.
     """
     if identity is None:
         identity = checked_identity(properties, EVENT)
@@ -119,12 +125,15 @@ def message_from_wire(
     redelivered: bool = False,
     identity: UUID | None = None,
 ) -> Message[Any]:
-    """The envelope of a received message; what is absent is filled in.
+    """Build the envelope of a received message. Absent properties get default values.
 
-    :param destination: the receiving service's name, used when the header is absent.
+    :param destination: the receiving service's name, used if the header is absent.
+    :param payload: the decoded body.
     :param model: ``Message`` or ``Message[Model]``.
-    :param identity: what :func:`checked_identity` said, where it was asked before.
-    :raises InvalidMessage: no usable ``message_id``, another ``type``, or a payload that the model refuses.
+    :param redelivered: the delivery's ``redelivered`` flag.
+    :param identity: the result of :func:`checked_identity`, if it was called before.
+    :raises InvalidMessage: the ``message_id`` is not a UUID, the ``type`` is another one, or the payload does not
+        validate against the model.
     """
     if identity is None:
         identity = checked_identity(properties, SERVICE_MESSAGE)
@@ -139,12 +148,14 @@ def message_from_wire(
 
 
 def checked_identity(properties: Properties, expected: str) -> UUID:
-    """The message id of what arrived as an ``expected`` type (:data:`EVENT` or :data:`SERVICE_MESSAGE`).
+    """Check the ``type`` and the ``message_id`` of a delivery.
 
-    :raises InvalidMessage: another ``type``, or no usable ``message_id``.
+    :param expected: :data:`EVENT` or :data:`SERVICE_MESSAGE`. An absent ``type`` is accepted.
+    :returns: the message id.
+    :raises InvalidMessage: the ``type`` is another one, or the ``message_id`` is absent or not a UUID.
     """
     if properties.type and properties.type != expected:
-        raise InvalidMessage(f"its type is {printable(properties.type)!r}: {expected!r} is expected here")
+        raise InvalidMessage(f"its type must be {expected!r}, not {shown(properties.type)}")
     if not properties.message_id:
         raise InvalidMessage("it has no message_id")
     try:
@@ -175,7 +186,7 @@ def _built(model: Any, fields: dict[str, Any]) -> Any:
 
 
 def validation_reason(error: ValidationError) -> str:
-    """What a model refused: where and why, without the values (they are the message's own)."""
+    """A validation error as text: the first five fields, each with its reason. The message's values are not shown."""
     found = [
         f"{'.'.join(printable(str(part)) for part in item['loc']) or 'payload'}: {printable(item['msg'])}"
         for item in error.errors(include_url=False, include_context=False, include_input=False)[:5]
@@ -184,12 +195,12 @@ def validation_reason(error: ValidationError) -> str:
 
 
 def _moment(iso: Any, seconds: int | None) -> datetime:
-    """The header's moment, else the property's, else now: always aware, in UTC where it says nothing."""
+    """The time in the header, else in the property, else now. It has a time zone: UTC if the header has none."""
     try:
         if isinstance(iso, datetime):
             found = iso
         else:
-            # fromisoformat learned 'Z' in 3.11.
+            # fromisoformat accepts 'Z' only since Python 3.11.
             found = datetime.fromisoformat(iso[:-1] + "+00:00" if iso.endswith("Z") else iso)
         return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
     except (ValueError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""To the wire: a payload as the body, the rest of the envelope as AMQP properties and headers."""
+"""Encode messages and events: the payload to a body, the rest of the envelope to AMQP properties and headers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
 from message_hub_sync.envelope.correlation import correlation_text, current_message
-from message_hub_sync.envelope.decode import NotJSON, decode_payload, refuse_constant
+from message_hub_sync.envelope.decode import NotJSON, decode_payload, raise_not_json
 from message_hub_sync.envelope.header_names import (
     CAUSATION_ID,
     DESTINATION,
@@ -44,44 +44,45 @@ from message_hub_sync.runtime.text import encodable, printable, shown
 __all__ = ["check_header", "check_headers_size", "encode_payload", "event_properties", "message_properties"]
 
 _INT64 = 2**63
-#: Python's own limit on the digits of a whole number that is read from text (sys.get_int_max_str_digits()).
+#: Python's default limit for the digits of a whole number in a text (sys.get_int_max_str_digits()).
 MAX_DIGITS = 4300
 _MANY_DIGITS = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
 _CONTAINERS = frozenset({dict, list, tuple})
 _TEXT = frozenset({str})
-#: What the constants begin with that JSON does not have.
+#: First bytes of ``NaN`` and ``Infinity``.
 _N, _I = b"NI"
 
 
 def encode_payload(payload: Any, max_bytes: int) -> bytes:
-    """A payload as UTF-8 JSON.
+    """Encode a payload as JSON in UTF-8.
 
-    :param payload: a mapping, a pydantic model or a dataclass; UUID, datetime, Decimal, enums and nested
-        models inside it are written as pydantic writes them.
-    :param max_bytes: the largest body allowed.
-    :raises MessageValidationError: it is not a JSON object, holds what JSON cannot (NaN included), or is too large.
+    :param payload: a mapping, a pydantic model or a dataclass. pydantic serialises UUID, datetime, Decimal, enums and
+        models inside it.
+    :param max_bytes: the largest body allowed, in bytes.
+    :raises MessageValidationError: the payload is not a JSON object, is too large, or contains what JSON does not have
+        (NaN included) or what receivers could not decode.
     """
     if not isinstance(payload, (dict, BaseModel)):
         if isinstance(payload, Mapping):
             payload = dict(payload)
         elif isinstance(payload, type) or not dataclasses.is_dataclass(payload):
-            _refuse_payload(f"is a {type(payload).__name__}")
+            _raise_not_an_object(type(payload).__name__)
     try:
         body = to_json(payload)
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise MessageValidationError(
-            f"payload cannot be written as JSON ({_first_line(error)}): use JSON's types, UUID, datetime, "
+            f"payload must be serialisable as JSON ({_first_line(error)}): use JSON's types, UUID, datetime, "
             "Decimal, enums, dataclasses or pydantic models"
         ) from None
     if body[:1] != b"{":
-        _refuse_payload(f"of type {type(payload).__name__} becomes something else in JSON")
-    # One byte is found ten times quicker than a word, and mostly is not there.
+        _raise_not_an_object(f"{type(payload).__name__}, which is something else in JSON")
+    # Search for one byte first: that is ten times as fast as for a word, and most bodies do not contain it.
     if ((_N in body and b"NaN" in body) or (_I in body and b"Infinity" in body)) and _holds_constants(body):
-        raise MessageValidationError("payload holds NaN or an infinity, which JSON does not have: use None or a text")
+        raise MessageValidationError("payload must not contain NaN or an infinity (JSON has none): use None or a str")
     if len(body) > max_bytes:
         raise MessageValidationError(
-            f"payload is {len(body)} bytes as JSON; at most {max_bytes} are allowed "
-            "(max_message_bytes): store it elsewhere and send a reference"
+            f"payload must be at most {max_bytes} bytes as JSON (max_message_bytes), not {len(body)}: "
+            "store it elsewhere and send a reference"
         )
     if (len(body) > MAX_DIGITS and _MANY_DIGITS.search(body)) or _has_other_keys(payload, body):
         _check_readable(body, max_bytes)
@@ -89,43 +90,44 @@ def encode_payload(payload: Any, max_bytes: int) -> bytes:
 
 
 def _has_other_keys(payload: Any, body: bytes) -> bool:
-    """Whether an object in it has keys that are no texts: ``{1: …, "1": …}`` becomes an object with a key twice."""
+    """Whether a dict in the payload has keys that are not ``str``: the JSON of ``{1: …, "1": …}`` has a key twice."""
     if type(payload) is not dict:
         return False
-    # Most payloads hold no object but themselves, which their JSON tells without a look at each value.
-    return _deeply(payload) if body.find(b"{", 1) > 0 else not _TEXT.issuperset(map(type, payload))
+    # If the body has no second "{", the payload contains no other object: its values need not be inspected.
+    return _has_other_keys_inside(payload) if body.find(b"{", 1) > 0 else not _TEXT.issuperset(map(type, payload))
 
 
-def _deeply(value: Any) -> bool:
+def _has_other_keys_inside(value: Any) -> bool:
     if type(value) is dict:
         if not _TEXT.issuperset(map(type, value)):
             return True
         value = value.values()
     elif type(value) not in _CONTAINERS:
         return False
-    # By C's loops, as they are quicker.
-    return not _CONTAINERS.isdisjoint(map(type, value)) and any(map(_deeply, value))
+    # map() and isdisjoint() loop in C, which is faster than a loop in Python.
+    return not _CONTAINERS.isdisjoint(map(type, value)) and any(map(_has_other_keys_inside, value))
 
 
 def _check_readable(body: bytes, max_bytes: int) -> None:
-    """What receivers would refuse is not sent."""
+    """Raise :class:`MessageValidationError` if receivers could not decode the body."""
     try:
         decode_payload(body, max_bytes)
     except InvalidMessage as error:
         raise MessageValidationError(
-            f"payload cannot be read back ({error}): use texts as keys, each once, and send very long numbers as text"
+            f"payload must be decodable by receivers ({error}): use each key once, as a str, and send very long "
+            "numbers as str"
         ) from None
 
 
-def _refuse_payload(what: str) -> NoReturn:
-    raise MessageValidationError(f"payload {what}; a JSON object is needed: a dict, a pydantic model or a dataclass")
+def _raise_not_an_object(what: str) -> NoReturn:
+    raise MessageValidationError(f"payload must be a JSON object (a dict, a pydantic model or a dataclass), not {what}")
 
 
 def _holds_constants(body: bytes) -> bool:
-    """Whether ``NaN`` or ``Infinity`` stands in the JSON as a number (not inside a text)."""
+    """Whether the JSON contains ``NaN`` or ``Infinity`` as a number (not inside a string)."""
     try:
-        # Numbers stay text: a whole number of too many digits is not what is asked about.
-        json.loads(body, parse_constant=refuse_constant, parse_int=str, parse_float=str)
+        # Numbers are not converted: a whole number of too many digits would raise here, and is checked later.
+        json.loads(body, parse_constant=raise_not_json, parse_int=str, parse_float=str)
     except NotJSON:
         return True
     return False
@@ -142,36 +144,42 @@ def message_properties(
     reply_to: str | None = None,
     headers: Mapping[str, Any] | None = None,
 ) -> Properties:
-    """Properties and headers of a message, every value checked.
+    """Check the values of a message and build its AMQP properties and headers.
 
-    :param ttl: seconds, ``None`` for a message that never expires.
-    :param priority: 0 to 9, 9 the most urgent.
-    :raises MessageValidationError: which value is wrong and what is allowed.
+    :param source: name of the sending service, already checked.
+    :param destination: name of the receiving service, already checked.
+    :param message_id: ``None``: a new id.
+    :param correlation_id: ``None``: that of the message being handled, else a new one.
+    :param ttl: seconds until the message expires; ``None``: it never expires.
+    :param priority: 0 to 9; 9 is the most urgent.
+    :param reply_to: name of the queue for the reply.
+    :param headers: further headers: ``str``, 64-bit whole numbers, ``bool`` or ``None`` by name.
+    :raises MessageValidationError: a value is not allowed. The text names the value and the rule.
     """
     try:
-        kind, expiration = _common_headers(source, destination, ttl, priority)
-    except TypeError:  # what cannot be a key cannot be a number either
+        common, expiration = _common_headers(source, destination, ttl, priority)
+    except TypeError:  # ttl or priority is unhashable, so it is no number: the checks name it
         _check_ttl(ttl)
         _check_priority(priority)
         raise
     return _properties(
-        SERVICE_MESSAGE, source, kind, message_id, correlation_id, headers, priority, expiration, reply_to
+        SERVICE_MESSAGE, source, common, message_id, correlation_id, headers, priority, expiration, reply_to
     )
 
 
-# Remembered: most messages are like another one but for the payload. Typed: a ttl of 1.0 is not one of 1, nor True.
+# Cached: most messages have the same headers as a previous one. Typed: a ttl of 1, 1.0 and True are three keys.
 @lru_cache(maxsize=1024, typed=True)
 def _common_headers(
     source: str, destination: str, ttl: float | None, priority: int
 ) -> tuple[dict[str, Any], str | None]:
-    """The headers that all such messages have in common, not to be changed, and their expiration."""
+    """The headers of all messages with these values (the caller must not change the dict), and their ``expiration``."""
     _check_ttl(ttl)
     _check_priority(priority)
-    kind = {SOURCE: source, DESTINATION: destination, PRIORITY: priority}
+    common = {SOURCE: source, DESTINATION: destination, PRIORITY: priority}
     if ttl is None:
-        return kind, None
-    kind[TTL] = ttl if isinstance(ttl, int) else str(ttl)
-    return kind, str(max(1, round(ttl * 1000)))
+        return common, None
+    common[TTL] = ttl if isinstance(ttl, int) else str(ttl)
+    return common, str(max(1, round(ttl * 1000)))
 
 
 def event_properties(
@@ -182,15 +190,23 @@ def event_properties(
     correlation_id: UUID | str | None = None,
     headers: Mapping[str, Any] | None = None,
 ) -> Properties:
-    """Properties and headers of an event, every value checked (:class:`MessageValidationError`)."""
-    kind = {SOURCE: source, EVENT_TYPE: event_type}
-    return _properties(EVENT, source, kind, message_id, correlation_id, headers)
+    """Check the values of an event and build its AMQP properties and headers.
+
+    :param source: name of the publishing service, already checked.
+    :param event_type: name of the event type, already checked.
+    :param message_id: ``None``: a new id.
+    :param correlation_id: ``None``: that of the message being handled, else a new one.
+    :param headers: further headers: ``str``, 64-bit whole numbers, ``bool`` or ``None`` by name.
+    :raises MessageValidationError: a value is not allowed. The text names the value and the rule.
+    """
+    common = {SOURCE: source, EVENT_TYPE: event_type}
+    return _properties(EVENT, source, common, message_id, correlation_id, headers)
 
 
 def _properties(
     type_: str,
     source: str,
-    kind: dict[str, Any],
+    common: dict[str, Any],
     message_id: UUID | None,
     correlation_id: UUID | str | None,
     extra: Mapping[str, Any] | None,
@@ -200,8 +216,8 @@ def _properties(
 ) -> Properties:
     now = time.time()
     seconds = int(now)
-    # The moment comes first: what differs from message to message is then where an encoder expects it.
-    headers = {TIMESTAMP: f"{_second(seconds)}.{int((now - seconds) * 1_000_000):06}+00:00", **kind}
+    # The timestamp comes first: it differs between messages, and the fast encoder expects it at this place.
+    headers = {TIMESTAMP: f"{_second(seconds)}.{int((now - seconds) * 1_000_000):06}+00:00", **common}
     if extra is not None:
         headers.update(_checked_headers(extra))
     current = current_message()
@@ -217,10 +233,10 @@ def _properties(
         identity = str(message_id)
     else:
         raise MessageValidationError(
-            f"message_id of type {type(message_id).__name__} is not usable: a uuid.UUID is "
-            "(the one of the error, when a call that ended unknown is repeated)"
+            f"message_id must be a uuid.UUID, not {shown(message_id)}: to repeat a call whose outcome is unknown, "
+            "use error.message_id"
         )
-    return Properties(  # by position, which takes half the time
+    return Properties(  # positional arguments take half the time of keywords
         identity,
         correlation,
         type_,
@@ -237,7 +253,7 @@ def _properties(
     )
 
 
-# The messages of one second begin alike.
+# Cached: the timestamps of one second have the same beginning.
 @lru_cache(maxsize=4)
 def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
@@ -249,8 +265,8 @@ def _check_ttl(ttl: Any) -> None:
     if isinstance(ttl, (int, float)) and not isinstance(ttl, bool) and 0 < ttl <= MAX_TTL_SECONDS:
         return
     raise MessageValidationError(
-        f"ttl {printable(repr(ttl))} is not usable: seconds greater than 0 and at most {MAX_TTL_SECONDS}, "
-        "or None for a message that never expires"
+        f"ttl must be a number of seconds greater than 0 and at most {MAX_TTL_SECONDS}, or None for a message that "
+        f"never expires, not {shown(ttl)}"
     )
 
 
@@ -258,7 +274,7 @@ def _check_priority(priority: Any) -> None:
     if isinstance(priority, int) and not isinstance(priority, bool) and 0 <= priority <= 9:
         return
     raise MessageValidationError(
-        f"priority {printable(repr(priority))} is not usable: a whole number from 0 to 9 is, 9 the most urgent"
+        f"priority must be a whole number from 0 to 9 (9 is the most urgent), not {shown(priority)}"
     )
 
 
@@ -269,29 +285,35 @@ def _checked_headers(extra: Any) -> dict[str, Any]:
         check_header(name, value)
         if name in WIRE_HEADERS or name.startswith(RESERVED_PREFIX):
             raise MessageValidationError(
-                f"a header's name must not be one of the hub, not {name!r}: choose another one that does not begin "
-                f"with '{RESERVED_PREFIX}'"
+                f"a header's name must not be reserved for the hub, as {name!r} is: choose another one that does not "
+                f"begin with '{RESERVED_PREFIX}'"
             )
     check_headers_size(extra)
     return dict(extra)
 
 
 def check_header(name: Any, value: Any) -> None:
-    """Refuse a header that a broker or another client could not read (:class:`MessageValidationError`)."""
+    """Check that a broker and other clients can read a header.
+
+    :raises MessageValidationError: the name or the value is not allowed. The text does not show the value.
+    """
     if not (isinstance(name, str) and encodable(name) and 0 < len(name.encode()) <= 128):
         raise MessageValidationError(f"a header's name must be a text of 1 to 128 bytes, not {shown(name)}")
     whole = isinstance(value, int) and -_INT64 <= value < _INT64
     if not (whole or value is None or (isinstance(value, str) and encodable(value))):
         raise MessageValidationError(
             f"header {name!r} must be a text, a 64-bit whole number, a bool or None, not "
-            # Not the text itself: it may be a secret.
+            # Do not show the str itself: it may be a secret.
             f"{'a text that UTF-8 cannot encode' if isinstance(value, str) else shown(value)}"
         )
 
 
 def check_headers_size(headers: Mapping[str, Any]) -> None:
-    """Refuse headers that are too large together (:class:`MessageValidationError`)."""
-    # The broker ends the connection, for all that is in flight on it, at about 129 KiB of headers, whatever frame_max
+    """Check the size of all headers together.
+
+    :raises MessageValidationError: they are larger than 64 KiB.
+    """
+    # At about 129 KiB of headers, RabbitMQ closes the connection with all that is in flight on it, whatever frame_max
     # is.
     if sum(len(name) + len(str(value).encode()) for name, value in headers.items()) > 64 * 1024:
         raise MessageValidationError("headers must be at most 64 KiB together: put such data into the payload")

@@ -122,7 +122,7 @@ NO_MESSAGES: list[tuple[bytes, dict[str, Any], str]] = [
     (b"\xff\xfe", {}, "UTF-8"),
     (HOSTILE.encode(), {}, "not JSON"),
     (b'{"n": ' + b"9" * 5_000 + b"}", {}, "digits"),
-    (b'{"n": "' + b"x" * LIMIT + b'"}', {}, f"at most {LIMIT} are allowed (max_message_bytes)"),
+    (b'{"n": "' + b"x" * LIMIT + b'"}', {}, f"at most {LIMIT} bytes (max_message_bytes)"),
     (b"[" * 100_000, {}, "nested too deeply"),
     (b'{"a":' * 30_000, {}, "nested too deeply"),
     (b'{"a":' + b"[" * 90_000 + b"]" * 90_000 + b"}", {}, "nested too deeply"),
@@ -130,7 +130,7 @@ NO_MESSAGES: list[tuple[bytes, dict[str, Any], str]] = [
     (b"{}", {"message_id": ""}, "no message_id"),
     (b"{}", {"message_id": "not-a-uuid"}, "not a UUID"),
     (b"{}", {"message_id": HOSTILE}, "not a UUID"),
-    (b"{}", {"type": "strange"}, "type is 'strange'"),
+    (b"{}", {"type": "strange"}, ", not 'strange'"),
     (b"{}", {"type": HOSTILE, "correlation_id": HOSTILE, "app_id": HOSTILE, "headers": {"source": HOSTILE}}, "type"),
 ]
 IDS = [f"{body[:15]!a}-{index}" for index, (body, _, _) in enumerate(NO_MESSAGES)]
@@ -190,7 +190,8 @@ def test_a_message_of_the_other_kind_is_dead_lettered(hub: Hub, collected: Colle
 
     hub.put(queue, b"{}", Properties(message_id=IDENTITY, type=foreign))
 
-    assert f"'{right_type}' is expected here" in hub.take(f"{queue}.dead").properties.headers["x-reason"]
+    reason = hub.take(f"{queue}.dead").properties.headers["x-reason"]
+    assert f"its type must be '{right_type}', not '{foreign}'" in reason
     assert collected.items == []
 
 

@@ -20,6 +20,7 @@ from message_hub_sync.envelope.correlation import (
     entered,
 )
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.runtime.text import shown
 
 
 def test_outside_of_any_message_there_is_no_correlation() -> None:
@@ -81,13 +82,12 @@ BAD: list[Any] = ["", "x" * 256, "ü" * 128, "a\nb", "a\x00", "\x1b[31m", "\ud80
 
 
 @pytest.mark.parametrize("value", BAD, ids=ascii)
-def test_anything_else_is_refused_without_being_shown(value: Any) -> None:
+def test_anything_else_is_refused_and_shown_on_one_line(value: Any) -> None:
     with pytest.raises(MessageValidationError) as caught:
         correlation_text(value)
     text = str(caught.value)
-    assert text == (
-        f"correlation_id of type {type(value).__name__} is not usable: a UUID or printable text of 1 to 255 bytes is"
-    )
+    assert text == f"correlation_id must be a UUID or printable text of 1 to 255 bytes, not {shown(value)}"
+    assert text.isprintable()
 
 
 def test_a_bad_id_binds_nothing() -> None:

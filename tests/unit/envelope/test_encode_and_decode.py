@@ -25,6 +25,7 @@ from message_hub_sync.envelope.decode import decode_payload, event_from_wire, me
 from message_hub_sync.envelope.encode import encode_payload, event_properties, message_properties
 from message_hub_sync.envelope.values import Event, InvalidMessage, Message, Properties
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.runtime.text import shown
 
 MAX = 1_000_000
 SECRET = "s3cret"
@@ -308,14 +309,14 @@ class Wrapped(RootModel[list[int]]):
 
 
 NOT_OBJECTS: list[tuple[Any, str]] = [
-    (None, "payload is a NoneType"),
-    (SECRET, "payload is a str"),
-    (SECRET.encode(), "payload is a bytes"),
-    ([SECRET], "payload is a list"),
-    (7, "payload is a int"),
-    (float("nan"), "payload is a float"),
-    (Position, "payload is a type"),
-    (Wrapped([1]), "payload of type Wrapped becomes something else in JSON"),
+    (None, "NoneType"),
+    (SECRET, "str"),
+    (SECRET.encode(), "bytes"),
+    ([SECRET], "list"),
+    (7, "int"),
+    (float("nan"), "float"),
+    (Position, "type"),
+    (Wrapped([1]), "Wrapped, which is something else in JSON"),
 ]
 
 
@@ -323,7 +324,9 @@ NOT_OBJECTS: list[tuple[Any, str]] = [
 def test_a_payload_that_is_no_json_object_is_refused_by_its_type(payload: Any, expected: str) -> None:
     with pytest.raises(MessageValidationError) as caught:
         encode_payload(payload, MAX)
-    assert str(caught.value) == f"{expected}; a JSON object is needed: a dict, a pydantic model or a dataclass"
+    assert str(caught.value) == (
+        f"payload must be a JSON object (a dict, a pydantic model or a dataclass), not {expected}"
+    )
 
 
 def cyclic() -> dict[str, Any]:
@@ -353,7 +356,7 @@ def test_a_payload_that_json_cannot_hold_is_refused_without_being_shown(payload:
     with pytest.raises(MessageValidationError) as caught:
         encode_payload(payload, MAX)
     text = str(caught.value)
-    assert text.startswith("payload cannot be written as JSON (")
+    assert text.startswith("payload must be serialisable as JSON (")
     assert text.endswith("use JSON's types, UUID, datetime, Decimal, enums, dataclasses or pydantic models")
     assert SECRET not in text
     assert caught.value.__suppress_context__
@@ -364,7 +367,7 @@ def test_a_payload_that_json_cannot_hold_is_refused_without_being_shown(payload:
 def test_nan_and_the_infinities_are_refused_wherever_they_are(number: float, place: Any) -> None:
     with pytest.raises(MessageValidationError) as caught:
         encode_payload(place(number), MAX)
-    assert str(caught.value) == ("payload holds NaN or an infinity, which JSON does not have: use None or a text")
+    assert str(caught.value) == "payload must not contain NaN or an infinity (JSON has none): use None or a str"
 
 
 def test_a_text_that_reads_like_nan_is_a_text() -> None:
@@ -377,7 +380,7 @@ def test_a_payload_larger_than_allowed_is_refused_with_both_sizes_and_the_settin
     with pytest.raises(MessageValidationError) as caught:
         encode_payload({"a": SECRET + "x" * 87}, 100)
     assert str(caught.value) == (
-        "payload is 101 bytes as JSON; at most 100 are allowed (max_message_bytes): "
+        "payload must be at most 100 bytes as JSON (max_message_bytes), not 101: "
         "store it elsewhere and send a reference"
     )
 
@@ -388,7 +391,7 @@ def test_a_payload_larger_than_allowed_is_refused_with_both_sizes_and_the_settin
     ids=["a key twice", "a key twice, nested", "too many digits"],
 )
 def test_a_payload_that_no_receiver_could_read_is_refused(payload: dict[Any, Any]) -> None:
-    with pytest.raises(MessageValidationError, match="cannot be read back"):
+    with pytest.raises(MessageValidationError, match="must be decodable by receivers"):
         encode_payload(payload, 10_000)
 
 
@@ -407,8 +410,8 @@ def test_another_ttl_is_refused(ttl: Any) -> None:
     with pytest.raises(MessageValidationError) as caught:
         message_properties(source="a", destination="b", ttl=ttl)
     assert str(caught.value) == (
-        f"ttl {ttl!r} is not usable: seconds greater than 0 and at most 4294967, "
-        "or None for a message that never expires"
+        "ttl must be a number of seconds greater than 0 and at most 4294967, "
+        f"or None for a message that never expires, not {shown(ttl)}"
     )
 
 
@@ -420,16 +423,16 @@ def test_a_priority_outside_of_0_to_9_is_refused(priority: Any) -> None:
     with pytest.raises(MessageValidationError) as caught:
         message_properties(source="a", destination="b", priority=priority)
     assert str(caught.value) == (
-        f"priority {priority!r} is not usable: a whole number from 0 to 9 is, 9 the most urgent"
+        f"priority must be a whole number from 0 to 9 (9 is the most urgent), not {priority!r}"
     )
 
 
 @pytest.mark.parametrize("make", [event_properties, message_properties])
 def test_ids_of_another_kind_are_refused_by_both(make: Any) -> None:
     target = {"event_type": "a.b"} if make is event_properties else {"destination": "d"}
-    with pytest.raises(MessageValidationError, match=r"^message_id of type str is not usable: a uuid\.UUID is"):
+    with pytest.raises(MessageValidationError, match=r"^message_id must be a uuid\.UUID, not '[-0-9a-f]{36}': to"):
         make(source="a", message_id=str(uuid4()), **target)
-    with pytest.raises(MessageValidationError, match=r"^correlation_id of type str is not usable"):
+    with pytest.raises(MessageValidationError, match=r"^correlation_id must be a UUID or printable .*, not 'a\\nb'$"):
         make(source="a", correlation_id="a\nb", **target)
     with pytest.raises(MessageValidationError, match=r"^headers must be a dict, not list$"):
         make(source="a", headers=["x"], **target)
@@ -442,11 +445,13 @@ BAD_HEADERS: list[tuple[Any, str]] = [
     ({"\ud800": "a"}, r"a header's name must be a text of 1 to 128 bytes, not '\ud800'"),
     (
         {"source": "a"},
-        "a header's name must not be one of the hub, not 'source': choose another one that does not begin with 'x-'",
+        "a header's name must not be reserved for the hub, as 'source' is: choose another one that does not begin "
+        "with 'x-'",
     ),
     (
         {"x-death": "a"},
-        "a header's name must not be one of the hub, not 'x-death': choose another one that does not begin with 'x-'",
+        "a header's name must not be reserved for the hub, as 'x-death' is: choose another one that does not begin "
+        "with 'x-'",
     ),
     ({"h": 1.5}, "header 'h' must be a text, a 64-bit whole number, a bool or None, not 1.5"),
     ({"h": {SECRET: 1}}, "header 'h' must be a text, a 64-bit whole number, a bool or None, not dict"),
@@ -547,21 +552,21 @@ def test_a_ttl_header_of_any_kind_is_read_or_left_out(header: Any, ttl: float | 
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"", "the body is empty: a JSON object is needed"),
-        (b"x" * 101, "the body is 101 bytes: at most 100 are allowed (max_message_bytes)"),
+        (b"", "the body must be a JSON object, not empty"),
+        (b"x" * 101, "the body must be at most 100 bytes (max_message_bytes), not 101"),
         (b'{"a":"\xff"}', "the body is not UTF-8"),
         (b"{", "the body is not JSON: Expecting property name enclosed in double quotes at character 1"),
         (SECRET.encode(), "the body is not JSON: Expecting value at character 0"),
         (b"\xef\xbb\xbf{}", "the body is not JSON"),
-        (f'["{SECRET}"]'.encode(), "the body is a JSON array: an object is needed"),
-        (f'"{SECRET}"'.encode(), "the body is a JSON string: an object is needed"),
-        (b"7", "the body is a JSON number: an object is needed"),
-        (b"true", "the body is a JSON boolean: an object is needed"),
-        (b"null", "the body is a JSON null: an object is needed"),
-        (b'{"a":NaN}', "the body holds NaN, which is not JSON"),
-        (b'{"a":[-Infinity]}', "the body holds -Infinity, which is not JSON"),
-        (f'{{"{SECRET}":1,"{SECRET}":2}}'.encode(), "the body holds an object with a duplicate key"),
-        (f'{{"a":{{"{SECRET}":1,"{SECRET}":2}}}}'.encode(), "the body holds an object with a duplicate key"),
+        (f'["{SECRET}"]'.encode(), "the body must be a JSON object, not a JSON array"),
+        (f'"{SECRET}"'.encode(), "the body must be a JSON object, not a JSON string"),
+        (b"7", "the body must be a JSON object, not a JSON number"),
+        (b"true", "the body must be a JSON object, not a JSON boolean"),
+        (b"null", "the body must be a JSON object, not a JSON null"),
+        (b'{"a":NaN}', "the body contains NaN, which is not JSON"),
+        (b'{"a":[-Infinity]}', "the body contains -Infinity, which is not JSON"),
+        (f'{{"{SECRET}":1,"{SECRET}":2}}'.encode(), "the body contains an object with a duplicate key"),
+        (f'{{"a":{{"{SECRET}":1,"{SECRET}":2}}}}'.encode(), "the body contains an object with a duplicate key"),
     ],
 )
 def test_a_body_that_is_no_json_object_is_invalid_for_a_reason_without_its_bytes(body: bytes, reason: str) -> None:
@@ -580,19 +585,24 @@ def test_a_nesting_bomb_is_invalid(bomb: bytes) -> None:
 
 def test_a_number_of_too_many_digits_is_invalid() -> None:
     digits = b"9" * (sys.get_int_max_str_digits() + 1)
-    with pytest.raises(InvalidMessage, match=r"^the body holds a number of too many digits$"):
+    with pytest.raises(InvalidMessage, match=r"^the body contains a number of too many digits$"):
         decode_payload(b'{"a":' + digits + b"}", MAX)
 
 
 @pytest.mark.parametrize("read", [event_from_wire, message_from_wire])
 def test_without_a_message_id_or_of_another_type_it_is_invalid(read: Any) -> None:
-    other = "event" if read is message_from_wire else "service_message"
+    wanted, other = "service_message", "event"
+    if read is event_from_wire:
+        wanted, other = other, wanted
     for properties, reason in (
         (Properties(), "it has no message_id"),
         (Properties(message_id=""), "it has no message_id"),
         (Properties(message_id=SECRET), "its message_id is not a UUID"),
-        (Properties(message_id=str(uuid4()), type=other), f"its type is '{other}'"),
-        (Properties(message_id=str(uuid4()), type="a\r\n\x1b[31mb"), r"its type is 'a\\r\\n\\x1b[31mb'"),
+        (Properties(message_id=str(uuid4()), type=other), f"its type must be '{wanted}', not '{other}'"),
+        (
+            Properties(message_id=str(uuid4()), type="a\r\n\x1b[31mb"),
+            rf"its type must be '{wanted}', not 'a\r\n\x1b[31mb'",
+        ),
     ):
         with pytest.raises(InvalidMessage) as caught:
             read(properties, "a.b", {})
