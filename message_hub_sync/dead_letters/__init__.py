@@ -1,4 +1,4 @@
-"""Messages that were given up: to look at, to keep as a file, to put back to work."""
+"""Dead letters: read them, write them to a file, and requeue them."""
 
 from __future__ import annotations
 

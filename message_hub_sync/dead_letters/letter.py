@@ -1,6 +1,6 @@
-"""A message that was given up, as a file, and back again: what failed in production becomes a regression test.
+"""A dead letter, and the file in which it is stored, so that a failure in production becomes a regression test.
 
-The file is JSON, UTF-8::
+The file is JSON in UTF-8::
 
     {
       "format": "message-hub-dead-letter/1",
@@ -14,8 +14,8 @@ The file is JSON, UTF-8::
       "payload": {…}
     }
 
-``queue``, ``exchange`` and ``routing_key`` are those from before it failed. Instead of ``payload``, a body that is no
-JSON object stands in ``body``, base64. Header values that JSON does not have become text.
+``queue``, ``exchange`` and ``routing_key`` have their values from before the failure. If the body is not a JSON object,
+the file has ``body`` (base64) instead of ``payload``. Header values that JSON does not have are written as text.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from message_hub_sync.envelope.header_names import (
 )
 from message_hub_sync.envelope.values import InvalidMessage, Properties
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.runtime.text import shown
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.topology import DEAD_LETTER_SUFFIX, EVENTS
 
@@ -58,7 +59,7 @@ __all__ = ["DeadLetter", "dead_letter_json", "load_dead_letter", "save_dead_lett
 
 FORMAT = "message-hub-dead-letter/1"
 
-#: What moving a message wrote into its headers, by its name in the file.
+#: Headers that the consumer added when it dead-lettered the message, by their names in the file.
 _FAILURE = {
     "reason": REASON,
     "error_type": ERROR_TYPE,
@@ -75,7 +76,15 @@ _PROPERTIES = [one.name for one in dataclasses.fields(Properties) if one.name !=
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message that was given up, as it was before it failed, and ``failure``: what is known of why."""
+    """A dead-lettered message as it was before it failed.
+
+    :param queue: the queue in which it failed, without ``.dead``.
+    :param exchange: the exchange to which it was published.
+    :param routing_key: the routing key with which it was published.
+    :param body: its body, not decoded.
+    :param properties: its AMQP properties and headers, without the headers that describe the failure.
+    :param failure: what is known about the failure, by the names of the file format.
+    """
 
     queue: str
     exchange: str
@@ -86,19 +95,19 @@ class DeadLetter:
 
     @property
     def message_id(self) -> str | None:
-        """Its id."""
+        """The message id."""
         return self.properties.message_id
 
     @property
     def kind(self) -> Kind:
-        """What it is: an ``event`` or a ``message``."""
+        """``"event"`` or ``"message"``."""
         return "event" if self.exchange == EVENTS or self.properties.type == "event" else "message"
 
     @property
     def payload(self) -> dict[str, Any]:
-        """Its payload.
+        """The decoded body.
 
-        :raises MessageValidationError: the body is no JSON object, perhaps the reason why it failed.
+        :raises MessageValidationError: the body is not a JSON object. That may be the reason of the failure.
         """
         try:
             return decode_payload(self.body, max(1, len(self.body)))
@@ -106,15 +115,14 @@ class DeadLetter:
             raise MessageValidationError(f"the dead letter {self.message_id} has no payload: {error}") from None
 
     def replay(self, handler: Callable[..., Any]) -> Any:
-        """Call ``handler`` with it, as a client would: with what its first parameter's annotation asks for.
+        """Call ``handler`` with this message in the caller's thread, without a hub.
 
-        No hub, no thread. A ``Message`` that it gets cannot be replied to.
-
-        :returns: what the handler returns.
-        :raises MessageValidationError: the handler's signature is not usable.
-
-        Whatever the handler raises is raised; where the message does not decode, or not fit the handler's model,
-        :class:`MessageValidationError`.
+        :param handler: a handler as for ``subscribe`` or ``subscribe_messages``. The annotation of its first parameter
+            decides what it gets, as in a client. It cannot reply to a ``Message``.
+        :returns: the return value of the handler.
+        :raises MessageValidationError: the handler's signature is invalid, the message cannot be decoded, or it does
+            not fit the handler's model.
+        :raises Exception: any exception of the handler.
         """
         wanted = handler_for(handler, self.kind)
         service = str(self.failure.get("service") or self.queue.partition(".")[0])
@@ -129,12 +137,12 @@ class DeadLetter:
             return wanted(arguments)
 
     def without_ttl(self) -> DeadLetter:
-        """The same, to be kept however long it waits."""
+        """A copy that does not expire."""
         return dataclasses.replace(self, properties=dataclasses.replace(self.properties, expiration=None))
 
     @classmethod
     def of(cls, delivery: Delivery) -> DeadLetter:
-        """What lies in a dead-letter queue, with the traces of its failure taken out of the headers."""
+        """Convert a delivery from a dead-letter queue. Headers that describe the failure go to ``failure``."""
         headers = delivery.properties.headers
         expiration, user_id = headers.get(ORIGINAL_EXPIRATION), headers.get(ORIGINAL_USER_ID)
         return cls(
@@ -167,7 +175,7 @@ class DeadLetter:
 
 
 def dead_letter_json(letter: DeadLetter) -> str:
-    """A dead letter as the text of such a file."""
+    """The content of a dead letter's file."""
     properties = {name: getattr(letter.properties, name) for name in _PROPERTIES}
     document = {
         "format": FORMAT,
@@ -186,8 +194,11 @@ def dead_letter_json(letter: DeadLetter) -> str:
 
 
 def save_dead_letter(letter: DeadLetter, file: str | os.PathLike[str]) -> Path:
-    """Write a dead letter to a JSON file, which is replaced where it exists; returns its path.
+    """Write a dead letter to a JSON file. An existing file is replaced.
 
+    :param letter: the dead letter.
+    :param file: the path of the file.
+    :returns: the path.
     :raises OSError: the file cannot be written.
     """
     path = Path(file)
@@ -196,9 +207,11 @@ def save_dead_letter(letter: DeadLetter, file: str | os.PathLike[str]) -> Path:
 
 
 def load_dead_letter(file: str | os.PathLike[str]) -> DeadLetter:
-    """Read a dead letter from a file that ``message-hub dead-letters export`` or the framework wrote.
+    """Read a dead letter from a file of ``message-hub dead-letters export`` or :func:`save_dead_letter`.
 
-    :raises MessageValidationError: the file holds something else; the text says what is missing.
+    :param file: the path of the file.
+    :returns: the dead letter.
+    :raises MessageValidationError: the file does not hold a dead letter. The text says what is wrong or missing.
     :raises OSError: the file cannot be read.
     """
     path = Path(file)
@@ -208,14 +221,14 @@ def load_dead_letter(file: str | os.PathLike[str]) -> DeadLetter:
         raise MessageValidationError(f"{path} is not JSON in UTF-8: {error}") from None
     found = document.get("format") if isinstance(document, dict) else None
     if found != FORMAT:
-        raise MessageValidationError(f"{path} is no dead letter: its format is {str(found)[:60]!r}, {FORMAT!r} is read")
+        raise MessageValidationError(f"{path} is not a dead letter: format must be {FORMAT!r}, not {shown(found)}")
     try:
         if "payload" in document:
             body = json.dumps(document["payload"], ensure_ascii=False, separators=(",", ":")).encode()
         else:
             body = base64.b64decode(document["body"], validate=True)
         known = {name: value for name, value in document["properties"].items() if name in _PROPERTIES}
-        # What the file leaves out was absent: the defaults are those of a message of our own.
+        # A property that the file does not name was not set. Properties' defaults are for messages that we publish.
         absent: dict[str, Any] = dict.fromkeys(_PROPERTIES)
         properties = Properties(**{**absent, **known}, headers=dict(document["headers"]))
         return DeadLetter(
@@ -227,6 +240,6 @@ def load_dead_letter(file: str | os.PathLike[str]) -> DeadLetter:
             failure=dict(document["failure"]),
         )
     except KeyError as error:
-        raise MessageValidationError(f"{path} is no whole dead letter: {error} is missing") from None
+        raise MessageValidationError(f"{path} is not a complete dead letter: {error} is missing") from None
     except (TypeError, ValueError, AttributeError, binascii.Error):
-        raise MessageValidationError(f"{path} is no whole dead letter: a field has the wrong type") from None
+        raise MessageValidationError(f"{path} is not a complete dead letter: a field has the wrong type") from None

@@ -1,4 +1,4 @@
-"""Looking into dead-letter queues, taking out of them, and putting a dead letter back to work."""
+"""Read dead-letter queues, remove messages from them, and requeue dead letters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
     "send_again",
 ]
 
-#: Looked at, at most: they are all held unsettled until the right one is found.
+#: The most messages to look at. All of them stay unacknowledged until the wanted one is found.
 MOST = 10_000
 
 
@@ -49,18 +49,21 @@ def fetch_dead_letter(
     wait: bool = False,
     deadline: float,
 ) -> DeadLetter:
-    """One message of a dead-letter queue.
+    """Read one message of a dead-letter queue.
 
-    :param queue: the queue, with ``.dead`` or without it.
-    :param message_id: which one; ``None``: the oldest.
-    :param save: called with it, before it is removed: what cannot be saved stays.
-    :param remove: take it out; otherwise it stays, as do all others.
-    :param wait: until the deadline, for it to be dead-lettered; the queue is made where it does not exist.
-    :raises MessageValidationError: there is no such queue, or nothing in it, or not that message.
+    :param transport: the connection to the hub.
+    :param queue: the queue, with or without ``.dead``.
+    :param message_id: the message's id; ``None`` means the oldest.
+    :param save: called with the message before it is removed. If it raises, the message stays.
+    :param remove: remove the message. Otherwise it stays; all other messages stay in any case.
+    :param wait: wait until the deadline for the message to be dead-lettered. A missing queue is declared.
+    :param deadline: monotonic seconds.
+    :returns: the message.
+    :raises MessageValidationError: the queue does not exist, is empty, or does not hold that message.
     :raises MessageHubConnectionError: the hub did not answer in time.
     """
     name = _dead(queue)
-    # Looked at, at most: without an end where it is waited for, else what is there now.
+    # The number of messages to look at: no limit if we wait for new ones, otherwise those that are there now.
     count = sys.maxsize if wait else min(_depth(transport, name, deadline), MOST)
     consumer = transport.consume(Topology(QueueSpec(name)), prefetch=min(count, MOST), deadline=deadline)
     seen = 0
@@ -76,7 +79,9 @@ def fetch_dead_letter(
                 return letter
     except Empty:
         if not wait:
-            raise MessageHubConnectionError(f"the hub did not hand out what is in {name} in time") from None
+            raise MessageHubConnectionError(
+                f"the hub did not deliver the messages of {name} in time: raise the timeout"
+            ) from None
     finally:
         consumer.cancel(deadline)
         consumer.close(deadline)
@@ -84,12 +89,14 @@ def fetch_dead_letter(
 
 
 def each_dead_letter(transport: Transport, queue: str, seen: Callable[[DeadLetter], object], deadline: float) -> None:
-    """Look at what is in a dead-letter queue now, the oldest first, 10,000 at most; all of it stays.
+    """Read the messages that are in a dead-letter queue now, oldest first, at most 10,000. All of them stay.
 
-    :param queue: the queue, with ``.dead`` or without it.
-    :param seen: called with each.
-    :raises MessageValidationError: there is no such queue, or nothing in it.
-    :raises MessageHubConnectionError: the hub did not hand out all of them in time.
+    :param transport: the connection to the hub.
+    :param queue: the queue, with or without ``.dead``.
+    :param seen: called with each message.
+    :param deadline: monotonic seconds.
+    :raises MessageValidationError: the queue does not exist or is empty.
+    :raises MessageHubConnectionError: the hub did not deliver all of them in time.
     """
     name = _dead(queue)
     count = min(_depth(transport, name, deadline), MOST)
@@ -100,7 +107,9 @@ def each_dead_letter(transport: Transport, queue: str, seen: Callable[[DeadLette
             if delivery is not None:
                 seen(DeadLetter.of(delivery))
     except Empty:
-        raise MessageHubConnectionError(f"the hub did not hand out what is in {name} in time") from None
+        raise MessageHubConnectionError(
+            f"the hub did not deliver the messages of {name} in time: raise the timeout"
+        ) from None
     finally:
         consumer.cancel(deadline)
         consumer.close(deadline)
@@ -115,17 +124,19 @@ def requeue_dead_letters(
     every: bool = False,
     deadline: float,
 ) -> int:
-    """Put messages back into the queue that they failed in, each confirmed there before it is settled here.
+    """Publish messages to the queue in which they failed, and remove them from the dead-letter queue.
 
-    They have all attempts before them, and no ttl any more: it was over, or would be before anybody looks.
+    A requeued message gets all its attempts again, and no longer expires.
 
-    :param queue: the queue, with ``.dead`` or without it.
-    :param message_id: which one; ``None``: the oldest.
-    :param done: called with each one that is back.
-    :param every: all that are there at the beginning, whatever ``message_id`` says.
-    :returns: how many.
-    :raises MessageValidationError: there is no such queue, or nothing in it, or not that message.
-    :raises MessageHubDeliveryError: one could not be put back; it stays, with those behind it.
+    :param transport: the connection to the hub.
+    :param queue: the queue, with or without ``.dead``.
+    :param message_id: the message's id; ``None`` means the oldest.
+    :param done: called with each message after it was requeued.
+    :param every: requeue all messages that are there at the beginning; ``message_id`` is then ignored.
+    :param deadline: monotonic seconds, for all messages together.
+    :returns: the number of requeued messages.
+    :raises MessageValidationError: the queue does not exist, is empty, or does not hold that message.
+    :raises MessageHubDeliveryError: a message could not be requeued. It stays, and so do those behind it.
     :raises MessageHubConnectionError: the hub did not answer in time.
     """
     name = _dead(queue)
@@ -139,14 +150,18 @@ def requeue_dead_letters(
             if delivery is None or not (every or _is_meant(delivery, message_id)):
                 continue
             letter = DeadLetter.of(delivery)
+            # Without a ttl: it has passed, or would pass before the service handles the message.
             send_again(transport, letter.without_ttl(), deadline)
+            # Only after the confirm. If this process ends in between, both queues hold the message.
             consumer.ack(delivery)
             moved += 1
             done(letter)
             if not every:
                 break
     except Empty:
-        raise MessageHubConnectionError(f"the hub did not hand out what is in {name} in time") from None
+        raise MessageHubConnectionError(
+            f"the hub did not deliver the messages of {name} in time: raise the timeout"
+        ) from None
     finally:
         consumer.cancel(deadline)
         consumer.close(deadline)
@@ -156,7 +171,10 @@ def requeue_dead_letters(
 
 
 def dead_letter_queues(service: str) -> list[str]:
-    """Where a service's dead letters may be: those of its inbox, of the catalogue's events and of their patterns."""
+    """The dead-letter queues that a service may have.
+
+    They belong to its inbox, the events of the catalogue, their patterns (``character.*``) and ``#``.
+    """
     names = [event_type.name for event_type in catalogue]
     families = [f"{family}.*" for family in dict.fromkeys(name.partition(".")[0] for name in names)]
     queues = [inbox_name(service), *(event_queue_name(service, name) for name in (*names, *families, "#"))]
@@ -165,7 +183,12 @@ def dead_letter_queues(service: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Gathered:
-    """What waits in one dead-letter queue. ``oldest``: ``None`` where not asked for, or held by somebody else."""
+    """The state of one dead-letter queue.
+
+    :param queue: its name, with ``.dead``.
+    :param depth: the number of messages in it.
+    :param oldest: the oldest message, or ``None`` if it was not asked for or another consumer holds it.
+    """
 
     queue: str
     depth: int
@@ -175,10 +198,12 @@ class Gathered:
 def gathered(
     transport: Transport, queues: Iterable[str], deadline: float, *, with_oldest: bool = True
 ) -> list[Gathered]:
-    """Those of these dead-letter queues that are not empty; a queue that is not there is.
+    """The state of those of these dead-letter queues that hold messages. A missing queue counts as empty.
 
-    :param queues: with ``.dead`` or without it.
-    :param with_oldest: whether to look at the oldest of each, which is back in its queue a moment later.
+    :param transport: the connection to the hub.
+    :param queues: their names, with or without ``.dead``.
+    :param deadline: monotonic seconds.
+    :param with_oldest: read the oldest message of each queue, too. It is requeued in its place at once.
     :raises MessageHubConnectionError: the hub did not answer in time.
     """
     names = list(dict.fromkeys(_dead(queue) for queue in queues))
@@ -191,9 +216,11 @@ def gathered(
 
 
 def existing(transport: Transport, queues: Iterable[str], deadline: float) -> list[str]:
-    """Those of these queues that are there, or whose dead-letter queue is.
+    """The names, without ``.dead``, of those queues that exist or have a dead-letter queue that exists.
 
-    :param queues: with ``.dead`` or without it.
+    :param transport: the connection to the hub.
+    :param queues: their names, with or without ``.dead``.
+    :param deadline: monotonic seconds.
     :raises MessageHubConnectionError: the hub did not answer in time.
     """
     names = list(dict.fromkeys(queue.removesuffix(DEAD_LETTER_SUFFIX) for queue in queues))
@@ -204,7 +231,7 @@ def existing(transport: Transport, queues: Iterable[str], deadline: float) -> li
 def _oldest(transport: Transport, name: str, deadline: float) -> DeadLetter | None:
     try:
         return fetch_dead_letter(transport, name, None, lambda found: None, deadline=deadline)
-    except MessageValidationError:  # gone meanwhile
+    except MessageValidationError:  # the queue has been emptied or deleted meanwhile
         return None
 
 
@@ -238,21 +265,26 @@ def _uuid(delivery: Delivery) -> UUID | None:
 
 
 def send_again(transport: Transport, letter: DeadLetter, deadline: float) -> None:
-    """Put a dead letter into the queue that it failed in, as if it had never been handled.
+    """Publish a dead letter to the queue in which it failed, without the headers of its failure.
 
-    :raises MessageHubDeliveryError: there is no such queue, or the hub did not confirm it in time.
+    :param transport: the connection to the hub.
+    :param letter: the dead letter.
+    :param deadline: monotonic seconds.
+    :raises MessageHubDeliveryError: the queue does not exist, or the hub did not confirm in time.
     """
     origin = {ORIGINAL_EXCHANGE: letter.exchange, ORIGINAL_ROUTING_KEY: letter.routing_key}
-    # A foreign user_id is refused by the broker.
+    # The broker closes the channel (406) for a user_id that is not the connection's user.
     properties = dataclasses.replace(letter.properties, user_id=None, headers={**letter.properties.headers, **origin})
     outgoing = Outgoing(DEFAULT_EXCHANGE, letter.queue, letter.body, properties, mandatory=True)
     receipt = transport.publish(outgoing, deadline)
     result = receipt.wait(deadline)
     if result is PublishResult.RETURNED:
         raise MessageHubDeliveryError(
-            f"there is no queue {letter.queue}: subscribe with its service before the dead letter is sent again",
+            f"there is no queue {letter.queue}: let its service subscribe, then send the dead letter again",
             outcome="rejected",
         )
     if result is not PublishResult.CONFIRMED:
         reason = receipt.reason or "no confirm in time"
-        raise MessageHubDeliveryError(f"the dead letter was not sent again: {reason}", outcome="unknown")
+        raise MessageHubDeliveryError(
+            f"the hub did not confirm the dead letter {letter.message_id}: {reason}", outcome="unknown"
+        )

@@ -142,8 +142,8 @@ def test_a_message_by_hand_is_replayed(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("{", "is not JSON"),
-        ("[]", "is no dead letter: its format is 'None'"),
-        ('{"format": "other/1"}', "its format is 'other/1'"),
+        ("[]", "is not a dead letter: format must be 'message-hub-dead-letter/1', not None"),
+        ('{"format": "other/1"}', "format must be 'message-hub-dead-letter/1', not 'other/1'"),
         ('{"format": "message-hub-dead-letter/1", "payload": {}}', "'properties' is missing"),
         ('{"format": "message-hub-dead-letter/1", "body": 7}', "wrong type"),
         ('{"format": "message-hub-dead-letter/1", "payload": {}, "properties": [], "headers": {}}', "wrong type"),
