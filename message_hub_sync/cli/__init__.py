@@ -1,4 +1,4 @@
-"""The ``message-hub`` command; :mod:`message_hub_sync.cli.app` has it, this is its door."""
+"""Entry point of the command ``message-hub``, which :mod:`message_hub_sync.cli.app` implements."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; without the ``cli`` extra, say how to get it."""
+    """Run the command line. If the ``cli`` extra is not installed, exit with a text that says how to install it."""
     try:
         from message_hub_sync.cli.app import main as run
     except ModuleNotFoundError as error:

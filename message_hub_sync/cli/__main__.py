@@ -1,4 +1,4 @@
-"""``python -m message_hub_sync.cli`` is ``message-hub``."""
+"""``python -m message_hub_sync.cli`` runs the command ``message-hub``."""
 
 from message_hub_sync.cli import main
 

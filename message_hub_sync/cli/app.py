@@ -1,4 +1,4 @@
-"""The command group; each command has a module of its own."""
+"""The command group ``message-hub``. Each command has its own module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["main"]
 @click.group("message-hub", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="message-hub")
 def main() -> None:
-    """The Message Hub, from the command line."""
+    """Inspect the Message Hub: its events, its dead letters, and a demo."""
 
 
 main.add_command(dead_letters)

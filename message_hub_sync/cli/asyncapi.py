@@ -18,13 +18,14 @@ _BINDING_VERSION = "0.3.0"
 
 
 def asyncapi_document(events: Sequence[EventType], service: str | None = None) -> dict[str, Any]:
-    """Channels (one per event), operations (one per publisher and subscriber), messages and schemas.
+    """Build the document: a channel per event, an operation per publisher and subscriber, messages and schemas.
 
-    :param service: leave out the operations of every other service.
-    :returns: what ``json.dumps`` takes.
+    :param events: the events to describe.
+    :param service: include the operations of this service only; ``None`` includes all.
+    :returns: the document, ready for ``json.dumps``.
     """
     references, definitions = models_json_schema(
-        # Each model once: pydantic qualifies the names of models that are called the same.
+        # Pass each model once: for two models of the same name, pydantic qualifies both names.
         [(model, "validation") for model in dict.fromkeys(event.model for event in events)],
         ref_template="#/components/schemas/{model}",
     )
@@ -33,7 +34,7 @@ def asyncapi_document(events: Sequence[EventType], service: str | None = None) -
         "info": {
             "title": f"Message Hub events of {service}" if service else "Message Hub events",
             "version": __version__,
-            "description": "Which events there are, who publishes them to whom, and what they carry.",
+            "description": "The events, their publishers, subscribers and payloads.",
         },
         "defaultContentType": JSON,
         "servers": {
@@ -76,7 +77,7 @@ def _channel(event: EventType) -> dict[str, Any]:
 
 
 def _operations(event: EventType) -> list[tuple[str, str, dict[str, Any]]]:
-    """Service, name and operation of everyone who has to do with the event."""
+    """Service, operation name and operation of the event's publisher and of each subscriber."""
     found = []
     if event.publisher is not None:
         found.append(

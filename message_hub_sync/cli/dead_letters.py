@@ -1,4 +1,4 @@
-"""``message-hub dead-letters``: messages that were given up, to see, to put back, to look at elsewhere."""
+"""``message-hub dead-letters``: list, show, requeue and export dead letters."""
 
 from __future__ import annotations
 
@@ -36,27 +36,30 @@ from message_hub_sync.transport.topology import DEAD_LETTER_SUFFIX
 
 __all__ = ["dead_letters"]
 
-#: Seconds for an orderly goodbye, once all is done.
+#: Seconds for closing the connection at the end.
 CLOSE_TIMEOUT = 5.0
-#: Seconds: a day is more than any of it takes.
+#: Limits of --timeout in seconds. No command takes as long as a day.
 MIN_TIMEOUT, MAX_TIMEOUT = 0.1, 86_400.0
 
 
 @click.group("dead-letters")
 def dead_letters() -> None:
-    """Messages that services have given up."""
+    """List, show, requeue and export dead letters.
+
+    A dead letter is a message or event that its service could not handle.
+    """
 
 
 def _queue_name(context: click.Context, option: click.Parameter, value: Any) -> Any:
     for name in value if isinstance(value, tuple) else (value,):
         if not name.removesuffix(DEAD_LETTER_SUFFIX):
-            raise click.BadParameter("it is empty: name a queue, for example campaign-service.messages")
+            raise click.BadParameter("must be a queue name, not empty; for example campaign-service.messages")
     return value
 
 
 def _seconds(context: click.Context, option: click.Parameter, value: float) -> float:
-    if not MIN_TIMEOUT <= value <= MAX_TIMEOUT:  # nor NaN, which click's own range lets pass
-        raise click.BadParameter(f"{value} is not in the range {MIN_TIMEOUT:g} to {MAX_TIMEOUT:g}")
+    if not MIN_TIMEOUT <= value <= MAX_TIMEOUT:  # also false for NaN, which click.FloatRange accepts
+        raise click.BadParameter(f"must be a number of seconds from {MIN_TIMEOUT:g} to {MAX_TIMEOUT:g}, not {value}")
     return value
 
 
@@ -66,42 +69,45 @@ _url = click.option(
     envvar="MESSAGE_HUB_URL",
     default="amqp://localhost:5672",
     show_default=True,
-    help="The hub; MESSAGE_HUB_URL where left out, which keeps a password out of the list of processes.",
+    help="URL of the hub. Use MESSAGE_HUB_URL instead to keep the password out of the process list.",
+    show_envvar=True,
 )
 _queue = click.option(
     "--queue",
     required=True,
     metavar="QUEUE",
     callback=_queue_name,
-    help="The queue it failed in, for example campaign-service.messages.",
+    help="Queue in which the message failed, for example campaign-service.messages.",
 )
-_message_id = click.option("--message-id", metavar="ID", help="Which one; the oldest where left out.")
+_message_id = click.option("--message-id", metavar="ID", help="Id of the message.  [default: the oldest]")
 _timeout = click.option(
     "--timeout",
     type=float,
     callback=_seconds,
     default=10.0,
     show_default=True,
-    help="Seconds for all of it.",
+    help="Seconds for the whole command.",
 )
 
 
 @dead_letters.command("list")
 @_url
-@click.option("--service", "services", multiple=True, metavar="NAME", help="A service; may be repeated.")
+@click.option("--service", "services", multiple=True, metavar="NAME", help="Service to look at; repeatable.")
 @click.option(
-    "--queue", "queues", multiple=True, metavar="QUEUE", callback=_queue_name, help="A queue; may be repeated."
+    "--queue", "queues", multiple=True, metavar="QUEUE", callback=_queue_name, help="Queue to look at; repeatable."
 )
-@click.option("--messages", is_flag=True, help="Each message on a line: when it failed first, how often, and how.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object per line.")
+@click.option("--messages", is_flag=True, help="Show one line per message: first failure, attempts and error.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object per line.")
 @_timeout
 def show_all(
     url: str, services: tuple[str, ...], queues: tuple[str, ...], messages: bool, as_json: bool, timeout: float
 ) -> None:
-    """Show which queues have dead letters: how many, since when, and why the oldest was given up.
+    """Show which queues have dead letters.
 
-    Of a service it looks at the inbox, the events of the catalogue and their patterns. AMQP has no list of queues: name
-    those of events that only the service itself knows with --queue. Where none of them exists it ends with 1.
+    For each queue it shows the number of dead letters, and when and why the oldest one failed.
+
+    For a service, the command looks at its inbox, the events of the catalogue and their patterns. AMQP cannot list
+    queues: add the queues of the service's other events with --queue. If none of the queues exists, the exit code is 1.
     """
     if not services and not queues:
         raise click.UsageError("name a service with --service, or a queue with --queue")
@@ -110,7 +116,7 @@ def show_all(
         looked_at = {service: dead_letter_queues(validate_service_name(service)) for service in services}
         names = [*queues, *(name for of_service in looked_at.values() for name in of_service)]
         found = gathered(transport, names, deadline, with_oldest=not messages)
-        # A service's name that is mistyped looks like one without dead letters, but for this.
+        # How many queues exist: otherwise a mistyped service name looks like a service without dead letters.
         there = {service: len(existing(transport, of_service, deadline)) for service, of_service in looked_at.items()}
         named = existing(transport, queues, deadline)
         letters: list[dict[str, Any]] = []
@@ -123,7 +129,9 @@ def show_all(
             f"AMQP cannot list queues: add those of events of your own, as --queue {services[0]}.EVENT_TYPE", err=True
         )
     if not named and not any(there.values()):
-        raise click.ClickException("none of the queues looked at exists: are the names right, and the virtual host?")
+        raise click.ClickException(
+            "none of the queues looked at exists: check the names, and the virtual host in --url"
+        )
     if not found:
         click.echo("no dead letters in those that exist", err=True)
         return
@@ -139,7 +147,10 @@ def show_all(
 @_message_id
 @_timeout
 def show(url: str, queue: str, message_id: str | None, timeout: float) -> None:
-    """Show one message that was given up, as JSON, payload and traceback included; it stays where it is."""
+    """Show one dead letter as JSON.
+
+    The JSON contains the payload and the traceback. The message stays in the dead-letter queue.
+    """
     with _hub(url) as transport:
         letter = fetch_dead_letter(
             transport, queue, message_id, lambda found: None, deadline=time.monotonic() + timeout
@@ -151,19 +162,20 @@ def show(url: str, queue: str, message_id: str | None, timeout: float) -> None:
 @_url
 @_queue
 @_message_id
-@click.option("--all", "every", is_flag=True, help="All that are there now.")
+@click.option("--all", "every", is_flag=True, help="Requeue all messages that are there now.")
 @_timeout
 def requeue(url: str, queue: str, message_id: str | None, every: bool, timeout: float) -> None:
-    """Put messages back into the queue that they failed in, for their service to handle.
+    """Put dead letters back into their queues.
 
-    Each has all its attempts again, and no ttl any more. It leaves the dead-letter queue once the hub has confirmed
-    it in its own: interrupted in between, it is in both, under the same message id.
+    Their service then handles them again. A requeued message gets all its attempts again, and no longer expires. It is
+    removed from the dead-letter queue after the hub has confirmed it. If the command is interrupted in between, both
+    queues hold the message, with the same message id.
     """
     if every and message_id is not None:
-        raise click.UsageError("--message-id is one, --all are all: give one of the two")
+        raise click.UsageError("--message-id and --all exclude each other: give one of the two")
     with _hub(url) as transport:
         count = requeue_dead_letters(
-            transport, queue, message_id, _tell("back in"), every=every, deadline=time.monotonic() + timeout
+            transport, queue, message_id, _print_moved("back in"), every=every, deadline=time.monotonic() + timeout
         )
     click.echo(f"{count} put back into {queue.removesuffix(DEAD_LETTER_SUFFIX)}")
 
@@ -176,24 +188,24 @@ def requeue(url: str, queue: str, message_id: str | None, every: bool, timeout: 
     required=True,
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where to write it, as JSON.",
+    help="File to write, as JSON.",
 )
 @_message_id
-@click.option("--remove", is_flag=True, help="Take it out of the dead-letter queue.")
-@click.option("--force", is_flag=True, help="Replace FILE where it exists.")
+@click.option("--remove", is_flag=True, help="Remove the message from the dead-letter queue.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @_timeout
 def export(url: str, queue: str, file: Path, message_id: str | None, remove: bool, force: bool, timeout: float) -> None:
-    """Write one message that was given up to a file, which a test can load and replay.
+    """Write one dead letter to a file.
 
-    It stays in its dead-letter queue unless --remove is given.
+    A test can load and replay it. The message stays in the dead-letter queue unless --remove is given.
     """
     if file.is_dir():
         raise click.BadParameter(f"{file} is a directory: name a file in it", param_hint="'--file'")
 
     def save(letter: DeadLetter) -> None:
-        # Only now: that a file is in the way says nothing where there is nothing to write.
+        # Checked only here: an existing file does not matter if there is no dead letter to write.
         if file.exists() and not force:
-            raise click.ClickException(f"{file} exists: --force replaces it")
+            raise click.ClickException(f"{file} exists: use --force to replace it")
         try:
             save_dead_letter(letter, file)
         except OSError as error:
@@ -208,15 +220,15 @@ def export(url: str, queue: str, file: Path, message_id: str | None, remove: boo
 
 @contextlib.contextmanager
 def _hub(url: str) -> Iterator[Transport]:
-    """The hub, errors of it told in one line."""
-    # Errors are told below: without a handler Python would write the log's lines about them, too.
+    """A transport to the hub. Its errors become one line on standard error."""
+    # Without any handler, Python would also write the log records of these errors to standard error.
     silent, log = logging.NullHandler(), logging.getLogger("message_hub_sync")
     log.addHandler(silent)
     note = ""
     try:
         config = ClientConfig("message-hub-dead-letters", parse_addresses(url))
         if isinstance(config.address, MemoryAddress):
-            note = " (a memory:// hub lives inside one process, no other one sees it: give the broker's URL)"
+            note = " (a memory:// hub lives inside one process, and this command is another one: give the broker's URL)"
         transport = _transport(config)
         try:
             yield transport
@@ -230,22 +242,22 @@ def _hub(url: str) -> Iterator[Transport]:
         log.removeHandler(silent)
 
 
-def _tell(what: str) -> Callable[[DeadLetter], None]:
+def _print_moved(what: str) -> Callable[[DeadLetter], None]:
     return lambda letter: click.echo(f"message {letter.message_id} ({_reason(letter)}) is {what} {letter.queue}")
 
 
-#: The columns of a table by their keys in JSON; the last one is cut where the terminal ends.
+#: Key in JSON and heading of each column. Lines are cut at the terminal's width.
 _QUEUE_COLUMNS = {
     "queue": "Queue",
     "depth": "Depth",
     "first_failed_at": "Oldest since",
-    "message_id": "Its id",
-    "reason": "Its reason",
+    "message_id": "Oldest id",
+    "reason": "Oldest reason",
 }
 _MESSAGE_COLUMNS = {
     "queue": "Queue",
     "message_id": "Message id",
-    "first_failed_at": "Failed first",
+    "first_failed_at": "First failed",
     "attempts": "Attempts",
     "error": "Error",
 }
@@ -278,19 +290,19 @@ def _show(found: list[dict[str, Any]], as_json: bool, columns: dict[str, str]) -
 
 def _cell(one: dict[str, Any], key: str) -> str:
     if key == "error":
-        # Not each was raised by a handler: what expired, say, has a reason alone.
+        # Some have only a reason, for example a message that expired: no handler raised an exception.
         raised = one["error_type"] is not None
         return printable(f"{one['error_type']}: {one['error_message']}" if raised else one["reason"], 500)
     value = one[key]
     text = "-" if value is None else str(value)
-    # Whoever may publish can write anything into a header.
+    # Headers come from the publisher: escape control characters and cut the text.
     return printable(text[:19] if key == "first_failed_at" else text, 500)
 
 
 def _width() -> int | None:
-    """How many characters a line may have; ``None`` where it does not go to a terminal."""
+    """Characters per line of the terminal, or ``None`` if standard output is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _reason(letter: DeadLetter | None) -> str:
-    return "-" if letter is None else str(letter.failure.get("reason", "no reason is known"))
+    return "-" if letter is None else str(letter.failure.get("reason", "reason unknown"))

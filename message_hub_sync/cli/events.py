@@ -1,4 +1,4 @@
-"""``message-hub events``: the catalogue to read, to draw and to hand on."""
+"""``message-hub events``: shows the event catalogue, as a table, a document or a web page."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from message_hub_sync.catalogue import EventType, catalogue
 from message_hub_sync.cli.asyncapi import asyncapi_document
 from message_hub_sync.cli.mermaid import mermaid_flowchart
 from message_hub_sync.cli.page import events_page
+from message_hub_sync.runtime.text import shown
 
 __all__ = ["events"]
 
@@ -22,22 +23,25 @@ _HEADINGS = ("Event", "Meaning", "Publisher", "Subscribers")
 
 
 @click.command("events")
-@click.option("--service", metavar="NAME", help="Only what this service publishes or subscribes to.")
+@click.option("--service", metavar="NAME", help="Show only events that this service publishes or subscribes to.")
 @click.option(
     "--format",
     "output",
     type=click.Choice(["table", "json", "mermaid", "asyncapi"]),
-    help="How to write it; a table where left out.",
+    help="Output format.  [default: table]",
 )
 @click.option(
     "--html",
     "page",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write one self-contained web page with a picture of who publishes what to whom.",
+    help="Write a self-contained web page with a diagram of publishers, events and subscribers.",
 )
 def events(service: str | None, output: str | None, page: Path | None) -> None:
-    """Show the event catalogue: which events there are, who publishes them, who subscribes."""
+    """Show the event catalogue.
+
+    For each event it shows the meaning, the publisher and the subscribers.
+    """
     chosen = _chosen(service)
     if page is not None:
         try:
@@ -56,7 +60,7 @@ def _chosen(service: str | None) -> tuple[EventType, ...]:
     if not chosen:
         known = ", ".join(catalogue.services())
         raise click.BadParameter(
-            f"{service!r} neither publishes nor subscribes to anything; known are {known}",
+            f"must be a service of the catalogue, not {shown(service)}; the catalogue has {known}",
             param_hint="'--service'",
         )
     return chosen
@@ -68,7 +72,7 @@ def _table(chosen: Sequence[EventType], service: str | None) -> None:
     ]
     console = Console()
     if not console.is_terminal:
-        # One line an event, for grep and awk: nothing is wrapped, nothing drawn.
+        # Not a terminal: one line per event for grep and awk, without wrapping and table borders.
         widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
         for row in (_HEADINGS, *rows):
             click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -10,8 +10,8 @@ __all__ = ["mermaid_flowchart"]
 
 
 def mermaid_flowchart(events: Sequence[EventType]) -> str:
-    """Services and events as nodes, an arrow from publisher to event and from event to subscriber."""
-    # Numbered ids: a name may hold what Mermaid reads as syntax ("end", a dash), a quoted label may not.
+    """Services and events are nodes. Arrows go from publisher to event, and from event to subscriber."""
+    # Numbered ids and quoted labels: a name as an id may contain Mermaid syntax ("end", a dash).
     services = {
         name: f"s{number}"
         for number, name in enumerate(dict.fromkeys(name for event in events for name in event.services), 1)

@@ -1,4 +1,4 @@
-"""The catalogue as one web page that needs nothing but itself."""
+"""The catalogue as one self-contained web page."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ __all__ = ["events_page", "type_text"]
 
 
 def events_page(events: Sequence[EventType], service: str | None = None) -> str:
-    """A complete HTML document: a picture, a search over everything, each payload's schema.
+    """Build the HTML document: a diagram, a search field, and a card with the payload's schema for each event.
 
-    :param service: whose events they are, for the title; ``None`` for all.
+    :param events: the events to show.
+    :param service: the service whose events they are, for the title; ``None`` if they are all events.
     """
     colours = hues(events)
     publishers = dict.fromkeys(event.publisher for event in events)
@@ -35,7 +36,7 @@ def events_page(events: Sequence[EventType], service: str | None = None) -> str:
     }
     page = resources.files("message_hub_sync.cli").joinpath("page.html").read_text(encoding="utf-8")
     before, *pieces = page.split("{{")
-    # Split once and fill in: what is filled in is never looked at for places again.
+    # Split the template before filling it in: text that is filled in may contain "{{", and must not be replaced.
     return before + "".join(parts[name] + rest for name, rest in (piece.split("}}", 1) for piece in pieces))
 
 
@@ -90,7 +91,7 @@ def _prose(schema: Mapping[str, Any]) -> str:
 
 
 def type_text(schema: Mapping[str, Any]) -> str:
-    """A JSON Schema in a few words: ``text``, ``list of text or object``. What is optional is not called null."""
+    """Describe a JSON Schema in a few words, for example ``list of text or object``. The type null is left out."""
     for choice in ("anyOf", "oneOf", "allOf"):
         if choice in schema:
             words = [type_text(item) for item in schema[choice] if item.get("type") != "null"]

@@ -1,4 +1,4 @@
-"""Who publishes what to whom, as an SVG picture: publishers, their events, subscribers, from left to right."""
+"""An SVG diagram of publishers, events and subscribers, from left to right. A "cord" is a line between two of them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from message_hub_sync.catalogue import EventType
 
 __all__ = ["hues", "svg_picture"]
 
-#: Colours the style sheet has; services beyond share them.
+#: Number of colours in the style sheet. With more services than colours, some share a colour.
 _HUES = 6
 _ROW = 31
 _EVENT_HEIGHT = 24
 _SERVICE_HEIGHT = 40
-#: Least distance between the middles of two services.
+#: Smallest vertical distance between the centres of two services.
 _SERVICE_GAP = 58
+#: Horizontal length of a line.
 _CORD = 190
 #: Width of a monospaced character at the picture's font size of 13, and of a bold one at 14.
 _NAME_CHARACTER, _SERVICE_CHARACTER = 7.9, 8.2
 
 
 def hues(events: Iterable[EventType]) -> dict[str, int]:
-    """A colour's number for every service, publishers first so that they differ."""
+    """The colour number of each service. Publishers come first, so that their colours differ."""
     events = list(events)
     publishers = [event.publisher for event in events if event.publisher is not None]
     names = dict.fromkeys([*publishers, *(name for event in events for name in event.services)])
@@ -30,7 +31,7 @@ def hues(events: Iterable[EventType]) -> dict[str, int]:
 
 
 def svg_picture(events: Sequence[EventType]) -> str:
-    """An ``<svg>`` element. Its colours come from the page's style sheet, its links lead to the page's events."""
+    """Build the ``<svg>`` element. It uses the style sheet of the page, and links to the page's events."""
     colours = hues(events)
     middles = {event.name: (row + 0.5) * _ROW + 6 for row, event in enumerate(events)}
     publishers = _placed({e.publisher: [] for e in events if e.publisher}, events, middles, "publisher")
@@ -74,7 +75,7 @@ def svg_picture(events: Sequence[EventType]) -> str:
 def _placed(
     heights: dict[str, list[float]], events: Sequence[EventType], middles: dict[str, float], kind: str
 ) -> dict[str, float]:
-    """Each service as near to the middle of its events as its neighbours allow."""
+    """The height of each service: near the mean height of its events, without overlap with other services."""
     for event in events:
         for name in event.subscribers if kind == "subscriber" else filter(None, [event.publisher]):
             heights[name].append(middles[event.name])

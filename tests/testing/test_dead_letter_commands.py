@@ -119,7 +119,7 @@ def test_list_shows_each_message_on_a_line(framework: MessageHubTestFramework) -
     done = command("list", framework.url, "--queue", QUEUE, "--messages")
     assert done.exit_code == 0, done.output
     heading, *rows = done.stdout.splitlines()
-    assert heading.split() == ["Queue", "Message", "id", "Failed", "first", "Attempts", "Error"]
+    assert heading.split() == ["Queue", "Message", "id", "First", "failed", "Attempts", "Error"]
     for row, message_id, number in zip(rows, ids, (1, 2), strict=True):
         queue, found, since, attempts, error = row.split(maxsplit=4)
         assert (queue, found, attempts, error) == (QUEUE, message_id, "1", f"KeyError: {number}")
@@ -228,10 +228,10 @@ def test_what_has_no_queue_to_go_back_to_stays(rabbitmq_url: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["requeue", "--queue", ""], "it is empty: name a queue"),
-        (["requeue", "--queue", ".dead"], "it is empty: name a queue"),
+        (["requeue", "--queue", ""], "must be a queue name, not empty"),
+        (["requeue", "--queue", ".dead"], "must be a queue name, not empty"),
         (["requeue", "--queue", QUEUE, "--all", "--message-id", "1"], "give one of the two"),
-        (["requeue", "--queue", QUEUE, "--timeout", "nan"], "is not in the range"),
+        (["requeue", "--queue", QUEUE, "--timeout", "nan"], "must be a number of seconds from 0.1 to 86400, not nan"),
         (["export", "--queue", QUEUE, "--file", ""], "is a directory: name a file in it"),
         (["export", "--queue", QUEUE, "--file", __file__], f"there is no queue {QUEUE}.dead"),
         (["show", "--queue", QUEUE], "a memory:// hub lives inside one process"),

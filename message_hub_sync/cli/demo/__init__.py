@@ -1,1 +1,1 @@
-"""``message-hub demo``: four services talk along the events reference, and every delivery is accounted for."""
+"""``message-hub demo``: four services publish and handle the events of the catalogue; every delivery is checked."""

@@ -1,4 +1,4 @@
-"""The four services of the integration guide, and the story they play."""
+"""The four services of the integration guide, and the scenes of the demo."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _new(kind: str) -> str:
 
 
 class CharacterService(Service):
-    """Keeps the characters: Mira, an elf ranger."""
+    """Manages the characters: Mira, an elf ranger."""
 
     name = "character-service"
 
@@ -90,7 +90,7 @@ class CharacterService(Service):
 
 
 class CampaignService(Service):
-    """Runs the campaign: The Hollow Crown."""
+    """Manages the campaign The Hollow Crown."""
 
     name = "campaign-service"
 
@@ -125,7 +125,7 @@ class CampaignService(Service):
 
 
 class ImageService(Service):
-    """Paints portraits, items and maps."""
+    """Generates portraits, items and maps."""
 
     name = "image-service"
 
@@ -153,7 +153,7 @@ class ImageService(Service):
 
 
 class LlmService(Service):
-    """Writes: stories, prompts, suggestions."""
+    """Generates stories, prompts and suggestions."""
 
     name = "llm-service"
 
@@ -191,7 +191,7 @@ SERVICES: tuple[type[Service], ...] = (CharacterService, CampaignService, ImageS
 
 @dataclass(frozen=True)
 class Scene:
-    """What one service begins on its thread of control; all else follows from reactions."""
+    """The first calls of one service, in its own thread. Reactions of the services do the rest."""
 
     title: str
     service: Service
@@ -199,7 +199,12 @@ class Scene:
 
 
 def scenes(url: str, ledger: Ledger, timeout: float) -> tuple[tuple[Service, ...], tuple[Scene, ...]]:
-    """The services, not started yet, and their story."""
+    """Create the services, not started yet, and the scenes in their order.
+
+    :param url: the hub.
+    :param ledger: where the services note what they send and handle.
+    :param timeout: seconds for each call of a client; values above 5 mean 5.
+    """
     characters = CharacterService(url, ledger, timeout)
     campaigns = CampaignService(url, ledger, timeout)
     services = (characters, campaigns, ImageService(url, ledger, timeout), LlmService(url, ledger, timeout))

@@ -1,4 +1,4 @@
-"""The ``message-hub demo`` command: raise the curtain, follow the story, leave the hub as it was found."""
+"""The command ``message-hub demo``: starts the services, runs the scenes, reports, and removes its queues."""
 
 from __future__ import annotations
 
@@ -24,37 +24,47 @@ from message_hub_sync.runtime.deadlines import MAX_TIMEOUT
 
 __all__ = ["demo"]
 
-#: Seconds for removing the queues, once the story has ended or its time is up.
+#: Seconds for removing the queues after the scenes or the timeout.
 CLEAN_UP_TIMEOUT = 10.0
 
 
 @click.command("demo")
-@click.option("--url", default="memory://demo", show_default=True, help="The hub: amqp://user:password@host/vhost.")
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON document at the end, nothing else.")
+@click.option(
+    "--url",
+    default="memory://demo",
+    show_default=True,
+    help="URL of the hub, for example amqp://user:password@host/vhost.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write only one JSON document, at the end.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=30.0,
     show_default=True,
-    help="Seconds until deliveries that did not happen count as missing.",
+    help="Seconds until a delivery counts as missing.",
 )
-@click.option("--force", is_flag=True, help="Use, and then remove, such queues as exist already without a consumer.")
+@click.option(
+    "--force", is_flag=True, help="Use queues that exist without a consumer, and delete them with their messages."
+)
 def demo(url: str, as_json: bool, timeout: float, force: bool) -> None:
-    """Let the character, campaign, image and LLM services talk, and account for every delivery.
+    """Run four demo services and check every delivery.
 
-    Exit code 0 only if all happened. The queues are those of the real services; they are made for the demo and
-    removed after it. Where one exists already the demo refuses to run, because it would take away messages that
-    wait there. Services under other names receive the demo's events if they subscribe to them: on a hub that others
-    use, give the demo a virtual host of its own.
+    They are the character, campaign, image and LLM services. The exit code is 0 only if every delivery happened.
+
+    The demo uses the queue names of the real services. It creates the queues and deletes them afterwards. It does not
+    run if one of them exists, because it would take messages away from there. Other services that subscribe to the
+    demo's events receive them: on a shared hub, use a separate virtual host for the demo.
     """
-    if not timeout <= MAX_TIMEOUT:  # neither does NaN
-        raise click.BadParameter(f"seconds up to {MAX_TIMEOUT} are usable", param_hint="--timeout")
+    if not timeout <= MAX_TIMEOUT:  # also true for NaN
+        raise click.BadParameter(
+            f"must be a number of seconds up to {MAX_TIMEOUT}, not {timeout}", param_hint="--timeout"
+        )
     try:
-        hub = _shown(url)
+        hub = _without_password(url)
         screen = open_screen(as_json)
         with _terminable(), contextlib.closing(screen):
             screen.begin(hub)
-            _refuse_to_disturb(url, force, min(timeout, 5.0))
+            _check_queues_unused(url, force, min(timeout, 5.0))
             report = _perform(url, hub, timeout, screen)
     except MessageHubError as error:
         raise click.ClickException(str(error)) from None
@@ -84,7 +94,7 @@ def _start(services: Sequence[Service], deadline: float) -> None:
         try:
             ready.result(max(0.0, deadline - time.monotonic()))
         except FutureTimeoutError:
-            raise click.ClickException(f"{service.name} was not subscribed in time: raise --timeout") from None
+            raise click.ClickException(f"{service.name} could not subscribe in time: raise --timeout") from None
 
 
 def _play(story: Sequence[Scene], ledger: Ledger, screen: Screen, deadline: float) -> None:
@@ -102,11 +112,14 @@ def _end(services: Sequence[Service], ledger: Ledger) -> None:
         service.leave()
     for service in services:
         if not service.join(max(0.0, deadline - time.monotonic())):
-            ledger.note_error(f"the queues of {service.name} may still be there: it did not end in time")
+            ledger.note_error(f"the queues of {service.name} may still exist: the service did not end in time")
 
 
-def _refuse_to_disturb(url: str, force: bool, timeout: float) -> None:
-    """Consuming a queue that others rely on would take their messages, removing it all that wait there."""
+def _check_queues_unused(url: str, force: bool, timeout: float) -> None:
+    """Raise if a queue of the demo is in use.
+
+    Consuming it would take messages away from its services; deleting it would delete the messages that wait there.
+    """
     config = ClientConfig("message-hub-demo", parse_addresses(url), connect_timeout=timeout)
     session = Session(config, RetryPolicy())
     deadline = time.monotonic() + timeout
@@ -116,26 +129,26 @@ def _refuse_to_disturb(url: str, force: bool, timeout: float) -> None:
     finally:
         session.close(time.monotonic() + timeout)
     consumed = [name for name, stats in found.items() if stats.consumers]
-    advice = "give the demo a virtual host of its own (amqp://host/demo)"
+    advice = "use a separate virtual host for the demo (amqp://host/demo)"
     if consumed:
         raise click.ClickException(f"services consume from {', '.join(consumed)}: {advice}")
     if found and not force:
         waiting = sum(stats.depth for stats in found.values())
         raise click.ClickException(
-            f"these queues exist already, with {waiting} messages waiting: {', '.join(found)}: {advice}, or, if "
-            "an earlier demo left them behind, let --force take them over and remove them with all they hold"
+            f"these queues exist already, with {waiting} messages waiting: {', '.join(found)}: {advice}. If an "
+            "earlier demo left the queues behind, use --force to delete them with their messages"
         )
 
 
-def _shown(url: str) -> str:
-    """Where a URL leads, without its password."""
+def _without_password(url: str) -> str:
+    """The address in a URL, without user and password."""
     address = parse_addresses(url)
     return str(address) if isinstance(address, MemoryAddress) else ", ".join(map(str, address))
 
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does: the queues are removed."""
+    """Let SIGTERM end the demo as Ctrl-C does, so that the queues are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What was sent in the demo, who should handle it, and who did."""
+"""Records what the demo sent, which services must handle it, and which have handled it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kind = Literal["event", "message", "request"]
 
 @dataclass(frozen=True)
 class Receipt:
-    """One service has handled something: how long after it was sent it arrived, under which correlation id."""
+    """One service has handled something. ``milliseconds``: from sending to the start of the handler."""
 
     milliseconds: float
     correlation_id: str
@@ -28,10 +28,10 @@ class Receipt:
 
 @dataclass
 class Sent:
-    """One event, message or request, and who has handled it so far.
+    """One event, message or request, and the services that have handled it so far.
 
-    ``expected``: the event's subscribers by the catalogue; a message's destination; for a request its destination
-    and, for the reply, its source.
+    ``expected`` names the services that must handle it. 1: an event's subscribers in the catalogue. 2: a message's
+    destination. 3: a request's destination, and its source for the reply.
     """
 
     id: UUID
@@ -46,7 +46,7 @@ class Sent:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Who should have handled it under its correlation id, and has not."""
+        """The services that must handle it with its correlation id and have not done so yet."""
         return tuple(
             service
             for service in self.expected
@@ -55,26 +55,27 @@ class Sent:
 
 
 class Ledger:
-    """Mutable, guarded by ``_changed``: what was sent, in order; the scenes begun and ended; what went wrong."""
+    """What was sent and handled in the demo. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._sent: dict[UUID, Sent] = {}
-        self._scene = 0
-        self._playing = False
-        self._errors: list[str] = []
+        self._sent: dict[UUID, Sent] = {}  # in the order of sending; guarded by _changed
+        self._scene = 0  # number of the current scene; guarded by _changed
+        self._playing = False  # guarded by _changed
+        self._errors: list[str] = []  # guarded by _changed
 
-    # --- written by the services, from their threads
+    # --- called by the services, in their threads
 
     @contextmanager
     def sending(self, kind: Kind, name: str, source: str, expected: tuple[str, ...]) -> Iterator[Sent]:
-        """Note what is sent inside the ``with`` block: before, because it may be handled before that ends.
+        """Note what is sent in the ``with`` block. An error of the package is noted and raised.
 
-        An error of the hub is noted, and goes on.
+        :returns: a context manager that gives the ids to send it with.
         """
         correlation_id = current_correlation_id() or str(uuid4())
         with self._changed:
             sent = Sent(uuid4(), kind, name, source, correlation_id, self._scene, expected, time.monotonic())
+            # Before sending: it may be handled before the block ends.
             self._sent[sent.id] = sent
             self._changed.notify_all()
         try:
@@ -84,13 +85,13 @@ class Ledger:
             raise
 
     def knows(self, sent_id: UUID) -> bool:
-        """Whether it was sent by this demo."""
+        """Whether this demo sent it."""
         with self._changed:
             return sent_id in self._sent
 
     @contextmanager
     def handling(self, sent_id: UUID, service: str, correlation_id: str) -> Iterator[None]:
-        """Note, when the ``with`` block ends without an error, that ``service`` has handled it."""
+        """Note that ``service`` has handled it if the ``with`` block ends without an error."""
         arrived = time.monotonic()
         yield
         with self._changed:
@@ -99,28 +100,31 @@ class Ledger:
             self._changed.notify_all()
 
     def scene_ended(self) -> None:
-        """The service whose scene it was has done its part."""
+        """The service has finished the calls of its scene."""
         with self._changed:
             self._playing = False
             self._changed.notify_all()
 
     def note_error(self, error: str) -> None:
-        """Something went wrong that the missing deliveries do not tell."""
+        """Note an error for the report."""
         with self._changed:
             self._errors.append(error)
 
-    # --- read by the command
+    # --- called by the command
 
     def scene_begins(self) -> None:
-        """What is sent from now on belongs to the next scene."""
+        """Count what is sent from now on to the next scene."""
         with self._changed:
             self._scene += 1
             self._playing = True
 
     def follow(self, show: Callable[[list[Sent]], None], deadline: float, patience: float) -> bool:
-        """Call ``show`` with all that was sent, at each change and whenever ``patience`` seconds bring none.
+        """Call ``show`` with everything that was sent, at each change, until the scene is complete.
 
-        :returns: whether the scene ended and all was handled before the deadline (monotonic seconds).
+        :param show: called without the lock.
+        :param deadline: monotonic seconds.
+        :param patience: seconds without a change after which ``show`` is called, too.
+        :returns: whether the scene ended, and everything was handled, before the deadline.
         """
         while True:
             with self._changed:
@@ -135,13 +139,13 @@ class Ledger:
                 self._changed.wait_for(lambda before=before: self._state() != before, min(left, patience))  # type: ignore[misc]
 
     def everything(self) -> list[Sent]:
-        """All that was sent, in order."""
+        """Everything that was sent, in order."""
         with self._changed:
             return list(self._sent.values())
 
     @property
     def errors(self) -> list[str]:
-        """What went wrong, in the order in which it was noticed."""
+        """The noted errors, in order."""
         with self._changed:
             return list(self._errors)
 

@@ -1,4 +1,4 @@
-"""What the demo came to: which deliveries were due, which happened, and how that is told."""
+"""The result of the demo: which deliveries were expected, and which happened."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Report", "ServiceReport", "report_on"]
 
 @dataclass(frozen=True)
 class ServiceReport:
-    """One service's share. Times are milliseconds from sending to the handler's start."""
+    """The numbers of one service. Times are milliseconds from sending to the start of the handler."""
 
     name: str
     published: int
@@ -28,7 +28,7 @@ class ServiceReport:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole; ``ok`` only if every delivery that was due happened, and every event was published."""
+    """The result of the whole demo."""
 
     hub: str
     seconds: float
@@ -39,17 +39,17 @@ class Report:
 
     @property
     def missing(self) -> list[tuple[Sent, str]]:
-        """What was not handled, and by whom."""
+        """What was not handled, each with the service that did not handle it."""
         return [(sent, service) for sent in self.sent for service in sent.missing]
 
     @property
     def ok(self) -> bool:
-        """Whether all happened that was due."""
+        """Whether every expected delivery happened, every event was published, and no error occurred."""
         return not (self.missing or self.unpublished or self.errors)
 
     @property
     def complaints(self) -> list[str]:
-        """What is missing or went wrong, a line each."""
+        """One line for each missing delivery or event, and for each error."""
         return [
             *(f"missing: {sent.name} of {sent.source} was not handled by {service}" for sent, service in self.missing),
             *(f"missing: {name} was never published" for name in self.unpublished),
@@ -57,7 +57,7 @@ class Report:
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, for machines."""
+        """The result as a JSON object."""
         return {
             "ok": self.ok,
             "hub": self.hub,
@@ -74,7 +74,7 @@ class Report:
 
 
 def report_on(hub: str, seconds: float, sent: Sequence[Sent], names: Sequence[str], errors: Sequence[str]) -> Report:
-    """Hold what was sent against the catalogue."""
+    """Compare what was sent with the catalogue."""
     published = {one.name for one in sent if one.kind == "event"}
     due = [event_type.name for event_type in catalogue if event_type.publisher in names]
     return Report(

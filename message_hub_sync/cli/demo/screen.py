@@ -1,7 +1,7 @@
-"""Showing the demo: in a terminal with colours, elsewhere as plain lines, or for machines as one JSON document.
+"""Output of the demo: coloured in a terminal, plain lines otherwise, or one JSON document.
 
-A line appears when all that it tells has happened, in the order of sending: the lines of what follows from an
-event never come before its own.
+There is one line for each event or message. It is printed when all its deliveries have happened, in the order of
+sending: a consequence of an event is never printed before the event.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["PATIENCE", "Screen", "open_screen"]
 
 Cells = tuple[str, str, str, list[tuple[str, str]]]
 
-#: Seconds of silence after which it is told what is waited for.
+#: Seconds without a new line after which the output says what the demo waits for.
 PATIENCE = 2.0
 _WIDTHS = (9, 27, 8)
 _HEADINGS: Cells = ("from", "event ->message <->request", "correl.", [("handled by (after ms)", "")])
@@ -33,7 +33,7 @@ _SUMMARY = ("service", "published", "sent", "expected", "handled", "median", "sl
 
 
 class Screen(Protocol):
-    """Where the demo is shown. Used by one thread."""
+    """The output of the demo. Used by one thread."""
 
     def begin(self, hub: str) -> None: ...
 
@@ -47,7 +47,7 @@ class Screen(Protocol):
 
 
 def open_screen(as_json: bool) -> Screen:
-    """The screen for wherever standard output leads."""
+    """Choose the output: JSON if asked for, coloured if standard output is a terminal, otherwise plain."""
     if as_json:
         return _JsonScreen()
     console = Console(highlight=False)
@@ -55,14 +55,14 @@ def open_screen(as_json: bool) -> Screen:
 
 
 class _Ordered:
-    """Which lines are due. Mutable, used by one thread: how many were shown, and since when nothing came."""
+    """Decides which lines can be printed. Used by one thread."""
 
     def __init__(self) -> None:
-        self._shown = 0
-        self._since = time.monotonic()
+        self._shown = 0  # number of lines printed
+        self._since = time.monotonic()  # time of the last line
 
     def due(self, sent: list[Sent]) -> list[Sent]:
-        """Those that can be shown now."""
+        """What can be printed now."""
         begin = self._shown
         while self._shown < len(sent) and not sent[self._shown].missing:
             self._shown += 1
@@ -71,11 +71,11 @@ class _Ordered:
         return sent[begin : self._shown]
 
     def rest(self, sent: Sequence[Sent]) -> Sequence[Sent]:
-        """Those that were not shown, because something is missing."""
+        """What was not printed, because a delivery is missing."""
         return sent[self._shown :]
 
     def awaited(self, sent: Sequence[Sent]) -> str | None:
-        """What is waited for, once that has taken longer than ``PATIENCE``."""
+        """A line that says what the demo waits for, if there was no line for ``PATIENCE`` seconds."""
         if time.monotonic() - self._since < PATIENCE:
             return None
         self._since = time.monotonic()

@@ -1,4 +1,4 @@
-"""One service of the demo: a client, a thread of control, and an account of all it sends and handles."""
+"""One service of the demo. It has a client and a thread, and notes everything that it sends and handles."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Reaction = Callable[[dict[str, Any]], object]
 
 
 class Service:
-    """Subscribes to what the catalogue says, reacts, and plays scenes on a thread of its own.
+    """Subscribes to its events of the catalogue, reacts to them, and runs its scenes in its own thread.
 
-    Its client has ``strict_catalogue`` on: to publish another service's event is an error.
+    Its client uses ``strict_catalogue``: publishing an event of another service is an error.
 
-    :param timeout: seconds for each call of the client, at most 5.
-
-    Mutable: nothing after :meth:`start` but the queue of cues; subscriptions belong to its thread alone.
+    :param url: the hub.
+    :param ledger: where it notes what it sends and handles.
+    :param timeout: seconds for each call of the client; values above 5 mean 5.
     """
 
     name: ClassVar[str]
@@ -46,21 +46,21 @@ class Service:
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name=f"message-hub-{self.name}-demo", daemon=True)
 
-    # --- what the four differ in
+    # --- overridden by the four services
 
     def on_events(self) -> Mapping[str, Reaction]:
-        """What it does about events, by their names. Those not named are handled by being noted."""
+        """Its reactions to events, by event type. Other events are only noted."""
         return {}
 
     def on_actions(self) -> Mapping[str, Reaction]:
-        """What it does about messages, by their action; what that returns answers a request."""
+        """Its reactions to messages, by action. The return value is the reply to a request."""
         return {}
 
-    # --- its life
+    # --- start and stop
 
     @classmethod
     def event_types(cls) -> list[str]:
-        """The events it subscribes to."""
+        """The event types to which it subscribes."""
         return [event_type.name for event_type in catalogue if cls.name in event_type.subscribers]
 
     @classmethod
@@ -69,20 +69,20 @@ class Service:
         return [inbox_name(cls.name), *(event_queue_name(cls.name, name) for name in cls.event_types())]
 
     def start(self) -> Future[None]:
-        """Start its thread; the result is there when it is subscribed, or could not be."""
+        """Start its thread. The future is done when it has subscribed; it holds the error if that failed."""
         self._thread.start()
         return self._ready
 
     def play(self, scene: Callable[[], None]) -> None:
-        """Have its thread play a scene."""
+        """Let its thread run a scene."""
         self._cues.put(scene)
 
     def leave(self) -> None:
-        """Have its thread end: it removes the queues it made, and closes its client."""
+        """Let its thread end. It deletes its queues and closes its client."""
         self._cues.put(None)
 
     def join(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds for its thread; whether that has ended."""
+        """Wait up to ``timeout`` seconds for the end of its thread. Returns whether it has ended."""
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -102,7 +102,7 @@ class Service:
 
     def _play(self, scene: Callable[[], None]) -> None:
         try:
-            # What goes wrong is in the ledger, and the story goes on: the report says what came of it.
+            # Errors are in the ledger and the report. The demo continues with the next scene.
             with contextlib.suppress(MessageHubError), bound_correlation():
                 scene()
         finally:
@@ -113,31 +113,33 @@ class Service:
             if subscriptions:
                 shared = [name for name, stats in self.client.get_queue_stats().items() if stats["consumers"] > 1]
                 if shared:
-                    self._ledger.note_error(f"{', '.join(shared)}: others consume from there by now; not removed")
+                    self._ledger.note_error(
+                        f"{', '.join(shared)}: not deleted, because other clients consume from there now"
+                    )
                 else:
                     for subscription in subscriptions:
                         subscription.delete()
         except MessageHubError as error:
-            self._ledger.note_error(f"the queues of {self.name} may still be there: {error}")
+            self._ledger.note_error(f"the queues of {self.name} may still exist: {error}")
         finally:
             self.client.close()
 
     # --- sending
 
     def publish(self, payload: Payload) -> None:
-        """Publish the event that ``payload`` belongs to."""
+        """Publish the event of the payload's type."""
         event_type = catalogue.event_type_of(payload)
         with self._ledger.sending("event", event_type.name, self.name, event_type.subscribers) as sent:
             self.client.publish_event(event_type, payload, sent.correlation_id, message_id=sent.id)
 
     def send(self, destination: str, action: str, **data: Any) -> None:
-        """Send a message that asks for an action."""
+        """Send a message that requests an action."""
         with self._ledger.sending("message", action, self.name, (destination,)) as sent:
             payload = ActionPayload(action=action, data=data)
             self.client.send_message(destination, payload, sent.correlation_id, message_id=sent.id)
 
     def ask(self, destination: str, action: str, **data: Any) -> dict[str, Any]:
-        """Send a request, and wait for what comes back."""
+        """Send a request and wait for the reply; returns its payload."""
         with self._ledger.sending("request", action, self.name, (destination, self.name)) as sent:
             payload = ActionPayload(action=action, data=data)
             reply = self.client.request(
@@ -151,7 +153,7 @@ class Service:
 
     def _on_event(self, event: Event) -> None:
         if not self._ledger.knows(event.id):
-            return  # from a queue that --force took over
+            return  # an old message in a queue that --force reused
         with self._ledger.handling(event.id, self.name, event.correlation_id):
             reaction = self.on_events().get(event.event_type)
             if reaction is not None:
