@@ -1,4 +1,4 @@
-"""Reading a callback's signature: can it be a handler, what are its first two parameters, how annotated."""
+"""Reads the signature of a callback: whether it can be a handler, its first two parameters, their annotations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = [
     "SYNCHRONOUS",
     "annotation_of",
     "callback_name",
+    "check_synchronous",
     "parameters_of",
-    "refuse_what_would_not_run",
     "shown_parameter",
 ]
 
@@ -28,17 +28,22 @@ SYNCHRONOUS = "this is the synchronous client, write the handler with 'def' (asy
 
 
 def parameters_of(callback: Any, name: str, what: str) -> tuple[inspect.Parameter, inspect.Parameter | None]:
-    """The parameter that gets what was received, and the second one where there is one."""
+    """The first two positional parameters of a callback; the second is ``None`` if there is none.
+
+    :param name: the callback's name, for an error text.
+    :param what: what the first parameter gets, ``"event"`` or ``"message"``; for an error text.
+    :raises MessageValidationError: it cannot be called with one or two positional arguments.
+    """
     try:
         parameters = list(inspect.signature(callback).parameters.values())
-    except (TypeError, ValueError):  # some callables written in C tell nothing
+    except (TypeError, ValueError):  # some callables written in C have no signature: let the call itself show
         return inspect.Parameter(what, inspect.Parameter.POSITIONAL_ONLY), None
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p for p in positional if p.default is p.empty]
     demanded = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     if demanded:
         raise MessageValidationError(
-            f"handler {name} needs the keyword {', '.join(demanded)}, which nobody passes: "
+            f"handler {name} needs the keyword {', '.join(demanded)}, which is never passed: "
             f"a handler is called as handler({what}) or handler({what}, envelope)"
         )
     if len(required) > 2:
@@ -54,8 +59,13 @@ def parameters_of(callback: Any, name: str, what: str) -> tuple[inspect.Paramete
     raise MessageValidationError(f"handler {name} takes no parameter: it needs one, def handler({what}): ...")
 
 
-def refuse_what_would_not_run(callback: Any, name: str) -> None:
-    # Not what it wraps: a synchronous wrapper around a coroutine function is a fine handler.
+def check_synchronous(callback: Any, name: str) -> None:
+    """Check that a call of ``callback`` runs its body.
+
+    :param name: the callback's name, for an error text.
+    :raises MessageValidationError: it is a coroutine function, an asynchronous generator or a generator function.
+    """
+    # Do not follow __wrapped__: a synchronous wrapper around a coroutine function can be a handler.
     target = callback
     while isinstance(target, functools.partial):
         target = target.func
@@ -65,18 +75,23 @@ def refuse_what_would_not_run(callback: Any, name: str) -> None:
         raise MessageValidationError(f"handler {name} is a coroutine function: {SYNCHRONOUS}")
     if inspect.isgeneratorfunction(target):
         raise MessageValidationError(
-            f"handler {name} is a generator function: calling it runs nothing of it, write it without 'yield'"
+            f"handler {name} is a generator function, so a call would not run its body: write it without 'yield'"
         )
 
 
 def annotation_of(parameter: inspect.Parameter, callback: Any, name: str) -> Any:
-    """The parameter's annotation as an object, ``X | None`` as ``X``."""
+    """The annotation of a parameter as an object: a text evaluated, a type alias resolved, ``X | None`` as ``X``.
+
+    :param name: the callback's name, for an error text.
+    :returns: ``parameter.empty`` if the parameter has no annotation.
+    :raises MessageValidationError: the annotation is a text that cannot be evaluated.
+    """
     if parameter.annotation is parameter.empty:
         return parameter.empty
     try:
         found = _evaluated(parameter.annotation, _function_of(callback))
     except Exception as error:
-        _refuse_unresolved(name, parameter, error)
+        _raise_unresolved(name, parameter, error)
     while isinstance(found, TypeAliasType):
         found = found.__value__
     if typing.get_origin(found) in (typing.Union, types.UnionType):
@@ -87,18 +102,19 @@ def annotation_of(parameter: inspect.Parameter, callback: Any, name: str) -> Any
 
 
 def _evaluated(annotation: Any, function: Any) -> Any:
-    # One at a time: get_type_hints(callback) fails as a whole when, say, a return type cannot be resolved.
+    # Evaluate this annotation alone: get_type_hints(callback) fails if any other one, for example the return type,
+    # cannot be resolved.
     def holder() -> None: ...
 
     holder.__annotations__ = {"it": annotation}
-    # Ours are known even where they are imported under TYPE_CHECKING only.
+    # Names of this library resolve even if the handler's module imports them under TYPE_CHECKING only.
     known = {"Event": Event, "Message": Message, "Any": Any, "Mapping": Mapping}
     names = {**known, **getattr(function, "__globals__", {})}
     return typing.get_type_hints(holder, names, _names_where_defined(function))["it"]
 
 
 def _function_of(callback: Any) -> Any:
-    """The function whose signature ``inspect`` reads: its globals are where annotations are looked up."""
+    """The function whose signature ``inspect`` reads, as annotations need its globals; ``None``: none found."""
     while not inspect.isfunction(callback) or hasattr(callback, "__wrapped__"):
         if isinstance(callback, functools.partial):
             callback = callback.func
@@ -108,7 +124,7 @@ def _function_of(callback: Any) -> Any:
             callback = callback.__wrapped__
         elif inspect.isclass(callback):
             return callback.__init__
-        elif inspect.isfunction(getattr(type(callback), "__call__", None)):  # noqa: B004  # the function is wanted
+        elif inspect.isfunction(getattr(type(callback), "__call__", None)):  # noqa: B004  # the function itself is needed
             callback = type(callback).__call__
         else:
             return None
@@ -116,9 +132,10 @@ def _function_of(callback: Any) -> Any:
 
 
 def _names_where_defined(function: Any) -> dict[str, Any]:
-    """The local names around a nested function: those it closes over, and those of the calls that still run.
+    """The local names around a nested function: those it closes over, and those of enclosing calls that still run.
 
-    With postponed annotations nothing else leads from a handler to a model defined beside it in a function.
+    A handler may be defined in a function beside the model that it is annotated with. With postponed annotations the
+    model is then in no globals.
     """
     found: dict[str, Any] = {}
     if not inspect.isfunction(function) or "<locals>" not in function.__qualname__:
@@ -137,22 +154,25 @@ def _names_where_defined(function: Any) -> dict[str, Any]:
 
 
 def _defines(outer: types.CodeType, inner: types.CodeType) -> bool:
+    """Whether ``inner`` is the code of a function that is defined inside ``outer``, at any depth."""
     codes = [constant for constant in outer.co_consts if isinstance(constant, types.CodeType)]
     return any(code is inner or _defines(code, inner) for code in codes)
 
 
-def _refuse_unresolved(name: str, parameter: inspect.Parameter, error: Exception) -> NoReturn:
+def _raise_unresolved(name: str, parameter: inspect.Parameter, error: Exception) -> NoReturn:
     raise MessageValidationError(
         f"handler {name}: {shown_parameter(parameter)} cannot be resolved ({printable(str(error))}): "
-        "define or import what it names at module level"
+        "define or import that name at module level"
     ) from None
 
 
 def shown_parameter(parameter: inspect.Parameter) -> str:
+    """A parameter with its annotation, without its default: a default may be a secret."""
     return printable(str(parameter.replace(default=inspect.Parameter.empty)))
 
 
 def callback_name(callback: Any) -> str:
+    """The qualified name of a callback, or that of its type; of what a ``functools.partial`` wraps."""
     while isinstance(callback, functools.partial):
         callback = callback.func
     name = getattr(callback, "__qualname__", None)

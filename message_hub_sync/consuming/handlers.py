@@ -1,6 +1,6 @@
-"""What a handler wants to receive. Pure: no threads, no waiting.
+"""What a handler gets, read from its signature. Pure: no threads, no waiting.
 
-The first parameter's annotation decides what a handler gets:
+The annotation of the first parameter decides:
 
 ====================================== ===============================================
 annotation                             it gets
@@ -9,13 +9,13 @@ none, ``Any``, ``object``, on an event the payload as JSON text, as with ``str``
 none, ``Any``, ``object``, on a message the envelope, as with ``Message``
 ``str``                                the payload as JSON text
 ``Event``, ``Event[Model]``, …         the envelope, its payload validated into the model
-``dict``, ``Mapping``, a TypedDict     the payload decoded, the handler's own to change
+``dict``, ``Mapping``, a TypedDict     the payload decoded; the handler may change it
 ``bytes``                              the raw body
 a pydantic model                       the payload validated into it
 ====================================== ===============================================
 
-``X | None`` counts as ``X``. A second parameter gets the envelope when it has no default or is annotated
-as the envelope; every other parameter with a default is left alone.
+``X | None`` counts as ``X``. A second parameter gets the envelope if it has no default or is annotated as the
+envelope. Every other parameter with a default keeps its default.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from message_hub_sync.consuming.annotations import (
     SYNCHRONOUS,
     annotation_of,
     callback_name,
+    check_synchronous,
     parameters_of,
-    refuse_what_would_not_run,
     shown_parameter,
 )
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind
@@ -46,6 +46,7 @@ from message_hub_sync.envelope.decode import (
 )
 from message_hub_sync.envelope.values import Event, InvalidMessage, Message
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.runtime.text import shown
 
 __all__ = ["Handler", "handler_for"]
 
@@ -55,17 +56,20 @@ Getter = Callable[["DecodedDelivery"], Any]
 
 @dataclass(frozen=True)
 class Handler:
-    """A callback, and what it wants to receive, read once from its signature. Made by :func:`handler_for`."""
+    """A callback with the getters of its arguments, read once from its signature by :func:`handler_for`.
+
+    ``first``, ``second``: fetch an argument from a delivery.
+    """
 
     name: str
     callback: Callable[..., Any]
     first: Getter
     second: Getter | None = None
-    #: Nothing said what it wants, and it gets an event's JSON text.
+    #: It has no annotation, so it gets an event's payload as JSON text.
     text_by_default: bool = False
 
     def arguments(self, received: DecodedDelivery) -> tuple[Any, ...]:
-        """What to call the callback with.
+        """The arguments of the callback for one delivery.
 
         :raises InvalidMessage: the delivery does not decode, or its payload does not fit the handler's model.
         """
@@ -74,16 +78,19 @@ class Handler:
         return self.first(received), self.second(received)
 
     def __call__(self, arguments: tuple[Any, ...]) -> Any:
-        """Run the callback; raises what it raises, and :class:`MessageValidationError` for a coroutine."""
+        """Run the callback and return its result.
+
+        :raises MessageValidationError: it returned a coroutine. Else this raises what the callback raises.
+        """
         result = self.callback(*arguments)
         if isinstance(result, types.CoroutineType):
-            # Its body has not run: settling the message now would lose it without a word.
+            # The coroutine's body has not run: acknowledging the message now would lose it silently.
             result.close()
             raise MessageValidationError(f"handler {self.name} returned a coroutine: {SYNCHRONOUS}")
         return result
 
     def hint(self, error: BaseException) -> str | None:
-        """What to tell the author of a handler that expected something else than the JSON text it got."""
+        """Advice if a handler without annotation raised what suggests that it expects no text; else ``None``."""
         if not self.text_by_default:
             return None
         try:
@@ -113,26 +120,25 @@ _ALLOWED: dict[Kind, str] = {
 
 
 def handler_for(callback: Any, kind: Kind, reply: Reply | None = None) -> Handler:
-    """Read a callback's signature.
+    """Read the signature of a callback.
 
     :param callback: anything that can be called with one or two positional arguments and is not asynchronous.
     :param kind: what it will receive, ``"event"`` or ``"message"``.
-    :param reply: sends a payload in answer to a message; ``Message.reply`` of received messages calls it.
-    :raises MessageValidationError: the callback cannot be called so, or an annotation fits nothing a handler
-        can get; the text says what is allowed.
+    :param reply: sends a payload as the reply to a message; ``Message.reply`` of received messages calls it.
+    :raises MessageValidationError: the callback cannot be called so, or no handler can get what an annotation
+        names; the text lists what is allowed.
     """
     name = callback_name(callback)
     if not callable(callback):
         raise MessageValidationError(
-            f"callback of type {type(callback).__name__} cannot be called: "
-            f"a function of one parameter is needed (def handler({kind}): ...)"
+            f"callback must be a function of one parameter (def handler({kind}): ...), not {shown(callback)}"
         )
-    refuse_what_would_not_run(callback, name)
+    check_synchronous(callback, name)
     first, second = parameters_of(callback, name, kind)
     wanted = annotation_of(first, callback, name)
     getter = _getter(wanted, kind, reply)
     if getter is None:
-        _refuse_annotation(name, first, kind)
+        _raise_not_available(name, first, kind)
     return Handler(
         name,
         callback,
@@ -149,7 +155,7 @@ _ENVELOPES: dict[Kind, type[BaseModel]] = {"event": Event, "message": Message}
 
 
 def _getter(wanted: Any, kind: Kind, reply: Reply | None) -> Getter | None:
-    """What fetches such an argument from a delivery; ``None`` where nothing does."""
+    """The function that fetches such an argument from a delivery; ``None``: no handler can get it."""
     if wanted in _ANYTHING:
         return _text if kind == "event" else _envelope(Message, kind, reply)
     if wanted is str:
@@ -164,13 +170,15 @@ def _getter(wanted: Any, kind: Kind, reply: Reply | None) -> Getter | None:
 
 
 def _is_model(wanted: Any, base: type[BaseModel] | tuple[type[BaseModel], ...]) -> bool:
-    # On 3.10 list[int] says that it is a class, and issubclass() raises for it.
+    # get_origin first: on Python 3.10 isinstance(list[int], type) is true, and issubclass() raises for it.
     return typing.get_origin(wanted) is None and isinstance(wanted, type) and issubclass(wanted, base)
 
 
 def _second_getter(
     second: inspect.Parameter | None, callback: Any, name: str, kind: Kind, reply: Reply | None
 ) -> Getter | None:
+    # 1: annotated as the envelope of this kind: the envelope. 2: as the other kind's envelope: an error. 3: no
+    # annotation and no default: the envelope. 4: anything else: an error if it has no default, else left alone.
     if second is None:
         return None
     required = second.default is inspect.Parameter.empty
@@ -223,11 +231,11 @@ def _event(model: Any, received: DecodedDelivery) -> Event[Any]:
 
 def _message(model: Any, reply: Reply | None, received: DecodedDelivery) -> Message[Any]:
     message = received.message(model)
-    object.__setattr__(message, "_reply", reply)  # frozen for everybody else
+    object.__setattr__(message, "_reply", reply)  # frozen: its fields cannot be set otherwise
     return message
 
 
-def _refuse_annotation(name: str, parameter: inspect.Parameter, kind: Kind) -> NoReturn:
+def _raise_not_available(name: str, parameter: inspect.Parameter, kind: Kind) -> NoReturn:
     raise MessageValidationError(
-        f"handler {name}: {shown_parameter(parameter)} is nothing that a handler of {kind}s can get; {_ALLOWED[kind]}"
+        f"handler {name}: a handler of {kind}s cannot get {shown_parameter(parameter)}; {_ALLOWED[kind]}"
     )

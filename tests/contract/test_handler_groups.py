@@ -162,7 +162,10 @@ def test_a_closed_client_includes_nothing(hub: Hub) -> None:
         (lambda group: group.on_message(workers="2"), "workers must be a whole number from 1 to 1000, not '2'"),
         (lambda group: group.on_message(retry=3), "retry must be a RetryPolicy, not 3"),
         (lambda group: group.on_message(lambda: None), "takes no parameter"),
-        (lambda group: group.on_message("text"), "cannot be called"),
+        (
+            lambda group: group.on_message("text"),
+            r"callback must be a function of one parameter \(def handler\(message\): \.\.\.\), not 'text'$",
+        ),
     ],
     ids=["name", "none", "parentheses", "durable", "prefetch", "workers", "retry", "signature", "callback"],
 )

@@ -265,7 +265,7 @@ def second_is_message(event: str, envelope: Message | None = None) -> None: ...
 @pytest.mark.parametrize(
     ("callback", "says"),
     [
-        (None, "NoneType cannot be called"),
+        (None, r"callback must be a function of one parameter \(def handler\(event\): \.\.\.\), not None$"),
         (coroutine_function, "coroutine function: this is the synchronous client"),
         (functools.partial(coroutine_function), "coroutine function"),
         (AsyncObject(), "coroutine function"),
@@ -275,11 +275,11 @@ def second_is_message(event: str, envelope: Message | None = None) -> None: ...
         (only_keywords, "takes no parameter"),
         (needs_keyword, "needs the keyword database"),
         (three, r"needs 3 arguments \(a, b, c\)"),
-        (on_int, "event: 'int' is nothing .* allowed are no annotation or str"),
+        (on_int, "cannot get event: 'int'; allowed are no annotation or str"),
         (on_list, "allowed are"),
         (on_either, "allowed are"),
         (on_none, "allowed are"),
-        (on_message, r"message: 'Message' is nothing .* Event\[Model\]"),
+        (on_message, r"cannot get message: 'Message'; .* Event\[Model\]"),
         (on_unknown, "'Unknown' is not defined.*: define or import"),
         (second_is_text, "its second parameter envelope: 'str' gets the envelope"),
         (second_is_message, r"may be annotated Event or Event\[Model\]"),
