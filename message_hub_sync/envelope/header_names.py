@@ -1,7 +1,7 @@
-"""Every header that this library writes or reads, each name once.
+"""The names of all headers that this library writes or reads.
 
-Headers of the hub's wire have plain names. Headers that this library adds begin with ``x-``: other clients of the hub
-may ignore them. ``headers=`` of a call may use neither (:data:`WIRE_HEADERS`, :data:`RESERVED_PREFIX`).
+The hub's own headers have plain names. Headers that this library adds begin with ``x-``: other clients of the hub may
+ignore them. The ``headers=`` argument of a call may use neither (:data:`WIRE_HEADERS`, :data:`RESERVED_PREFIX`).
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ __all__ = [
     "X_DEATH",
 ]
 
-# --- of the hub's wire ---------------------------------------------------------------------------
+# --- the hub's own headers -----------------------------------------------------------------------
 
 #: The service that sent the message or published the event.
 SOURCE = "source"
-#: The service that a message is for.
+#: The service that receives a message.
 DESTINATION = "destination"
 #: The type of an event.
 EVENT_TYPE = "event_type"
-#: When it was sent: ISO 8601, UTC.
+#: When the message was sent: ISO 8601, UTC.
 TIMESTAMP = "timestamp"
-#: Seconds that a message lives.
+#: Seconds until the message expires.
 TTL = "ttl"
-#: 0 to 9; 9 is the most urgent.
+#: Priority, 0 to 9; 9 is the most urgent.
 PRIORITY = "priority"
 
 WIRE_HEADERS = frozenset({SOURCE, DESTINATION, EVENT_TYPE, TIMESTAMP, TTL, PRIORITY})
-#: A caller's own header may not begin so.
+#: The name of a caller's own header must not begin with this.
 RESERVED_PREFIX = "x-"
 
 # --- added by this library when it sends ---------------------------------------------------------
@@ -63,34 +63,34 @@ IN_REPLY_TO = "x-in-reply-to"
 
 # --- added to a message that goes to a retry queue or a dead-letter queue ------------------------
 
-#: Handler runs that failed.
+#: Number of handler runs that failed.
 ATTEMPTS = "x-attempts"
-#: How often a process may have died while it handled the message.
+#: Number of times that a process may have crashed while it handled the message.
 CRASHES = "x-crashes"
-#: The service that moved the message.
+#: The service that moved the message to the queue.
 SERVICE = "x-service"
-#: The exception's class, its text, and the end of its traceback. A reply that tells of an error has the first two.
+#: Class, text and end of the traceback of the exception. An error reply has the first two.
 ERROR_TYPE = "x-error-type"
 ERROR_MESSAGE = "x-error-message"
 ERROR_TRACEBACK = "x-error-traceback"
 #: Why the message was dead-lettered.
 REASON = "x-reason"
-#: When it failed first: ISO 8601, UTC.
+#: When the message failed first: ISO 8601, UTC.
 FIRST_FAILED_AT = "x-first-failed-at"
-#: Where it was published first.
+#: The exchange and routing key with which the message was first published.
 ORIGINAL_EXCHANGE = "x-original-exchange"
 ORIGINAL_ROUTING_KEY = "x-original-routing-key"
-#: Its ``expiration`` in milliseconds, and its ``user_id``, which a move has to leave out.
+#: The ``expiration`` (in milliseconds) and the ``user_id`` of the original message: the moved copy has neither.
 ORIGINAL_EXPIRATION = "x-original-expiration"
 ORIGINAL_USER_ID = "x-original-user-id"
-#: Milliseconds of its ttl that are left when it comes back from the retry queue.
+#: Milliseconds of the ttl that are left when the message returns from the retry queue.
 TTL_LEFT = "x-ttl-left"
-#: Why some of its properties and headers are missing.
+#: Why some properties and headers of the original message are missing.
 LEFT_OUT = "x-left-out"
 
-# --- made on arrival, or by the broker -----------------------------------------------------------
+# --- set on arrival, or by the broker ------------------------------------------------------------
 
-#: Replaces all headers of a message whose headers cannot be decoded; its value says why.
+#: The only header of a delivery whose headers cannot be decoded; the value is the reason.
 UNDECODABLE = "x-undecodable"
 #: RabbitMQ's list of the queues that dead-lettered the message.
 X_DEATH = "x-death"

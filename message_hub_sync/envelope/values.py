@@ -1,4 +1,4 @@
-"""The envelope: what travels, as values. ``encode`` and ``decode`` bring them to bytes and back."""
+"""Messages, events and AMQP properties as values. ``encode`` and ``decode`` convert them to and from the wire."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ EVENT = "event"
 SERVICE_MESSAGE = "service_message"
 JSON = "application/json"
 PERSISTENT = 2
-#: RabbitMQ refuses an ``expiration`` above this many milliseconds (rabbit_misc:check_expiry).
+#: RabbitMQ answers an ``expiration`` of more milliseconds than this with a channel error (rabbit_misc:check_expiry).
 MAX_TTL_SECONDS = 4_294_967
 
-#: What a payload is: ``dict[str, Any]`` unless a model is asked for.
+#: Type of the payload: ``dict[str, Any]``, or a model.
 P = TypeVar("P", default=dict[str, Any])
 
 
 @dataclass(slots=True)
 class Properties:
-    """AMQP 0-9-1 ``basic`` properties and headers, free of any client library's types."""
+    """AMQP 0-9-1 ``basic`` properties and headers, without types of a client library."""
 
     message_id: str | None = None
     correlation_id: str | None = None
@@ -56,11 +56,11 @@ class Properties:
 
 
 class InvalidMessage(MessageValidationError):
-    """What arrived is not a message of the hub; its text is the reason, free of the message's own bytes."""
+    """A delivery is not a valid message of the hub. The text is the reason; it shows no part of the body."""
 
 
 class _Envelope(BaseModel, Generic[P]):
-    """What messages and events have in common. Frozen; the payload is shared, not copied."""
+    """The fields that messages and events share. Frozen; the payload is not copied."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -75,17 +75,18 @@ class _Envelope(BaseModel, Generic[P]):
 
 
 class Event(_Envelope[P], Generic[P]):
-    """An event as it was published. ``Event[Model]`` has its payload validated into ``Model``."""
+    """A received event. ``Event[Model]``: the payload is validated and converted to ``Model``."""
 
     type: Literal["event"] = "event"
     event_type: str
 
 
 class Message(_Envelope[P], Generic[P]):
-    """A message as it was sent. ``Message[Model]`` has its payload validated into ``Model``.
+    """A received message. ``Message[Model]``: the payload is validated and converted to ``Model``.
 
-    It is also a read-only mapping of the wire's names: ``message["correlation_id"]``.
-    ``ttl`` is in seconds, ``None`` when the message never expires.
+    It is also a read-only mapping of its fields: ``message["correlation_id"]``.
+
+    :ivar ttl: seconds until the message expires; ``None``: it never expires.
     """
 
     type: Literal["service_message"] = "service_message"
@@ -93,29 +94,31 @@ class Message(_Envelope[P], Generic[P]):
     ttl: float | None = None
     priority: int = 0
     reply_to: str | None = Field(default=None, exclude=True, repr=False)
-    # What a received message is answered through; it is given the message at the call, for bound to it, it would be a
-    # cycle that keeps bodies until a collection. A slot: a private attribute costs as much as all of the fields.
+    # The function that sends a reply, set on received messages. It gets the message as an argument: if it were bound to
+    # the message, that would be a reference cycle, which keeps the body in memory until a garbage collection. It is a
+    # slot, because a private attribute of pydantic takes as much time as all of the fields.
     __slots__ = ("_reply",)
 
     def reply(self, payload: Any) -> UUID:
-        """Answer this message: to ``reply_to`` when it names a queue, else to the sender's inbox.
+        """Send a reply: to the queue in ``reply_to``, or to the sender's inbox if there is none.
 
-        :param payload: a JSON object, a model or a dataclass.
-        :returns: the reply's message id.
-        :raises MessageHubConfigurationError: the message was not received through a client.
-        :raises MessageValidationError: the payload is not a JSON object.
-        :raises MessageHubDeliveryError: nobody waits for the reply any more, or the hub did not take it.
+        Safe from any thread. Blocks until the hub confirms the reply, for the client's ``delivery_timeout`` at most.
 
-        May be called from any thread.
+        :param payload: a JSON object: a dict, a pydantic model or a dataclass.
+        :returns: the message id of the reply.
+        :raises MessageHubConfigurationError: this message was not received by a handler.
+        :raises MessageValidationError: the payload is not a JSON object, or it is too large.
+        :raises MessageHubConnectionError: there was no connection in time; nothing was sent.
+        :raises MessageHubDeliveryError: the sender no longer waits for the reply, or the hub did not confirm it.
         """
         reply: Callable[[Any, Any], UUID] | None = getattr(self, "_reply", None)
         if reply is None:
             raise MessageHubConfigurationError(
-                "only a message received by a handler can be replied to; this one was made by hand"
+                "only a message received by a handler can be replied to, not one that was constructed"
             )
         return reply(self, payload)
 
-    # The mapping, over the fixed fields of the wire.
+    # The mapping of the fields.
 
     def __getitem__(self, key: str) -> Any:
         if key in _MESSAGE_KEYS:
@@ -132,7 +135,7 @@ class Message(_Envelope[P], Generic[P]):
         return key in _MESSAGE_KEYS
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The field of that name, or ``default``."""
+        """The field of this name, or ``default`` if there is none."""
         return getattr(self, key) if key in _MESSAGE_KEYS else default
 
     def _mapping(self) -> dict[str, Any]:
@@ -147,7 +150,7 @@ class Message(_Envelope[P], Generic[P]):
         return self._mapping().values()
 
     def items(self) -> ItemsView[str, Any]:
-        """Pairs of name and value."""
+        """Pairs of a field's name and its value."""
         return self._mapping().items()
 
 
