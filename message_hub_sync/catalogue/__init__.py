@@ -1,9 +1,9 @@
-"""The event catalogue: which events there are, who publishes them to whom, and what they carry.
+"""The event catalogue: the event types, their publishers and subscribers, and the models of their payloads.
 
-``catalogue`` is the one of this process; the functions here are its methods, so that
-``from message_hub_sync import catalogue`` serves too: ``catalogue.register("quest.started", QuestStarted)``.
+``catalogue`` is the catalogue of this process. The functions of this package are its methods, so this works too:
+``from message_hub_sync import catalogue``, then ``catalogue.register("quest.started", QuestStarted)``.
 
-All but ``EventType`` is imported when it is first asked for: two dozen pydantic models take their time to make.
+Except for ``EventType``, names are imported on first access: defining two dozen pydantic models takes time.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        # Threads may come here at once. The models are made by imports, which Python itself puts in order;
-        # pydantic's own way to make models late (defer_build) is not safe then.
+        # Several threads may call this at once. Imports define the models, and Python's import lock makes that safe.
+        # pydantic's own way to define models late (defer_build) is not thread-safe.
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from message_hub_sync.catalogue import action, campaign, character, image, llm, payload, reference, registry

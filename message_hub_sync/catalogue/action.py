@@ -1,4 +1,4 @@
-"""The guide's shape of a message's payload, ready to use."""
+"""The payload of a message as the integration guide recommends it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ def _now() -> datetime:
 
 
 class ActionPayload(Payload):
-    """A message that asks for an action: ``send_message("llm-service", ActionPayload(action="refine"))``.
+    """The payload of a message that requests an action.
 
-    Optional to use: a message's payload may be any JSON object.
+    For example ``send_message("llm-service", ActionPayload(action="refine"))``. Its use is optional: the payload of a
+    message may be any JSON object.
     """
 
     action: str = Field(min_length=1, description="What the receiver is asked to do")
     version: str = Field(default="1.0", description="Version of this payload's schema")
-    timestamp: datetime = Field(default_factory=_now, description="When it was asked; now where left out")
+    timestamp: datetime = Field(default_factory=_now, description="When the action was requested; by default now")
     data: dict[str, Any] = Field(default_factory=dict, description="What the action works on")
-    metadata: dict[str, Any] = Field(default_factory=dict, description="What is said about the message itself")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Data about the message itself")

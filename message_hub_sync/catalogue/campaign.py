@@ -22,15 +22,15 @@ __all__ = [
 
 
 class CampaignCreated(Payload):
-    """A campaign has been created and can be looked at."""
+    """A campaign has been created and can be read."""
 
     campaign_id: CampaignId
     name: str | None = Field(default=None, description="The campaign's name")
-    theme: str | dict[str, Any] | None = Field(default=None, description="Its theme, named or described")
+    theme: str | dict[str, Any] | None = Field(default=None, description="The theme: a name or a description")
 
 
 class CampaignEvolved(Payload):
-    """A campaign's story has moved on."""
+    """A campaign's story has changed."""
 
     campaign_id: CampaignId
     changes: dict[str, Any] | list[Any] | None = Field(default=None, description="What evolved")
@@ -45,7 +45,7 @@ class CampaignChapterCreated(Payload):
 
 
 class CampaignValidateCharacter(Payload):
-    """Somebody is asked to check a character against a campaign; without both, there is nothing to check."""
+    """A request to check a character against the rules of a campaign; both ids are required."""
 
     campaign_id: Identity = Field(description="The campaign whose rules apply")
     character_id: Identity = Field(description="The character to check")
@@ -59,11 +59,11 @@ class CampaignCharacterApproved(Payload):
 
 
 class CampaignThemeChanged(Payload):
-    """A campaign has another theme; characters, pictures and texts follow it."""
+    """A campaign has another theme; characters, images and texts are adapted to it."""
 
     campaign_id: CampaignId
-    theme: str | dict[str, Any] | None = Field(default=None, description="The new theme, named or described")
-    previous_theme: str | dict[str, Any] | None = Field(default=None, description="The theme before")
+    theme: str | dict[str, Any] | None = Field(default=None, description="The new theme: a name or a description")
+    previous_theme: str | dict[str, Any] | None = Field(default=None, description="The theme before the change")
 
 
 class CampaignValidated(Payload):
@@ -71,7 +71,7 @@ class CampaignValidated(Payload):
 
     campaign_id: CampaignId
     valid: bool | None = Field(default=None, description="Whether it passed")
-    errors: list[Any] | None = Field(default=None, description="What it failed on")
+    errors: list[Any] | None = Field(default=None, description="The rules that it breaks")
 
 
 _SERVICE = "campaign-service"
@@ -101,7 +101,7 @@ EVENT_TYPES = (
         ("character-service", "image-service", "llm-service"),
         CampaignThemeChanged,
     ),
-    # The guide lists a subscriber of this one, and no service that publishes it.
+    # The guide lists a subscriber of this event, but no publisher.
     EventType(
         "campaign.validated",
         "Campaign validation complete",

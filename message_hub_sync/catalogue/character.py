@@ -24,36 +24,36 @@ __all__ = [
 
 
 class CharacterCreated(Payload):
-    """A character has been created and can be looked at."""
+    """A character has been created and can be read."""
 
     character_id: CharacterId
     name: str | None = Field(default=None, description="The character's name")
-    level: int | None = Field(default=None, description="The level it starts at")
-    campaign_id: Identity | None = Field(default=None, description="The campaign it is made for")
+    level: int | None = Field(default=None, description="The level at which it starts")
+    campaign_id: Identity | None = Field(default=None, description="The campaign for which it was created")
 
 
 class CharacterUpdated(Payload):
-    """Details of a character have changed, its looks perhaps among them."""
+    """Details of a character have changed, possibly its appearance."""
 
     character_id: CharacterId
     changes: dict[str, Any] | list[Any] | None = Field(
-        default=None, description="What changed: new values by field, or the fields' names"
+        default=None, description="The changes: new values by field, or the names of the fields"
     )
 
 
 class CharacterDeleted(Payload):
-    """A character has been removed; what refers to it is dangling now."""
+    """A character has been removed; references to it are invalid now."""
 
     character_id: CharacterId
-    reason: str | None = Field(default=None, description="Why, for people to read")
+    reason: str | None = Field(default=None, description="The reason, as text for people")
 
 
 class CharacterValidated(Payload):
     """A character has been checked against the rules."""
 
     character_id: CharacterId
-    valid: bool | None = Field(default=None, description="Whether it keeps the rules")
-    errors: list[Any] | None = Field(default=None, description="What breaks them")
+    valid: bool | None = Field(default=None, description="Whether it conforms to the rules")
+    errors: list[Any] | None = Field(default=None, description="The rules that it breaks")
     campaign_id: Identity | None = Field(default=None, description="The campaign whose rules were applied")
 
 
@@ -62,7 +62,7 @@ class CharacterLeveledUp(Payload):
 
     character_id: CharacterId
     level: int | None = Field(default=None, description="The new level")
-    previous_level: int | None = Field(default=None, description="The level before")
+    previous_level: int | None = Field(default=None, description="The previous level")
 
 
 class CharacterRefined(Payload):
@@ -76,15 +76,15 @@ class CharacterJournalUpdated(Payload):
     """Entries of a character's journal have been modified."""
 
     character_id: CharacterId
-    entry_ids: list[Identity] | None = Field(default=None, description="The entries concerned")
+    entry_ids: list[Identity] | None = Field(default=None, description="The entries that were modified")
 
 
 class CharacterInventoryChanged(Payload):
     """Items in a character's inventory have been modified."""
 
     character_id: CharacterId
-    added: list[Any] | None = Field(default=None, description="Items that came in")
-    removed: list[Any] | None = Field(default=None, description="Items that went out")
+    added: list[Any] | None = Field(default=None, description="Items that were added")
+    removed: list[Any] | None = Field(default=None, description="Items that were removed")
 
 
 class CharacterSpellsChanged(Payload):

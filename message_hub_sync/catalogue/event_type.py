@@ -1,4 +1,4 @@
-"""One event of the catalogue, as a value."""
+"""One event type of the catalogue, as a value."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from pydantic import BaseModel
 
 from message_hub_sync.envelope.names import validate_event_type, validate_service_name
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.runtime.text import shown
 
 __all__ = ["EventType"]
 
 
-# Not a dataclass: pydantic would write one inside a payload as an object, not as the text it is.
+# Not a dataclass: pydantic would serialise a dataclass in a payload as an object, not as its name.
 class EventType(str):
-    """An event's name, what it means, who publishes it, who subscribes to it, and its payload's model.
+    """An event type: its name, description, publisher, subscribers and the model of its payload.
 
-    It *is* its name, a text that knows more, and stands wherever a text does: in calls, payloads, headers, logs.
-    It cannot be changed.
+    It is a ``str``, equal to its name, so it can be used wherever a name can: in calls, payloads, headers and logs. It
+    cannot be changed.
 
     :param name: for example ``character.created``.
     :param description: one line.
-    :param publisher: the service that publishes it, ``None`` where none is known.
-    :param subscribers: the services that subscribe to it.
+    :param publisher: name of the service that publishes it; ``None``: any service may.
+    :param subscribers: names of the services that subscribe to it.
     :param model: the pydantic model of its payload.
-    :raises MessageValidationError: which of these is not usable, and what is.
+    :raises MessageValidationError: a value is not allowed. The text names the value and the rule.
     """
 
     __slots__ = ("description", "model", "publisher", "subscribers")
@@ -41,9 +42,7 @@ class EventType(str):
         if publisher is not None:
             validate_service_name(publisher, what="publisher")
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            raise MessageValidationError(
-                f"the model of {self} is not usable: a class derived from pydantic.BaseModel is"
-            )
+            raise MessageValidationError(f"model of {self} must be a class derived from BaseModel, not {shown(model)}")
         for attribute, value in (
             ("description", description),
             ("publisher", publisher),
@@ -54,9 +53,9 @@ class EventType(str):
         return self
 
     def __setattr__(self, attribute: str, value: Any) -> NoReturn:
-        raise AttributeError(f"{attribute} of {self} cannot be changed: an event type is a value")
+        raise AttributeError(f"{attribute} of {self} cannot be changed: create another EventType")
 
-    def __getnewargs__(self) -> tuple[Any, ...]:  # what copies and pickles are made of
+    def __getnewargs__(self) -> tuple[Any, ...]:  # the arguments of __new__ for copies and pickles
         return self.name, self.description, self.publisher, self.subscribers, self.model
 
     def __getstate__(self) -> None:
@@ -64,17 +63,17 @@ class EventType(str):
 
     @property
     def name(self) -> str:
-        """The name alone, a plain text."""
+        """The name as a plain ``str``."""
         return str(self)
 
     @property
     def services(self) -> tuple[str, ...]:
-        """Publisher and subscribers, each once."""
+        """The publisher, if there is one, and the subscribers; each service once."""
         publisher = () if self.publisher is None else (self.publisher,)
         return tuple(dict.fromkeys(publisher + self.subscribers))
 
     def as_dict(self) -> dict[str, Any]:
-        """This event in the catalogue's JSON, its model as a JSON Schema."""
+        """This event type for the catalogue's JSON, with the model as a JSON Schema."""
         return {
             "name": self.name,
             "description": self.description,
@@ -86,7 +85,5 @@ class EventType(str):
 
 def _services(names: Any) -> tuple[str, ...]:
     if not isinstance(names, (list, tuple)):
-        raise MessageValidationError(
-            f"subscribers of type {type(names).__name__} are not usable: a list of service names is"
-        )
+        raise MessageValidationError(f"subscribers must be a list of service names, not {shown(names)}")
     return tuple(validate_service_name(name, what="subscriber") for name in names)

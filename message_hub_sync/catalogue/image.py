@@ -28,7 +28,7 @@ class ImagePortraitGenerated(Payload):
 
     image_id: _ImageId
     url: str | None = Field(default=None, description="Where the image can be fetched")
-    character_id: Identity | None = Field(default=None, description="Whom it shows")
+    character_id: Identity | None = Field(default=None, description="The character that it shows")
 
 
 class ImageMapGenerated(Payload):
@@ -36,15 +36,15 @@ class ImageMapGenerated(Payload):
 
     image_id: _ImageId
     url: str | None = Field(default=None, description="Where the image can be fetched")
-    campaign_id: Identity | None = Field(default=None, description="The campaign it belongs to")
+    campaign_id: Identity | None = Field(default=None, description="The campaign to which it belongs")
 
 
 class ImageItemGenerated(Payload):
-    """The picture of an item is ready."""
+    """The image of an item is ready."""
 
     image_id: _ImageId
     url: str | None = Field(default=None, description="Where the image can be fetched")
-    item_id: Identity | None = Field(default=None, description="The item it shows")
+    item_id: Identity | None = Field(default=None, description="The item that it shows")
 
 
 class ImageThemeApplied(Payload):
@@ -52,7 +52,7 @@ class ImageThemeApplied(Payload):
 
     image_id: _ImageId
     url: str | None = Field(default=None, description="Where the image can be fetched")
-    theme: str | dict[str, Any] | None = Field(default=None, description="The theme, named or described")
+    theme: str | dict[str, Any] | None = Field(default=None, description="The theme: a name or a description")
 
 
 _SERVICE = "image-service"

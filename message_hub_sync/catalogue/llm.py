@@ -24,11 +24,11 @@ class LlmContentGenerated(Payload):
     ]
     content: str | dict[str, Any] | None = Field(default=None, description="The content itself")
     character_id: Identity | None = Field(default=None, description="The character it is for")
-    campaign_id: Identity | None = Field(default=None, description="The campaign it is for")
+    campaign_id: Identity | None = Field(default=None, description="The campaign for which it was generated")
 
 
 class LlmRefinementSuggested(Payload):
-    """Refinements of a character are there to be taken or left."""
+    """Refinements of a character are suggested; they are not applied yet."""
 
     refinement_id: Annotated[
         Identity,
@@ -42,7 +42,7 @@ class LlmRefinementSuggested(Payload):
 
 
 class LlmGeneratePrompt(Payload):
-    """A prompt has been written, from which an image can be generated."""
+    """A prompt has been written; an image can be generated from it."""
 
     prompt_id: Annotated[
         Identity,
@@ -52,8 +52,8 @@ class LlmGeneratePrompt(Payload):
         ),
     ]
     prompt: str | dict[str, Any] | None = Field(default=None, description="The prompt itself")
-    character_id: Identity | None = Field(default=None, description="The character to be shown")
-    campaign_id: Identity | None = Field(default=None, description="The campaign it belongs to")
+    character_id: Identity | None = Field(default=None, description="The character to show")
+    campaign_id: Identity | None = Field(default=None, description="The campaign to which it belongs")
 
 
 _SERVICE = "llm-service"

@@ -1,4 +1,4 @@
-"""What the payload models have in common, and the identities they speak of."""
+"""The base class of the payload models, and the types of the ids in them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ __all__ = ["CampaignId", "CharacterId", "Identity", "Payload"]
 
 
 class Payload(BaseModel):
-    """A payload: frozen, and keeping every field it does not know.
+    """Base class of payload models. Instances are frozen and keep fields that the model does not define.
 
-    An optional field that was not given is left out of the JSON: a ``null`` would tell receivers that the
-    thing has none.
+    An optional field that was not given is left out of the JSON: ``null`` would mean that it has no value.
     """
 
-    # Instances are looked at again when they are published: model_construct() checks nothing.
+    # Instances are validated again when they are published, because model_construct() does not validate.
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, revalidate_instances="always")
 
     @model_serializer(mode="wrap")
@@ -39,7 +38,7 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, UUID) else value
 
 
-#: The name of a thing: text, most often a UUID's. A :class:`uuid.UUID` is accepted and becomes its text.
+#: An id: text that is not empty, usually that of a UUID. A :class:`uuid.UUID` is accepted and converted to text.
 Identity = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_text)]
 
 CharacterId = Annotated[

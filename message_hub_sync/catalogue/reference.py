@@ -1,4 +1,4 @@
-"""The process's catalogue, which starts with the events of the integration guide's reference."""
+"""The catalogue of this process. At first it contains the events of the integration guide's reference."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from message_hub_sync.catalogue.registry import Catalogue
 
 __all__ = ["catalogue"]
 
-#: What every client of this process looks events up in.
+#: The catalogue that all clients of this process use.
 catalogue: Catalogue = Catalogue((*character.EVENT_TYPES, *campaign.EVENT_TYPES, *image.EVENT_TYPES, *llm.EVENT_TYPES))

@@ -1,4 +1,4 @@
-"""Which events there are, and whether what is published fits them."""
+"""The registry of event types, and the checks of published payloads and subscribed patterns against it."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ logger = SafeLogger("message_hub_sync.catalogue")
 
 M = TypeVar("M", bound=BaseModel)
 
-#: Unknown names warned about. Beyond, they are most likely made at run time, and remembering them a leak.
+#: Limit of the unknown names that are warned about. More are probably generated at run time: storing them would be a
+#: memory leak.
 _MAX_WARNED = 1_000
 
-#: How alike two names are of which one is most likely a slip of the other (difflib's ratio); ``order.failed`` and
-#: ``order.placed`` are 0.75.
+#: Smallest similarity (difflib's ratio) of an unknown name and a known one that is suggested instead. That of
+#: ``order.failed`` and ``order.placed`` is 0.75.
 _ALIKE = 0.8
 
 
 class Catalogue:
-    """The event types that services agreed upon. Every method may be called from any thread.
+    """The event types that services agreed upon. All methods are safe from any thread.
 
-    :param event_types: what it knows from the start.
+    :param event_types: the event types to begin with.
     """
 
     def __init__(self, event_types: Iterable[EventType] = ()) -> None:
-        # Mutable: both maps are written under _lock; single look-ups read them without it (one dict
-        # operation each), iterations under it.
-        self._by_name: dict[str, EventType] = {}
-        self._by_model: dict[type[BaseModel], list[EventType]] = {}
         self._lock = threading.Lock()
-        # Mutable, no lock: only ever added to, by setdefault, which also decides who warns. Names published, and
-        # patterns subscribed to with a word before them.
-        self._warned: dict[str, object] = {}
+        # Single look-ups need no lock: each is one dict operation.
+        self._by_name: dict[str, EventType] = {}  # writes and iterations guarded by _lock
+        self._by_model: dict[type[BaseModel], list[EventType]] = {}  # writes guarded by _lock
+        # Keys: published names, and "subscribe PATTERN". Entries are only added. The thread whose setdefault adds one
+        # logs the warning.
+        self._warned: dict[str, object] = {}  # no lock: setdefault is atomic
         for event_type in event_types:
             self._add(event_type)
 
@@ -77,17 +77,23 @@ class Catalogue:
         subscribers: Sequence[str] = (),
         description: str = "",
     ) -> EventType | Callable[[type[M]], type[M]]:
-        """Add an event type: ``register("quest.started", QuestStarted)``, or as a decorator on the model.
+        """Add an event type: ``register("quest.started", QuestStarted)``, or as a decorator of the model.
 
-        :param description: one line; the model's docstring where left out.
-        :returns: the event type; as a decorator, the model.
-        :raises MessageHubConfigurationError: the name is taken by another model, or by this one with another
-            publisher, other subscribers or another description. Repeating a registration changes nothing.
-        :raises MessageValidationError: a name is not usable.
+        Repeating a registration changes nothing.
+
+        :param name: name of the event type.
+        :param model: the pydantic model of its payload; ``None``: use the result as a decorator of the model.
+        :param publisher: name of the service that publishes it; ``None``: any service may.
+        :param subscribers: names of the services that subscribe to it.
+        :param description: one line; by default, the first line of the model's docstring.
+        :returns: the event type, or the decorator, which returns the model.
+        :raises MessageHubConfigurationError: the name is registered with another model, or with this model and another
+            publisher, other subscribers or another description.
+        :raises MessageValidationError: a value is not allowed. The text names the value and the rule.
         """
         if model is not None:
             description = description or _summary(model)
-            services = cast("tuple[str, ...]", subscribers)  # EventType makes it one, or refuses it
+            services = cast("tuple[str, ...]", subscribers)  # EventType checks and converts it
             return self._add(EventType(name, description, publisher, services, model))
 
         def decorate(decorated: type[M]) -> type[M]:
@@ -97,12 +103,12 @@ class Catalogue:
         return decorate
 
     def get(self, name: str | EventType) -> EventType | None:
-        """The event type of that name, or ``None``."""
+        """The event type of this name, or ``None``."""
         return self._by_name.get(event_name(name))
 
     def nearest(self, name: str | EventType) -> str | None:
-        """What ``name`` was most likely meant to be: a known name (for a pattern, a pattern), or ``None``."""
-        from difflib import get_close_matches  # only where somebody mistyped
+        """The known name most similar to ``name`` (the pattern, if ``name`` is one), or ``None`` if none is similar."""
+        from difflib import get_close_matches  # imported here: needed only for unknown names
 
         text = str(event_name(name))
         known = [event_type.name for event_type in self]
@@ -112,17 +118,18 @@ class Catalogue:
         return found[0] if found else None
 
     def of_service(self, service: str) -> tuple[EventType, ...]:
-        """What ``service`` publishes or subscribes to, in the catalogue's order."""
+        """The event types that ``service`` publishes or subscribes to, in the catalogue's order."""
         return tuple(event_type for event_type in self if service in event_type.services)
 
     def services(self) -> tuple[str, ...]:
-        """Every service that publishes or subscribes to something, in the catalogue's order."""
+        """The names of all publishers and subscribers, in the catalogue's order."""
         return tuple(dict.fromkeys(service for event_type in self for service in event_type.services))
 
     def event_type_of(self, model: BaseModel | type[BaseModel]) -> EventType:
-        """The event type whose payload is ``model``, an instance or a class; a derived class is its base's.
+        """The event type whose payload has the model ``model``.
 
-        :raises MessageValidationError: it belongs to no event type, or to several.
+        :param model: the model or an instance of it. A subclass of a registered model stands for that model.
+        :raises MessageValidationError: no event type has this model, or several have it.
         """
         found = self._of_class(model if isinstance(model, type) else type(model))
         if len(found) == 1:
@@ -130,23 +137,25 @@ class Catalogue:
         name = (model if isinstance(model, type) else type(model)).__name__
         if found:
             raise MessageValidationError(
-                f"{name} is the payload of {', '.join(map(str, found))}: name the event type that is meant"
+                f"{name} must be the model of exactly one event type, not of {', '.join(map(str, found))}: "
+                "pass the event type by name"
             )
         raise MessageValidationError(
-            f"{name} is not the payload of a known event type: name the event type, "
-            f'or register it: catalogue.register("quest.started", {name})'
+            f"{name} must be the model of an event type: pass the event type by name, or register the model: "
+            f'catalogue.register("quest.started", {name})'
         )
 
     def check_publish(self, event_type: str | EventType, payload: Any, service: str, strict: bool = False) -> Any:
-        """Let pass what may be published.
+        """Check an event before it is published.
 
-        An event that the catalogue does not know passes with one warning per name.
+        Unless ``strict``, an event type that is not in the catalogue passes, with one warning per name.
 
+        :param event_type: name of the event type.
         :param payload: a mapping, a model or a dataclass.
-        :param service: the service that publishes.
-        :param strict: refuse an unknown event, and one that the catalogue gives to another service.
-        :returns: ``payload`` as it was given: what the model does not know is sent too.
-        :raises MessageValidationError: it may not be published; the text names the field, never a value.
+        :param service: name of the service that publishes.
+        :param strict: raise for an event type that is not in the catalogue, or that has another publisher there.
+        :returns: ``payload``, unchanged: fields that the model does not define are sent too.
+        :raises MessageValidationError: the event must not be published. The text names the field, never a value.
         """
         name = event_name(event_type)
         known = self._by_name.get(name) if isinstance(name, str) else None
@@ -155,8 +164,8 @@ class Catalogue:
             return payload
         if strict and known.publisher is not None and known.publisher != service:
             raise MessageValidationError(
-                f"event {name} is published by {known.publisher}, not by {service}: "
-                "publish an event of this service's own, or switch strict_catalogue off"
+                f"event {name} must be published by {known.publisher}, not by {service}: "
+                "publish an event type of this service, or set strict_catalogue=False"
             )
         try:
             known.model.__pydantic_validator__.validate_python(payload)
@@ -165,14 +174,15 @@ class Catalogue:
         return payload
 
     def check_subscribe(self, pattern: str | EventType) -> None:
-        """Warn, once per pattern, when it is, or matches, no event type that the catalogue knows.
+        """Log one warning per pattern that matches no event type of the catalogue.
 
-        :raises MessageValidationError: it is no pattern at all.
+        :param pattern: an event type or a topic pattern.
+        :raises MessageValidationError: ``pattern`` is neither.
         """
         text = validate_event_pattern(pattern)
         words = text.split(".")
         if not any(_matches(words, event_type.name.split(".")) for event_type in self):
-            self._warn_once(f"subscribe {text}", text, "subscribing to %s, which the catalogue does not know%s")
+            self._warn_once(f"subscribe {text}", text, "subscribing to %s, which matches nothing in the catalogue%s")
 
     def __iter__(self) -> Iterator[EventType]:
         with self._lock:
@@ -192,10 +202,10 @@ class Catalogue:
                 return new
         if known.model is not new.model:
             raise MessageHubConfigurationError(
-                f"event type {new.name} is registered with the model {_qualified(known.model)}, "
-                f"it cannot also have {_qualified(new.model)}: use that model, or another name"
+                f"event type {new.name} must have the model {_qualified(known.model)}, with which it is registered, "
+                f"not {_qualified(new.model)}: use that model, or another name"
             )
-        _refuse_contradiction(known, new)
+        _check_same_facts(known, new)
         return known
 
     def _of_class(self, cls: type) -> list[EventType]:
@@ -207,58 +217,61 @@ class Catalogue:
         name = validate_event_type(name)
         if strict:
             raise MessageValidationError(
-                f"event type {name} is not in the catalogue{self._hint(name)}, and strict_catalogue is on: "
-                f'register it: catalogue.register("{name}", Model, publisher=...)'
+                f"event type {name} must be in the catalogue{self._hint(name)}, because strict_catalogue is on: "
+                f'register it with catalogue.register("{name}", Model, publisher=...)'
             )
-        self._warn_once(name, name, "publishing %s, which the catalogue does not know%s; its payload is not validated")
+        self._warn_once(name, name, "publishing %s, which is not in the catalogue%s; its payload is not validated")
 
     def _warn_once(self, key: str, name: str, text: str) -> None:
         mine = object()
         if len(self._warned) < _MAX_WARNED and self._warned.setdefault(key, mine) is mine:
             example = "quest.started" if "*" in name or "#" in name else name
-            text += ': an event of your own is made known by catalogue.register("%s", Model)'
+            text += '. Register your own event types: catalogue.register("%s", Model)'
             logger.warning(text, name, self._hint(name), example)
 
     def _check_as_json(self, known: EventType, payload: Any, error: ValidationError) -> None:
-        """The slow way: what arrives is JSON, so a payload of any objects fits when its JSON does."""
+        """Validate the payload's JSON, because receivers get JSON: its Python objects may be of other types.
+
+        This is slower, so it is done only if ``validate_python`` on the payload itself failed with ``error``.
+        """
         if isinstance(payload, BaseModel) and not isinstance(payload, known.model):
             others = self._of_class(type(payload))
             if others and known not in others:
                 raise MessageValidationError(
-                    f"event {known} cannot have a {type(payload).__name__} as its payload, which is that of "
-                    f"{others[0]}: a {known.model.__name__} or a dict is needed"
+                    f"payload of event {known} must be a {known.model.__name__} or a dict, not a "
+                    f"{type(payload).__name__}, which is the model of {others[0]}"
                 )
         plain = dict(payload) if isinstance(payload, Mapping) else payload
         try:
             known.model.__pydantic_validator__.validate_python(to_jsonable_python(plain))
         except ValidationError as as_json:
-            # A list, a text: its JSON says no more than the thing itself.
-            _refuse_payload(known, as_json)
+            # Report the error of the JSON: its fields are those that receivers see.
+            _raise_payload_error(known, as_json)
         except (PydanticSerializationError, ValueError, RecursionError):
-            _refuse_payload(known, error)
+            _raise_payload_error(known, error)
 
     def _hint(self, name: str) -> str:
         nearest = self.nearest(name)
         return f" (did you mean {nearest}?)" if nearest else ""
 
 
-def _refuse_payload(known: EventType, error: ValidationError) -> NoReturn:
+def _raise_payload_error(known: EventType, error: ValidationError) -> NoReturn:
     fields = ", ".join(
         f"{name} (required)" if field.is_required() else name for name, field in known.model.model_fields.items()
     )
     raise MessageValidationError(f"event {known}: {validation_reason(error)} (its fields: {fields})") from None
 
 
-def _refuse_contradiction(known: EventType, new: EventType) -> None:
+def _check_same_facts(known: EventType, new: EventType) -> None:
     for what, before, now in (
         ("publisher", known.publisher, new.publisher),
         ("subscribers", known.subscribers, new.subscribers),
         ("description", known.description, new.description),
     ):
-        # What is left out is not contradicted; the model's own summary stands for no description.
+        # A value that was left out does not contradict. If no description was given, it is the model's summary.
         if now and now != before and not (what == "description" and now == _summary(new.model)):
             raise MessageHubConfigurationError(
-                f"event type {new.name} is registered with {what} {before!r}, it cannot also have {now!r}: "
+                f"event type {new.name} must have the {what} {before!r}, with which it is registered, not {now!r}: "
                 "register it in one place"
             )
 
@@ -273,7 +286,7 @@ def _qualified(model: type) -> str:
 
 
 def _matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether a topic pattern, in words, takes a name: ``*`` one word, ``#`` any number, none included."""
+    """Whether a topic pattern matches a name, both split into words (``*``: one word; ``#``: any number, also none)."""
     if not pattern:
         return not words
     if pattern[0] == "#":

@@ -53,7 +53,7 @@ def quest_begun(monkeypatch: pytest.MonkeyPatch) -> EventType:
         (("quest.begun", {}), "quest_id"),
         ((CharacterCreated.model_construct(),), "character_id"),
         ((CharacterCreated(character_id="1"), {"character_id": "1"}), "give it alone"),
-        ((OfACharacter(character_id="1"),), "not the payload of a known event type"),
+        ((OfACharacter(character_id="1"),), "OfACharacter must be the model of an event type: "),
     ],
     ids=str,
 )

@@ -157,5 +157,5 @@ def test_where_and_exceptions_are_checked(memory: MessageHubTestFramework) -> No
         a.expect_message(where=7)  # type: ignore[arg-type]
     with pytest.raises(MessageValidationError, match="exception must be an exception or an exception class, not str"):
         a.fail_next(1, str)  # type: ignore[arg-type]
-    with pytest.raises(MessageValidationError, match="not the payload of a known event type"):
+    with pytest.raises(MessageValidationError, match="must be the model of an event type: "):
         a.expect_event(Event)
