@@ -1,4 +1,4 @@
-"""One delivery, decoded as far as its handlers ask."""
+"""One delivery, decoded only as far as its handlers need it."""
 
 from __future__ import annotations
 
@@ -20,42 +20,44 @@ Kind = Literal["event", "message"]
 
 
 class DecodedDelivery:
-    """One delivery, decoded as far as its handlers ask, each step at most once.
+    """One delivery, decoded only as far as its handlers need it, each step at most once.
 
-    Handlers of one delivery share its envelopes (frozen, though a ``dict`` inside one is not); what a handler
-    gets as a ``dict`` is its own. Mutable: the decoded payload, whether others hold it, and the envelopes
-    made so far. Not thread-safe: it belongs to the worker thread that handles the delivery.
+    The handlers of one delivery share its envelopes. An envelope is frozen, but a ``dict`` inside it is not. A handler
+    that gets a ``dict`` gets one of its own. Not thread-safe: only the worker thread that handles the delivery uses it.
     Every decoding failure raises :class:`~message_hub_sync.envelope.values.InvalidMessage`.
 
-    :param service: the receiving service, a message's destination where its header does not say.
-    :param max_bytes: the largest body that is decoded.
+    :param delivery: the delivery as the transport received it.
+    :param kind: what its queue carries, ``"event"`` or ``"message"``.
+    :param service: the receiving service. It is the destination of a message without that header.
+    :param max_bytes: the largest body that is decoded, in bytes.
     """
 
-    __slots__ = ("_envelopes", "_identity", "_lent", "_max_bytes", "_payload", "_service", "delivery", "kind")
+    __slots__ = ("_envelopes", "_identity", "_max_bytes", "_payload", "_payload_shared", "_service", "delivery", "kind")
 
     def __init__(self, delivery: Delivery, kind: Kind, service: str, max_bytes: int) -> None:
         self.delivery = delivery
         self.kind: Kind = kind
         self._service = service
         self._max_bytes = max_bytes
-        self._payload: dict[str, Any] | None = None
-        self._identity: UUID | None = None
-        self._lent = False
-        self._envelopes: dict[Any, Any] = {}
+        self._payload: dict[str, Any] | None = None  # worker thread only
+        self._identity: UUID | None = None  # worker thread only; set by check()
+        self._payload_shared = False  # worker thread only
+        self._envelopes: dict[Any, Any] = {}  # worker thread only; by model
 
     @property
     def message_id(self) -> str:
-        """The message id as it came, empty where there is none."""
+        """The message id as it came; empty if there is none."""
         return self.delivery.properties.message_id or ""
 
     @property
     def correlation_id(self) -> str:
-        """The correlation id, else the message id, as the envelope has it."""
+        """The correlation id, or the message id if there is none. The envelope has the same."""
         return self.delivery.properties.correlation_id or self.message_id
 
     @property
     def event_type(self) -> str:
-        """What was published. One that comes back from a retry queue has its queue's name as routing key."""
+        """The event type that was published."""
+        # Headers first: after a retry the routing key is the queue's name.
         headers = self.delivery.properties.headers
         for name in (EVENT_TYPE, ORIGINAL_ROUTING_KEY):
             found = headers.get(name)
@@ -65,7 +67,7 @@ class DecodedDelivery:
 
     @property
     def is_request(self) -> bool:
-        """Whether the sender waits for a reply in a queue of its own."""
+        """Whether it is a message whose sender named a queue for the reply."""
         return self.kind == "message" and bool(self.delivery.properties.reply_to)
 
     @property
@@ -76,13 +78,13 @@ class DecodedDelivery:
 
     @property
     def payload(self) -> dict[str, Any]:
-        """The payload decoded, shared with whoever asks here or for an envelope: not to be changed."""
-        self._lent = True
+        """The decoded payload. It is shared with the envelopes, so it must not be changed."""
+        self._payload_shared = True
         return self._decoded()
 
     def own_payload(self) -> dict[str, Any]:
-        """The payload decoded, for the caller alone to change; decoded anew only where others hold it."""
-        if self._lent:
+        """A decoded payload that the caller may change. Decoded again only if the first one is shared."""
+        if self._payload_shared:
             return decode_payload(self.delivery.body, self._max_bytes)
         payload = self._decoded()
         self._payload = None
@@ -117,19 +119,19 @@ class DecodedDelivery:
         return typing.cast("Message[Any]", self._envelopes[model])
 
     def envelope(self) -> Event[Any] | Message[Any]:
-        """The envelope of whatever it is, checked as :meth:`check` does."""
+        """The envelope: an ``Event`` or a ``Message``, according to ``kind``. Calls :meth:`check` first."""
         self.check()
         return self.event() if self.kind == "event" else self.message()
 
     def check(self) -> None:
-        """Find out whether this is a message of the hub at all, whatever its handlers ask for.
+        """Check that this is a message of the hub. This does not depend on what its handlers get.
 
-        :raises InvalidMessage: headers that cannot be decoded, another type, no usable message id, or a body that is
-            not a JSON object.
+        :raises InvalidMessage: its headers cannot be decoded, its type is another one, its message id is missing or
+            invalid, or its body is not a JSON object.
         """
         undecodable = self.delivery.properties.headers.get(UNDECODABLE)
         if undecodable is not None:
-            # Without them it would pass for a message that never had any: another source, another tenant.
+            # Without its headers it would look like a message of another source or another tenant.
             raise InvalidMessage(f"its headers cannot be decoded: {printable(str(undecodable))}")
         self._identity = checked_identity(self.delivery.properties, EVENT if self.kind == "event" else SERVICE_MESSAGE)
         self._decoded()
@@ -143,7 +145,7 @@ class DecodedDelivery:
 def received_of(decoded: DecodedDelivery, *, reply: bool = False) -> Received:
     """A delivery as middleware sees it.
 
-    :param reply: it came to the queue for the replies of this client.
+    :param reply: whether it came to the reply queue of this client.
     """
     headers = decoded.delivery.properties.headers
     kind: SendingKind

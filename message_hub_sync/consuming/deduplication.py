@@ -1,13 +1,13 @@
-"""Remembering which messages a subscription has handled, so that a repeated one is dropped.
+"""Remembers which messages a subscription has handled, so that a repeated one is dropped.
 
-Delivery is at least once: a message comes again when its sender repeats a call that ended ``unknown``, or when
-a process dies between the handler's end and the acknowledgement. A store makes that once, as far as it reaches:
+Delivery is at least once. A message comes again if its sender repeats a call that ended ``unknown``, or if a process
+dies after the handler returned and before the acknowledgement. A store drops the repeated message, within these limits:
 
-* A key is added only *after* every handler has succeeded. A message whose handler failed, or whose process
-  died of it, is not in the store and is handled again; nothing is dropped that was not handled.
-* Two workers that have copies of one message in hand at the same moment both find it new, and both handle it.
-  So a message runs at most once per worker that is at work at that moment, and not at all later. A handler
-  that cannot bear even that needs a unique key in its own database, in the transaction that does the work.
+* A key is added only *after* every handler has succeeded. A message whose handler failed or crashed the process is not
+  in the store and is handled again. No message is dropped that was not handled.
+* If two workers have copies of one message at the same moment, both find it new and both handle it. A copy that comes
+  later is dropped. A handler for which that is too often needs a unique key in its own database, in the transaction
+  that does the work.
 """
 
 from __future__ import annotations
@@ -21,37 +21,38 @@ from typing import Any, Protocol, runtime_checkable
 
 from message_hub_sync.config import positive_seconds
 from message_hub_sync.errors import MessageHubConfigurationError
+from message_hub_sync.runtime.text import shown
 
 __all__ = ["DeduplicationStore", "MemoryDeduplication"]
 
 
 @runtime_checkable
 class DeduplicationStore(Protocol):
-    """What ``deduplicate=`` takes: a set of keys that forgets by itself. Called from several threads at once.
+    """What ``deduplicate=`` takes: a set of keys that forgets by itself. Several threads call it at once.
 
-    A key is a queue's name and a message's id, so that one store serves any number of subscriptions, services and
-    processes, and each drops only what it has handled itself. In Redis, for example, ``in`` is ``EXISTS`` and
-    ``add`` is ``SET … EX 3600``. A store that cannot answer should raise, so that the message is retried, rather
-    than say what it does not know.
+    A key is the name of a queue and the id of a message. So one store serves any number of subscriptions, services and
+    processes, and each of them drops only what it has handled itself. In Redis, for example, ``in`` is ``EXISTS`` and
+    ``add`` is ``SET … EX 3600``. A store that cannot answer should raise: the message is then retried. A guess could
+    drop a message that was never handled.
     """
 
     def __contains__(self, key: str, /) -> bool:
         """Whether :meth:`add` was called with ``key`` within the time that the store remembers."""
 
     def add(self, key: str, /) -> None:
-        """Remember ``key``: its message has been handled. Once more is no error."""
+        """Remember ``key``: its message has been handled. Adding it again is no error."""
 
 
 class MemoryDeduplication:
-    """Remembers in this process: the keys used last, each for a while. A restarted process has forgotten them.
+    """Remembers the keys used last in the memory of this process, each for a limited time. A restart loses them.
 
-    A repeated call that ended ``unknown`` follows within seconds, a redelivery within minutes, hence an hour;
-    10,000 message ids take 2 MB. Safe from any thread, and after a fork.
+    A repeated call that ended ``unknown`` follows within seconds, and a redelivery within minutes. So the default
+    window is one hour. 10,000 message ids take 2 MB. Any thread may use it, also after a fork.
 
-    :param capacity: keys remembered at most; the one unused for longest goes first.
+    :param capacity: the largest number of keys; the key that was not used for the longest time is forgotten first.
     :param window: seconds for which a key is remembered after it was added.
-    :param clock: seconds that never go back.
-    :raises MessageHubConfigurationError: a value is not usable.
+    :param clock: returns seconds that never go back.
+    :raises MessageHubConfigurationError: ``capacity`` or ``window`` is invalid.
     """
 
     def __init__(
@@ -59,17 +60,17 @@ class MemoryDeduplication:
     ) -> None:
         given: Any = capacity
         if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-            raise MessageHubConfigurationError(f"capacity {given!r} is not usable: a whole number from 1 is")
+            raise MessageHubConfigurationError(f"capacity must be a whole number from 1, not {shown(given)}")
         self._capacity = capacity
         self._window = positive_seconds(window, "window")
         self._clock = clock
-        # Mutable: when each key was added, the key used last at the end. The lock guards it.
-        self._added: OrderedDict[str, float] = OrderedDict()
+        # When each key was added, by ``clock``; the key used last is at the end.
+        self._added: OrderedDict[str, float] = OrderedDict()  # guarded by _lock
         self._lock = threading.Lock()
         self._process = os.getpid()
 
     def __contains__(self, key: str, /) -> bool:
-        """Whether ``key`` was added within the window and has not been crowded out since."""
+        """Whether ``key`` was added within the window and not forgotten since for lack of capacity."""
         with self._guard():
             added = self._added.get(key)
             if added is None:
@@ -81,7 +82,7 @@ class MemoryDeduplication:
             return True
 
     def add(self, key: str, /) -> None:
-        """Remember ``key`` for the window, counted from now."""
+        """Remember ``key`` for ``window`` seconds from now."""
         with self._guard():
             self._added[key] = self._clock()
             self._added.move_to_end(key)
@@ -92,7 +93,7 @@ class MemoryDeduplication:
         return len(self._added)
 
     def _guard(self) -> threading.Lock:
-        # A thread of the parent may have held the lock at the fork, and is not here to release it.
+        # In a forked child: a thread of the parent may have held the lock, and does not exist here to release it.
         if self._process != os.getpid():
             self._lock = threading.Lock()
             self._process = os.getpid()

@@ -92,18 +92,18 @@ def test_errors_that_are_never_retried_are_given_up_at_once_with_their_subclasse
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"attempts": 0}, "attempts 0 is not usable"),
-        ({"attempts": True}, "attempts True"),
-        ({"attempts": 2.5}, "attempts 2.5"),
-        ({"delays": ()}, "delays is empty"),
-        ({"delays": 5}, "delays 5 is not usable"),
+        ({"attempts": 0}, r"attempts must be a whole number from 1 to 2147483647 \(1 never retries\), not 0$"),
+        ({"attempts": True}, "attempts must be a whole number .* not True$"),
+        ({"attempts": 2.5}, r"attempts must be a whole number .* not 2\.5$"),
+        ({"delays": ()}, "delays must hold at least one delay, not none"),
+        ({"delays": 5}, r"delays must be a tuple of seconds, for example \(1, 5, 30\), not 5$"),
         ({"delays": (1, -1)}, "greater than 0 and at most 3600, not -1$"),
         ({"delays": (math.nan,)}, "greater than 0 and at most 3600, not nan$"),
         ({"delays": (1, 99_999)}, "greater than 0 and at most 3600, not 99999$"),
-        ({"delays": "15"}, "delays '15'"),
-        ({"never": ValueError}, "never .*ValueError.* is not usable: a tuple"),
-        ({"never": (ValueError("x"),)}, "never holds"),
-        ({"never": (int,)}, "never holds .*int"),
+        ({"delays": "15"}, "delays must be a tuple of seconds, .* not '15'$"),
+        ({"never": ValueError}, "never must be a tuple of exception classes, .* not the class ValueError$"),
+        ({"never": (ValueError("x"),)}, "never must hold exception classes, not ValueError$"),
+        ({"never": (int,)}, "never must hold exception classes, not the class int$"),
     ],
 )
 def test_a_policy_says_which_of_its_values_is_wrong(settings: dict[str, Any], says: str) -> None:
