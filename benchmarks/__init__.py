@@ -1,1 +1,1 @@
-"""How fast the library is beside its peers (``python -m benchmarks``), and what one message costs (``… gate``)."""
+"""Speed of this library and of other libraries (``python -m benchmarks``), and the cost of one message (``… gate``)."""

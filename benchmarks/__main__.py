@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: this library beside its peers. ``python -m benchmarks gate``: what a message costs."""
+"""``python -m benchmarks`` measures this and other libraries; ``python -m benchmarks gate`` checks a message's cost."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _RESULTS = Path(__file__).with_name("results")
 
 
 def main(words: Sequence[str]) -> int:
-    """What the command line asks for; the exit code."""
+    """Run the command line. Returns the exit code."""
     if words[:1] == ["gate"]:
         return gate.main(words[1:])
     given = _parser().parse_args(words)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as directory, Progress() as progress:
         missing = _missing(given.peers, Path(directory))
         for name, why in missing.items():
-            progress.say(f"{name} takes no part: {why}")
+            progress.say(f"{name} is not measured: {why}")
         plan = Plan(
             rows=_chosen(given.rows),
             peers=[name for name, it in COMPETITORS.items() if it.module in {"imports", *given.peers} - set(missing)],
@@ -48,7 +48,7 @@ def main(words: Sequence[str]) -> int:
                 for measurement in run(plan, hub, progress.measured):
                     measurements.append(measurement)
             except KeyboardInterrupt:
-                progress.say("interrupted: what there is so far is reported")
+                progress.say("interrupted: reporting the measurements so far")
             about["measured"], about["planned"] = len(measurements), len(plan.steps())
         written = _write(about, measurements, given.quick, progress)
     print(as_json(about, measurements) if given.json else written, end="")
@@ -56,7 +56,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _write(about: dict[str, object], measurements: list[Measurement], quick: bool, progress: Progress) -> str:
-    """Write JSON, table and picture; a quick run has names of its own, so that it never passes for a real one."""
+    """Write JSON, table and plot. A quick run has its own file names, so that nobody takes it for a full run."""
     _RESULTS.mkdir(exist_ok=True)
     markdown = ""
     for name in ("quick",) if quick else (str(about["date"])[:10], "latest"):
@@ -76,7 +76,7 @@ def _chosen(names: Sequence[str]) -> list[Row]:
 
 
 def _missing(peers: Sequence[str], directory: Path) -> dict[str, str]:
-    """Peers that are not there, each with how to get it."""
+    """Peers that cannot be measured, each with the way to install it."""
     found = {}
     for name in peers:
         try:
@@ -98,7 +98,7 @@ def _versions(peers: Sequence[str]) -> dict[str, str]:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            # librabbitmq is no Python package; this library may run from its source tree.
+            # librabbitmq is not a Python package, and this library may run from its source tree.
             continue
     return found
 
@@ -106,21 +106,26 @@ def _versions(peers: Sequence[str]) -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure this library beside its peers on a throwaway RabbitMQ node; results go to "
-        "benchmarks/results/. `python -m benchmarks gate --help`: the regression gate.",
+        description="Measure this library and its peers on a throwaway RabbitMQ node. Results are written to "
+        "benchmarks/results/. For the regression gate see `python -m benchmarks gate --help`.",
     )
-    parser.add_argument("--quick", action="store_true", help="one round, fewer messages: a minute's check")
-    parser.add_argument("--rounds", type=_positive, help="default 5")
+    parser.add_argument("--quick", action="store_true", help="one round with fewer messages; takes about a minute")
+    parser.add_argument("--rounds", type=_positive, help="number of rounds; default 5")
     parser.add_argument(
-        "--rows", type=_words, default=[], metavar="A,B", help=f"beginnings of names; all: {', '.join(ROWS)}"
-    )
-    parser.add_argument(
-        "--peers", type=_peers, default=list(PEERS), metavar="A,B", help=f"of {', '.join(PEERS)}; or none"
+        "--rows", type=_words, default=[], metavar="A,B", help=f"rows whose names begin so; all: {', '.join(ROWS)}"
     )
     parser.add_argument(
-        "--body", type=_positive, action="append", help="bytes of the body, repeatable; default 256, 1024"
+        "--peers", type=_peers, default=list(PEERS), metavar="A,B", help=f"some of {', '.join(PEERS)}; or none"
     )
-    parser.add_argument("--minutes", type=float, default=60.0, help="stop then, and report what there is; default 60")
+    parser.add_argument(
+        "--body", type=_positive, action="append", help="size of the body in bytes, repeatable; default 256 and 1024"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=60.0,
+        help="stop after so many minutes and report the measurements so far; default 60",
+    )
     parser.add_argument("--json", action="store_true", help="print the JSON instead of the table")
     return parser
 
@@ -129,7 +134,9 @@ def _words(text: str) -> list[str]:
     words = [word for word in text.split(",") if word]
     for word in words:
         if not any(name.startswith(word) for name in ROWS):
-            raise argparse.ArgumentTypeError(f"no row begins with {word!r}: there are {', '.join(ROWS)}")
+            raise argparse.ArgumentTypeError(
+                f"must be the beginning of a row's name, not {word!r}; the rows are {', '.join(ROWS)}"
+            )
     return words
 
 
@@ -137,13 +144,13 @@ def _peers(text: str) -> list[str]:
     words = [word.replace("-", "_") for word in text.split(",") if word and word != "none"]
     for word in words:
         if word not in PEERS:
-            raise argparse.ArgumentTypeError(f"{word!r} is no peer: {', '.join(PEERS)} are")
+            raise argparse.ArgumentTypeError(f"must be some of {', '.join(PEERS)}, not {word!r}")
     return words
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not usable: a whole number of at least 1 is")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return int(text)
 
 

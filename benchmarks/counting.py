@@ -1,7 +1,7 @@
-"""What one message costs, in numbers that do not depend on how busy the machine is.
+"""Counts what one message costs, in numbers that do not depend on the load of the machine.
 
-``python -m benchmarks.counting WORKLOAD PASS`` prints one pass as JSON. A pass looks in one way, because each way
-of looking disturbs the others: ``calls`` (the interpreter's profiler), ``instructions`` (its tracer), ``memory``.
+``python -m benchmarks.counting WORKLOAD PASS`` prints the counts of one pass as JSON. A pass counts in one way, because
+the ways disturb each other: ``calls`` (with the interpreter's profiler), ``instructions`` (its tracer), ``memory``.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ PASSES = ("calls", "instructions", "memory")
 
 _SERVICE = "counted"
 _WARM_UP = 100
-#: Enough that what happens once does not show, few enough for a tracer that looks at each instruction.
+#: So many that one-time work does not count, but few enough for a tracer that is called for each instruction.
 _MESSAGES = {"calls": 1000, "instructions": 200, "memory": 1000}
 _BULK_CONFIRM_EVERY = 100
 _LONGEST = 30.0
 
-#: Does the work for that many messages, and returns when the broker has settled or got all of them.
+#: Processes that many messages. Returns when the broker has confirmed all, or has got all acknowledgements.
 Work = Callable[[int], object]
 
 
 def counted(workload: str, way: str) -> dict[str, float]:
-    """Per message, by name, of one workload looked at in one way."""
+    """The counts per message, by name, of one workload in one pass."""
     messages = _MESSAGES[way]
     script = Script(
         queue=f"{_SERVICE}.messages",
@@ -85,13 +85,13 @@ def _working(workload: str, broker: ScriptedBroker) -> Iterator[Work]:
 
 
 class _Calls:
-    """Calls of Python functions, calls of C functions, and those of the latter that enter the kernel for a socket.
+    """Calls of Python functions, calls of C functions, and those C calls that are system calls for sockets.
 
-    A counter per thread, because adding is not atomic.
+    Each thread has its own counters, because ``+=`` is not atomic.
     """
 
     NAMES = ("python_calls", "c_calls", "sends", "receives", "polls")
-    #: Methods of sockets and of poll objects. (Those of locks enter the kernel, too, but only when they must wait.)
+    #: Methods of sockets and poll objects. (Methods of locks enter the kernel, too, but only if they must wait.)
     KERNEL: ClassVar = {
         "send": "sends",
         "sendall": "sends",
@@ -161,7 +161,7 @@ class _Instructions:
 
 
 class _Memory:
-    """Memory blocks that stay, and the most bytes that were in use at a time above those at the beginning."""
+    """Memory blocks that are kept, and the peak of the bytes in use, minus those at the beginning."""
 
     def __init__(self) -> None:
         self._began = 0
@@ -183,7 +183,7 @@ class _Memory:
 
 
 def main(words: list[str]) -> None:
-    # Whatever hangs, this process ends, and says where it hung.
+    # If anything hangs, this process prints all stacks and exits.
     faulthandler.dump_traceback_later(_LONGEST, exit=True)
     logging.basicConfig(level=logging.ERROR)
     print(json.dumps(counted(*words)), flush=True)

@@ -1,8 +1,8 @@
-"""The regression gate: what a message costs, compared with ``baseline.json``.
+"""The regression gate: compares what a message costs with ``baseline.json``.
 
-It counts instead of timing, and against a broker that always does the same, so that its verdict does not depend
-on how busy the machine is; a few seconds, no RabbitMQ. The numbers differ between versions of Python, so that each has
-its own baseline.
+It counts instead of measuring time, and uses a scripted broker that always does the same. So its result does not depend
+on the load of the machine. It takes a few seconds and needs no RabbitMQ. Each version of Python has its own baseline,
+because the numbers differ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TIMEOUT = 60.0
 
 @dataclass(frozen=True)
 class _Count:
-    """One kind of count, per message: its name, and how much more than the baseline is still no regression."""
+    """One kind of count per message: its name, and how much it may exceed the baseline."""
 
     title: str
     relative: float
@@ -38,8 +38,8 @@ class _Count:
         return baseline * (1 + self.relative) + self.absolute
 
 
-#: Several runs of one commit differed by 0.1 % in calls and instructions, by one or two system calls in 1,000 messages,
-#: by 0.3 blocks (caches that fill up), by 5 bytes.
+#: The runs of one commit differ by 0.1 % in calls and instructions, by one or two system calls in 1,000 messages, by
+#: 0.3 blocks (caches that fill), and by 5 bytes.
 _COUNTS = {
     "instructions": _Count("bytecode instructions", 0.02),
     "python_calls": _Count("calls of Python functions", 0.02),
@@ -56,9 +56,9 @@ Numbers = dict[str, dict[str, float]]
 
 
 def main(words: Sequence[str]) -> int:
-    """Count, compare, say what differs; the exit code."""
+    """Count, compare and print the differences. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks gate", description=__doc__)
-    parser.add_argument("--update", action="store_true", help="make what is counted now the baseline of this Python")
+    parser.add_argument("--update", action="store_true", help="write the current counts as the baseline of this Python")
     given = parser.parse_args(words)
     baselines: dict[str, Numbers] = json.loads(BASELINE.read_text("utf-8")) if BASELINE.exists() else {}
     numbers = {workload: _count(workload, baselines.get(_VERSION, {}).get(workload, {})) for workload in WORKLOADS}
@@ -70,7 +70,7 @@ def main(words: Sequence[str]) -> int:
     if _VERSION not in baselines:
         print(
             f"{BASELINE.name} has no numbers for Python {_VERSION}, only for {', '.join(baselines) or 'none'}: "
-            "`python -m benchmarks gate --update` on a commit known to be good writes them"
+            "run `python -m benchmarks gate --update` on a good commit to write them"
         )
         return 1
     return _compare(baselines[_VERSION], numbers)
@@ -95,17 +95,17 @@ def _compare(baseline: Numbers, numbers: Numbers) -> int:
     if worse:
         print(
             f"\n{worse} number{'s' if worse > 1 else ''} above the limit: a message costs more than before. If that is "
-            "meant, `python -m benchmarks gate --update` and commit baseline.json, saying why."
+            "intended, run `python -m benchmarks gate --update` and commit baseline.json with the reason."
         )
     elif better:
-        print("\nCheaper than the baseline: `python -m benchmarks gate --update` and commit it, so that it stays so.")
+        print("\nCheaper than the baseline: run `python -m benchmarks gate --update` and commit it, to keep the gain.")
     else:
         print("\nAs the baseline.")
     return 1 if worse else 0
 
 
 def _count(workload: str, baseline: dict[str, float]) -> dict[str, float]:
-    """Every pass; once more where a limit is passed, since only what is always more is a regression."""
+    """Run every pass. Repeat a pass that exceeds a limit, and keep the smaller counts: outliers are no regression."""
     found: dict[str, float] = {}
     for way in PASSES:
         counts = _pass(workload, way)

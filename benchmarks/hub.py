@@ -1,4 +1,4 @@
-"""The throwaway broker of a run: fresh queues on it, filled where something is to be consumed."""
+"""The throwaway broker of a run. Each measurement gets a new queue there, filled if it consumes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Hub"]
 
 
 class Hub:
-    """A RabbitMQ node that lives as long as the ``with`` block. For one thread."""
+    """A RabbitMQ node that runs during the ``with`` block. Used by one thread."""
 
     def __init__(self) -> None:
-        # The machine may be full of other things: alarms would block publishers.
+        # The disk may be nearly full: a disk alarm would block the publishers.
         self._node = RabbitMQNode(install=True, config={"disk_free_limit.absolute": "1MB"})
 
     def __enter__(self) -> Hub:
@@ -43,14 +43,14 @@ class Hub:
             return str(channel.connection._impl.server_properties.get("version", "unknown"))
 
     def fresh_queue(self, messages: int, body_bytes: int) -> str:
-        """The name of a service whose inbox is new and holds that many messages, on disk."""
+        """Declare a new inbox and fill it with so many persistent messages. Returns the service name."""
         service = f"bench-{uuid4().hex[:8]}"
         body = encoded(payload_of(body_bytes))
         with self._channel() as channel:
             queue = f"{service}.messages"
             channel.queue_declare(queue, durable=True)
             if messages:
-                # A transaction's commit is the one answer to wait for.
+                # In a transaction: only the commit's answer must be waited for.
                 channel.tx_select()
                 for _ in range(messages):
                     properties, headers = envelope(service)
@@ -59,7 +59,7 @@ class Hub:
         return service
 
     def forget(self, service: str) -> None:
-        """Delete the service's inbox with what is in it."""
+        """Delete the service's inbox and its messages."""
         with self._channel() as channel:
             channel.queue_delete(f"{service}.messages")
 
@@ -68,7 +68,7 @@ class Hub:
 
 
 class _Channel:
-    """A connection with one channel, closed at the end of the block: workers run between, for minutes."""
+    """A connection with one channel, only for the ``with`` block: between two uses, workers run for minutes."""
 
     def __init__(self, parameters: Any) -> None:
         self._parameters = parameters

@@ -1,4 +1,4 @@
-"""From measurements to medians, spreads and ratios."""
+"""Computes medians, spreads and ratios from measurements."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from benchmarks.running import Measurement
 
 __all__ = ["Ratio", "Spread", "ratios", "spreads"]
 
-#: Row, size of the body, competitor, metric.
+#: Row, body size, competitor, metric.
 Key = tuple[str, int, str, str]
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Several runs of one thing."""
+    """The median and range of several measurements of one number."""
 
     median: float
     least: float
@@ -31,7 +31,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Ours to a peer's, over pairs that ran one after the other; ``target`` where there is one."""
+    """Our number divided by a peer's, over pairs that ran one after the other. ``target`` may be ``None``."""
 
     row: str
     body_bytes: int
@@ -50,7 +50,7 @@ class Ratio:
 
     @property
     def wanted(self) -> bool:
-        """Whether it is where it should be, too."""
+        """Whether the wanted value of the target is reached, too."""
         target = self.target
         if target is None or target.want is None:
             return False
@@ -58,18 +58,18 @@ class Ratio:
 
 
 def spreads(measurements: Iterable[Measurement]) -> dict[Key, Spread]:
-    """Median and spread of each number."""
+    """The median and range of each number."""
     found: dict[Key, list[float]] = {}
     for measurement in measurements:
         for metric, value in measurement.numbers.items():
-            if value == value:  # not NaN: a number that this machine does not give
+            if value == value:  # not NaN, which stands for a number that this machine does not provide
                 key = (measurement.row, measurement.body_bytes, measurement.competitor, metric)
                 found.setdefault(key, []).append(value)
     return {key: Spread.of(values) for key, values in found.items()}
 
 
 def ratios(measurements: Sequence[Measurement]) -> list[Ratio]:
-    """The median of the ratios of adjacent pairs, for each row, size, peer and metric that the row shows."""
+    """The median ratio of adjacent pairs, for each row, body size, peer and metric of the row."""
     ours = {(m.row, m.body_bytes, m.round, m.group): m.numbers for m in measurements if m.competitor == OURS}
     found: dict[Key, list[float]] = {}
     for theirs in measurements:

@@ -1,4 +1,4 @@
-"""The medians as a picture: one panel a row, this library among its peers."""
+"""Plots the medians: one panel per row, with this library and its peers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _COLUMNS = 3
 
 
 def plotted(about: dict[str, Any], measurements: Sequence[Measurement], path: Path) -> str | None:
-    """Write the picture.
+    """Write the plot.
 
-    :returns: why there is none, or ``None``.
+    :returns: ``None``, or why it was not written.
     """
     try:
         import matplotlib as mpl
@@ -92,7 +92,7 @@ def _panel(axis: Any, row: Row, body: int, found: dict[Key, Spread]) -> None:
             fontweight="bold" if name == OURS else "normal",
         )
     axis.set_yticks(range(len(names)), [COMPETITORS[name].title for name in names], fontsize=9, color=_TEXT)
-    # As many lanes everywhere, so that bars are of one thickness.
+    # The same number of positions in each panel, so that all bars have the same thickness.
     axis.set_ylim(max(len(row.peers) for row in ROWS.values()) + 0.5, -0.5)
     axis.set_xlim(0, most * 1.32)
     unit = "messages per second, more is better" if metric == "rate" else "µs, median of one in flight, less is better"

@@ -1,4 +1,4 @@
-"""What a waiting person sees: a bar where rich is installed and a terminal is there, else lines."""
+"""Shows the progress of a run: a bar if rich is installed and stderr is a terminal, otherwise lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Progress", "shown"]
 
 
 def shown(value: float, metric: str) -> str:
-    """A number with its unit, with as many digits as mean something."""
+    """A number with its unit, with as many digits as are significant."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2
     if value == int(value) and value < 100:
         digits = 0
@@ -21,7 +21,7 @@ def shown(value: float, metric: str) -> str:
 
 
 class Progress:
-    """Reports measurements on stderr as they come. For one thread."""
+    """Reports each measurement on stderr. Used by one thread."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -63,7 +63,7 @@ class Progress:
         )
         text = f"round {found.round + 1} · {what} · {COMPETITORS[found.competitor].title}: {numbers}"
         if found.error:
-            # The JSON has all of it.
+            # The JSON has the complete error.
             text = f"{text} FAILED: {found.error.splitlines()[-1]}"
         if self._bar is None:
             self.say(f"[{number}/{total}] {text}")

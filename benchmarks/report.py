@@ -1,4 +1,4 @@
-"""What a run leaves behind: JSON, and a table in Markdown."""
+"""The report of a run, as JSON and as tables in Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["as_json", "as_markdown", "circumstances"]
 
 
 def circumstances(versions: dict[str, str], broker: str, missing: dict[str, str]) -> dict[str, Any]:
-    """Where and with what a run is made."""
+    """The machine and the versions of a run."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -33,7 +33,7 @@ def circumstances(versions: dict[str, str], broker: str, missing: dict[str, str]
 
 
 def as_json(about: dict[str, Any], measurements: Sequence[Measurement]) -> str:
-    """Everything: each measurement, and what was computed from them."""
+    """All measurements, and the medians and ratios that were computed from them."""
     document = {
         **about,
         "medians": [
@@ -58,7 +58,7 @@ def as_json(about: dict[str, Any], measurements: Sequence[Measurement]) -> str:
 
 
 def as_markdown(about: dict[str, Any], measurements: Sequence[Measurement], plot: Path | None) -> str:
-    """Ratios against their targets, then medians (least to most) of every number."""
+    """The ratios with their targets, then the medians (minimum to maximum) of every number."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [
         "# Benchmarks",
@@ -95,7 +95,7 @@ def as_markdown(about: dict[str, Any], measurements: Sequence[Measurement], plot
 
 
 def _ratio_table(found: Sequence[Ratio]) -> list[str]:
-    """Those with a target: the median of adjacent pairs; above 1 is more, below 1 is less than the peer's."""
+    """The ratios with a target. Above 1, our number is larger than the peer's; below 1, it is smaller."""
     lines = ["| | body | peer | number | target | ratio | |", "| --- | --- | --- | --- | --- | --- | --- |"]
     for ratio in found:
         if ratio.target is None:
@@ -128,7 +128,7 @@ def _table(metric: str, body: int, found: dict[Key, Spread]) -> list[str]:
 
 
 def _around(spread: Spread | None, metric: str | None) -> str:
-    """``median (least to most)``, without the unit, which the heading has."""
+    """``median (minimum to maximum)``. The unit is in the heading."""
     if spread is None:
         return "—"
 

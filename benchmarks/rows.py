@@ -1,4 +1,4 @@
-"""The rows of the table: what is measured, who takes part, and the ratios to reach."""
+"""The rows of the table: what is measured, for which libraries, and the target ratios."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ OURS = "message_hub"
 class Competitor:
     """One way of using one library.
 
-    ``pace``: its part of a row's messages where they would take minutes. All others get the same number, as RabbitMQ
-    takes the first three thousand of a queue a fifth faster than those that follow.
+    ``pace``: the part of a row's messages for a competitor that would need minutes for all of them. All others get the
+    same number of messages, because RabbitMQ accepts the first 3,000 of a queue a fifth faster than the following ones.
     """
 
     module: str
@@ -36,13 +36,13 @@ COMPETITORS = {
     "amqpstorm-shared": Competitor("amqpstorm", "amqpstorm, one channel", variant="-shared", pace=0.03),
     "imports": Competitor("imports", "pika + pydantic + prometheus_client"),
 }
-#: What ``--peers`` may name: the libraries.
+#: Values for ``--peers``: the libraries.
 PEERS = ("librabbitmq", "pika", "kombu", "aio_pika", "amqpstorm")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a measurement. Ratios of ``rate`` are good above 1, those of all others below."""
+    """A number of a measurement. For ``rate``, a ratio above 1 is better; for all others, a ratio below 1."""
 
     title: str
     unit: str
@@ -64,7 +64,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio of ours to a peer's: ``must`` be reached, ``want`` is where it should be."""
+    """A target for the ratio of our number to a peer's: ``must`` be reached, and ``want``, if possible."""
 
     peer: str
     must: float
@@ -72,7 +72,7 @@ class Target:
     metric: str = "rate"
 
     def met(self, ratio: float) -> bool:
-        """Judged as it is printed, with two decimals."""
+        """Compares the ratio as it is printed, with two decimals."""
         ratio = round(ratio, 2)
         return ratio >= self.must if METRICS[self.metric].more_is_better else ratio <= self.must
 
@@ -93,11 +93,11 @@ class Row:
     metrics: tuple[str, ...] = ("rate", "cpu_per_10k")
     targets: tuple[Target, ...] = ()
     settings: Sequence[tuple[str, Any]] = ()
-    #: Whether the size of the body matters: such rows are run for each size.
+    #: Whether the body size matters. If so, the row is run for each size.
     sized: bool = True
-    #: Whether a rate does not depend on the number of messages, so that slow competitors may do fewer.
+    #: Whether the rate is independent of the number of messages, so that slow competitors may process fewer.
     paced: bool = True
-    #: Whether the queue is filled before.
+    #: Whether the queue is filled before the measurement.
     filled: bool = False
 
 

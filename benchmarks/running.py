@@ -1,4 +1,4 @@
-"""A run: every row, round by round, each measurement in a process of its own, this library next to each peer."""
+"""Runs all rows, round by round. Each measurement has its own process; each peer is measured next to this library."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from benchmarks.work import Task
 __all__ = ["Measurement", "Plan", "run"]
 
 _ROOT = Path(__file__).resolve().parent.parent
-#: Seconds that one measurement may take; the slowest takes ten.
+#: Seconds that one measurement may take. The slowest one takes 10 s.
 _LONGEST = 90.0
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one process found. Those of one ``group`` ran one after the other: their ratios count."""
+    """The result of one process. Measurements of one ``group`` ran one after the other; ratios are taken within it."""
 
     row: str
     body_bytes: int
@@ -37,7 +37,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run. ``scale`` is the part of each row's messages, ``seconds`` the time to be idle."""
+    """What to run. ``scale``: the part of each row's messages; ``seconds``: the duration of the idle rows."""
 
     rows: Sequence[Row]
     peers: Sequence[str]
@@ -48,7 +48,7 @@ class Plan:
     minutes: float = 60.0
 
     def steps(self) -> list[_Step]:
-        """All of it in order: rounds outside, so that whoever interrupts has something of every row."""
+        """All steps in order. Rounds are the outer loop, so that an interrupted run has results for every row."""
         return [step for number in range(self.rounds) for step in self._round(number)]
 
     def _round(self, number: int) -> Iterator[_Step]:
@@ -80,12 +80,12 @@ class _Step:
             seconds=plan.seconds,
             **dict(self.row.settings),
         )
-        # Every thread has something to do.
+        # At least two messages for each thread.
         return replace(task, messages=max(task.messages, 2 * task.threads)) if task.messages else task
 
 
 def _neighbours(peers: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Groups of peer, ours, peer: each peer is measured right beside this library."""
+    """Groups of peer, ours, peer: each peer is measured directly before or after this library."""
     for first in range(0, max(len(peers), 1), 2):
         pair = peers[first : first + 2]
         for competitor in (*pair[:1], OURS, *pair[1:]):
@@ -93,7 +93,10 @@ def _neighbours(peers: Sequence[str]) -> Iterator[tuple[int, str]]:
 
 
 def run(plan: Plan, hub: Hub, report: Callable[[int, int, Measurement], None]) -> Iterator[Measurement]:
-    """Do the plan's steps, as long as the minutes last. ``report`` gets each: its number, how many there are, it."""
+    """Run the steps of the plan until its minutes are over.
+
+    :param report: called with the number of the step, the number of all steps, and the measurement.
+    """
     deadline = time.monotonic() + plan.minutes * 60
     steps = plan.steps()
     for number, step in enumerate(steps, 1):
@@ -121,7 +124,7 @@ def _measure(step: _Step, plan: Plan, hub: Hub) -> Measurement:
 
 def _in_a_process(task: Task) -> str:
     command = [sys.executable, "-m", "benchmarks.worker", task.to_json(), str(_LONGEST)]
-    # subprocess.run kills it when this process is interrupted; it also ends itself.
+    # If this process is interrupted, subprocess.run kills the worker. A worker that hangs ends itself.
     return subprocess.run(
         command,
         cwd=_ROOT,

@@ -1,6 +1,6 @@
-"""A broker that always does the same: what the gate counts must not depend on when a real one finds time to answer.
+"""A broker that always answers in the same way, so that the gate's counts do not depend on a real broker's timing.
 
-It speaks just enough AMQP 0-9-1 for a client to connect, publish and consume; pika's frames do the encoding.
+It implements only what a client needs to connect, publish and consume over AMQP 0-9-1. pika encodes the frames.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ _PROTOCOL_HEADER = 8
 class Script:
     """How the broker answers.
 
-    :param confirm_every: publishes until a confirm goes out, for all of them.
-    :param batch: deliveries at once to whoever consumes from ``queue``; the next when these are acknowledged.
+    :param queue: the queue whose consumer gets deliveries.
+    :param confirm_every: it sends one confirm for so many messages.
+    :param batch: it sends so many deliveries at once, and the next ones when all of these are acknowledged.
+    :param body_bytes: the size of each delivery's body.
     """
 
     queue: str
@@ -39,14 +41,14 @@ class Script:
 
 @dataclass(frozen=True)
 class Counts:
-    """What clients have written so far."""
+    """What the clients have written so far."""
 
     bytes: int
     frames: int
 
 
 class ScriptedBroker:
-    """The broker's process, as its parent sees it."""
+    """Controls the broker's process from its parent."""
 
     def __init__(self, port: int, control: Any) -> None:
         self.url = f"amqp://guest:guest@127.0.0.1:{port}"
@@ -66,24 +68,24 @@ class ScriptedBroker:
             process.join()
 
     def counts(self) -> Counts:
-        """What was written until now."""
+        """What the clients have written so far."""
         return self.deliver(0)
 
     def deliver(self, messages: int) -> Counts:
-        """Deliver so many messages, and return when all are acknowledged."""
+        """Deliver so many messages. Returns when all are acknowledged."""
         self._control.send(messages)
         found: Counts = self._control.recv()
         return found
 
 
 class _Totals:
-    """Mutable, guarded by ``changed``: all of it. ``consumer`` is the connection that consumes."""
+    """The state that all connections share."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.bytes = self.frames = 0
-        self.to_deliver = self.unacknowledged = 0
-        self.consumer: _Peer | None = None
+        self.bytes = self.frames = 0  # guarded by changed
+        self.to_deliver = self.unacknowledged = 0  # guarded by changed
+        self.consumer: _Peer | None = None  # the connection that consumes; guarded by changed
 
 
 def _serve(script: Script, control: Connection) -> None:
@@ -95,7 +97,7 @@ def _serve(script: Script, control: Connection) -> None:
         try:
             messages = control.recv()
         except EOFError:
-            return  # the parent is gone
+            return  # the parent has ended
         with totals.changed:
             if messages:
                 totals.changed.wait_for(lambda: totals.consumer is not None)
@@ -115,7 +117,7 @@ def _accept(listener: socket.socket, script: Script, totals: _Totals) -> None:
 
 
 class _Peer:
-    """One client's connection. For its one thread."""
+    """One client's connection. It has its own thread."""
 
     def __init__(self, connection: socket.socket, script: Script, totals: _Totals) -> None:
         self._socket = connection
@@ -148,7 +150,7 @@ class _Peer:
             position += used
             frames.append(found)
         with self._totals.changed:
-            # Before any answer: whoever has an answer finds his question counted.
+            # Count before answering: a client that has the answer finds its frames counted.
             self._totals.bytes += received
             self._totals.frames += len(frames)
         for found in frames:
@@ -181,7 +183,7 @@ class _Peer:
 
     def _settle(self, ack: Any) -> None:
         with self._totals.changed:
-            # In the order of the tags: one worker acknowledges so.
+            # Tags come in order, because the client has one worker.
             settled = self._delivery_tag - self._totals.unacknowledged
             self._totals.unacknowledged -= ack.delivery_tag - settled if ack.multiple else 1
             if not self._totals.unacknowledged:
@@ -189,7 +191,7 @@ class _Peer:
             self._totals.changed.notify_all()
 
     def deliver(self) -> None:
-        """The next batch. The caller holds the totals' lock."""
+        """Send the next batch. The caller holds ``changed``."""
         body = encoded(payload_of(self._script.body_bytes))
         pieces = []
         for _ in range(min(self._script.batch, self._totals.to_deliver)):

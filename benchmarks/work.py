@@ -1,4 +1,4 @@
-"""What one measurement is told and what it notes: the values that the harness and every peer share."""
+"""The input and output of one measurement, shared by the harness and all peers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from uuid import uuid4
 
 __all__ = ["Countdown", "Operation", "Stopwatch", "Task", "encoded", "envelope", "in_threads", "measured", "payload_of"]
 
-#: Linux only, as is the memory of a measurement.
+#: Exists on Linux only; elsewhere a measurement has no memory number.
 STATUS = Path("/proc/self/status")
-#: What is acknowledged, and when: as the client does when told nothing, every message, or half the prefetch at once.
+#: How messages are acknowledged: as by default, each message alone, or half of the prefetch at once.
 Acks = Literal["default", "each", "coalesced"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One measurement: who does what, how often, against which queue.
+    """One measurement: the competitor, the operation, the number of messages and the queue.
 
-    The queue is ``{service}.messages`` on the default exchange: durable, fresh, and filled with ``messages``
-    where the operation consumes.
+    The queue is ``{service}.messages`` on the default exchange. It is durable and new. If the operation consumes, the
+    queue holds ``messages`` messages.
     """
 
     competitor: str
@@ -53,11 +53,11 @@ class Task:
 
     @property
     def warm_up(self) -> int:
-        """Messages that each thread publishes before the clock starts."""
+        """Number of messages that each thread publishes before the watch starts."""
         return max(2, min(20, self.messages // self.threads // 20))
 
     def share(self, thread: int) -> int:
-        """Messages of one thread, when ``threads`` of them share the work."""
+        """Number of messages for one of the ``threads`` threads."""
         return self.messages // self.threads + (thread < self.messages % self.threads)
 
     def to_json(self) -> str:
@@ -65,9 +65,9 @@ class Task:
 
 
 class Stopwatch:
-    """Wall clock and processor time of this process between ``start()`` and ``stop()``.
+    """Wall clock and CPU time of this process between ``start()`` and ``stop()``, in seconds.
 
-    ``samples`` are seconds of single operations, ``notes`` whatever else is worth keeping.
+    ``samples``: seconds of single operations. ``notes``: other numbers, by name.
     """
 
     def __init__(self) -> None:
@@ -93,12 +93,12 @@ class Stopwatch:
         self.stop()
 
 
-#: What a peer offers for each operation. It connects, starts and stops the watch, and disconnects.
+#: One operation of a peer. It connects, starts and stops the watch, and disconnects.
 Operation = Callable[[Task, Stopwatch], None]
 
 
 class Countdown:
-    """Stops the watch when a handler gets the last message. The peer starts it before it asks for deliveries."""
+    """Stops the watch when a handler gets the last message. The peer starts the watch before it consumes."""
 
     def __init__(self, task: Task, watch: Stopwatch) -> None:
         self._left = task.messages
@@ -106,7 +106,7 @@ class Countdown:
         self.done = threading.Event()
 
     def one(self) -> bool:
-        """A handler has got a message. True for the last."""
+        """Count one message. Returns true for the last one."""
         self._left -= 1
         if self._left:
             return False
@@ -126,33 +126,33 @@ def measured(task: Task, watch: Stopwatch) -> dict[str, float]:
     if task.messages:
         found["cpu_per_10k"] = watch.cpu / task.messages * 10_000
     if STATUS.exists() and "librabbitmq" not in task.competitor:
-        # Not ru_maxrss: a process inherits that of the one that forked it.
+        # Not ru_maxrss: a process inherits it from the process that forked it.
         peak = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         found["max_rss_mb"] = int(peak.split()[1]) / 1024
     return found
 
 
 def payload_of(size: int) -> dict[str, Any]:
-    """A JSON object that takes ``size`` bytes when it is written compactly."""
+    """A JSON object of ``size`` bytes when it is written compactly."""
     payload: dict[str, Any] = {"character_id": "1f0c7a52", "level": 12, "items": [1, 2, 3], "note": ""}
     payload["note"] = "x" * (size - len(json.dumps(payload, separators=(",", ":"))))
     return payload
 
 
 def encoded(payload: dict[str, Any]) -> bytes:
-    """The bytes that travel. As this library takes objects, its peers encode one for each message, too."""
+    """The body of a message. This library encodes an object for each message, and so the peers do it, too."""
     return _encode(payload).encode()
 
 
-#: Made once: ``json.dumps`` with separators makes one at each call.
+#: Created once: ``json.dumps`` with separators creates an encoder at each call.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def envelope(service: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The properties and the headers of one message as the hub's wire has them, ids and moment its own.
+    """The properties and headers of one message in the hub's format, with new ids and the current time.
 
-    Under AMQP's own names: ``app_id``, ``content_type``, ``correlation_id``, ``delivery_mode``, ``expiration``,
-    ``message_id``, ``priority``, ``timestamp``, ``type``.
+    The properties have their AMQP names: ``app_id``, ``content_type``, ``correlation_id``, ``delivery_mode``,
+    ``expiration``, ``message_id``, ``priority``, ``timestamp``, ``type``.
     """
     now = time.time()
     properties = {
@@ -174,9 +174,9 @@ def envelope(service: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def in_threads(task: Task, watch: Stopwatch, work: Callable[[int, Callable[[], object]], None]) -> None:
     """Run ``work(thread, ready)`` in ``task.threads`` threads.
 
-    The watch runs from the last ``ready()`` to the last end.
+    The watch starts when all threads have called ``ready()``, and stops when all have ended.
 
-    :raises RuntimeError: a thread failed.
+    :raises BaseException: the error of a thread that failed.
     """
     barrier = threading.Barrier(task.threads, action=watch.start)
     errors: list[BaseException] = []
@@ -195,5 +195,5 @@ def in_threads(task: Task, watch: Stopwatch, work: Callable[[int, Callable[[], o
         thread.join()
     watch.stop()
     if errors:
-        # The others only saw the barrier break.
+        # The other threads have only got a BrokenBarrierError.
         raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: ``python -m benchmarks.worker TASK SECONDS``; prints its numbers as JSON."""
+"""Runs one measurement in its own process and prints JSON: ``python -m benchmarks.worker TASK SECONDS``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.work import Operation, Stopwatch, Task, measured
 
 
 def main(arguments: list[str]) -> None:
-    # Whatever hangs, and whatever becomes of the parent, this process ends, and says where it hung.
+    # If anything hangs, or the parent has ended, this process prints all stacks and exits.
     faulthandler.dump_traceback_later(float(arguments[1]), exit=True)
     logging.basicConfig(level=logging.ERROR)
     task = Task(**json.loads(arguments[0]))
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
     watch = Stopwatch()
     operation(task, watch)
     print(json.dumps(measured(task, watch)), flush=True)
-    # Threads that still serve (and clients' exit handlers) are of no interest any more.
+    # Without waiting for threads that still consume, and without the exit handlers of clients.
     os._exit(0)
 
 

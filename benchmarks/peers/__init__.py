@@ -1,1 +1,1 @@
-"""The competitors. Each is a module with ``DISTRIBUTION`` and ``OPERATIONS``, used as its own documentation advises."""
+"""The competitors. Each module has ``DISTRIBUTION`` and ``OPERATIONS``, and follows its library's documentation."""

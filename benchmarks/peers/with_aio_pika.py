@@ -1,4 +1,4 @@
-"""aio-pika: one event loop, publisher confirms, as many tasks as there would be threads; gather for a bulk."""
+"""aio-pika: one event loop, publisher confirms, one task in place of each thread, ``gather`` for a bulk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DISTRIBUTION = "aio-pika"
 
 def _message(task: Task, body: bytes, **more: Any) -> aio_pika.Message:
     properties, headers = envelope(task.service)
-    # aio-pika takes seconds.
+    # aio-pika expects seconds.
     properties["expiration"] = 300
     return aio_pika.Message(body, headers=headers, **{**properties, **more})
 

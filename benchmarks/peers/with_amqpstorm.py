@@ -1,6 +1,6 @@
-"""amqpstorm: one connection, which threads may share; a channel for each thread, or one for all."""
+"""amqpstorm: one connection that threads share, with a channel for each thread or one channel for all."""
 
-# It has hardly any type information.
+# amqpstorm has hardly any type information.
 # mypy: disable-error-code="attr-defined"
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _connect(task: Task) -> Any:
 
 def _send(channel: Any, task: Task, body: bytes) -> None:
     properties, headers = envelope(task.service)
-    # Its own name for one of them, its own type for another.
+    # amqpstorm has another name for one property, and another type for another one.
     properties["message_type"] = properties.pop("type")
     properties["timestamp"] = datetime.fromtimestamp(properties["timestamp"], timezone.utc)
     channel.basic.publish(body, task.queue, properties={**properties, "headers": headers}, mandatory=True)

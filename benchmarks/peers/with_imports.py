@@ -1,4 +1,4 @@
-"""The libraries that this one is built on, ready to be used: what its import time is compared with."""
+"""Imports the libraries on which this one is built. Its import time is compared with theirs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""kombu over py-amqp: the pool of producers its guide advises, one producer kept by each thread, confirm_publish on."""
+"""kombu with py-amqp: the pool of producers that its guide advises, a producer for each thread, confirm_publish on."""
 
-# It has hardly any type information.
+# kombu has hardly any type information.
 # mypy: disable-error-code="attr-defined, no-untyped-call"
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def request(task: Task, watch: Stopwatch) -> None:
 
 
 def _serve(task: Task, handle: Callable[[Any], None]) -> None:
-    """Consume for as long as the process lives (a daemon thread's work)."""
+    """Consume until the process ends. Runs in a daemon thread."""
     connection = Connection(f"{task.url}//")
     with Consumer(connection, [Queue(task.queue, no_declare=True)], on_message=handle):
         while True:

@@ -1,4 +1,4 @@
-"""A C program on librabbitmq (rabbitmq-c): compiled when the benchmark starts, where compiler and headers are there."""
+"""A C program with librabbitmq (rabbitmq-c). It is compiled at the start if there are a compiler and the headers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 from benchmarks.work import Operation, Stopwatch, Task
 
 DISTRIBUTION = "librabbitmq"
-#: Names the compiled program, for the processes that measure.
+#: Holds the path of the compiled program, for the worker processes.
 PROGRAM_VARIABLE = "BENCHMARKS_LIBRABBITMQ"
 
 _SOURCE = Path(__file__).with_name("librabbitmq.c")
-#: Confirms in flight in a bulk: more did not help.
+#: Unconfirmed messages of a bulk. A larger window was not faster.
 _BULK_WINDOW = 1000
 _LONGEST = 120
 
 
 def compiled_into(directory: Path) -> str | None:
-    """Compile the program and tell the processes to come where it is.
+    """Compile the program and store its path in the environment, for worker processes.
 
-    :returns: why there is none, and what to install, or ``None``.
+    :returns: ``None``, or why it was not compiled and what to install.
     """
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if compiler is None:
@@ -39,7 +39,7 @@ def compiled_into(directory: Path) -> str | None:
 
 
 def publish(task: Task, watch: Stopwatch) -> None:
-    """The window stands for the threads."""
+    """A window of unconfirmed messages takes the place of the threads."""
     _run(task, watch, "publish", task.body_bytes, task.threads)
 
 

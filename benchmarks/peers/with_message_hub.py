@@ -1,4 +1,4 @@
-"""This library, through its public face: validation, envelope, circuit breaker, metrics and recovery are on."""
+"""This library, through its public API: validation, envelope, circuit breaker, metrics and recovery are on."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def consume(task: Task, watch: Stopwatch) -> None:
         countdown.one()
 
     with _client(task) as client:
-        # The others' connections are open, too, when their watch starts.
+        # Open the connection first: the peers' connections are open, too, when the watch starts.
         client.subscribe(["benchmark.opened"], lambda event: None)
         watch.start()
         if task.acks == "default":
@@ -112,15 +112,15 @@ def idle(task: Task, watch: Stopwatch) -> None:
 
 
 def import_time(task: Task, watch: Stopwatch) -> None:
-    # What a service does: the package alone imports next to nothing before a name is asked for, as pydantic does.
+    # As a service does it. ``import message_hub_sync`` alone imports almost nothing: names are imported on first use.
     watch.notes["import_ms"] = fresh_imports("from message_hub_sync import MessageHubClient")
 
 
 def _sockets() -> float:
-    """Connections of this process over TCP. Linux only."""
+    """Number of TCP connections of this process. Linux only."""
     inodes = set()
     for entry in Path("/proc/self/fd").glob("*"):
-        with contextlib.suppress(OSError):  # the directory's own descriptor is gone by now
+        with contextlib.suppress(OSError):  # the descriptor of the directory itself is closed by now
             inodes.add(os.readlink(entry))
     if not inodes:
         return float("nan")

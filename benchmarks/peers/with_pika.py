@@ -1,4 +1,4 @@
-"""pika's BlockingConnection, its adapter for synchronous programs: confirm_delivery, a connection for each thread."""
+"""pika's BlockingConnection, its adapter for synchronous programs, with confirm_delivery, a connection per thread."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _properties(service: str, **more: Any) -> Any:
 
 
 def publish(task: Task, watch: Stopwatch) -> None:
-    """BlockingConnection may not be shared: each thread has its own."""
+    """Each thread has its own connection, because threads must not share a BlockingConnection."""
     payload = payload_of(task.body_bytes)
 
     def work(thread: int, ready: Callable[[], object]) -> None:
@@ -38,7 +38,7 @@ def publish(task: Task, watch: Stopwatch) -> None:
             channel.basic_publish("", task.queue, encoded(payload), _properties(task.service), mandatory=True)
         ready()
         for _ in range(task.share(thread)):
-            # Raises when the broker refused or returned it.
+            # Raises if the broker sends a nack or returns it.
             channel.basic_publish("", task.queue, encoded(payload), _properties(task.service), mandatory=True)
 
     in_threads(task, watch, work)
@@ -155,7 +155,7 @@ def request(task: Task, watch: Stopwatch) -> None:
 
 
 def idle(task: Task, watch: Stopwatch) -> None:
-    """All consumers on one channel, one thread that waits for deliveries."""
+    """All consumers on one channel. One thread waits for deliveries."""
     ready = threading.Event()
 
     def receive() -> None:
