@@ -1,4 +1,4 @@
-"""The Python blocks of a Markdown document, to be run as they stand."""
+"""Reads the Python blocks of a Markdown document, to run them unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Block:
-    """One ``python`` block. ``section``: the heading of second order above it; ``line``: where its code begins."""
+    """One ``python`` block. ``section``: the ``##`` heading above it; ``line``: the line on which its code begins."""
 
     path: Path
     section: str
@@ -23,7 +23,7 @@ class Block:
     text: str
 
     def compiled(self, transform: Callable[[str], str]) -> CodeType:
-        """Its code, with the document's own lines in tracebacks."""
+        """Its code. Tracebacks show the line numbers of the document."""
         return compile("\n" * (self.line - 1) + transform(self.text), str(self.path), "exec")
 
     def run(self, namespace: dict[str, Any], transform: Callable[[str], str]) -> None:
@@ -32,7 +32,7 @@ class Block:
 
 
 def python_blocks(path: Path) -> list[Block]:
-    """Every ``python`` block of a document, in its order."""
+    """All ``python`` blocks of a document, in order."""
     document = path.read_text("utf-8")
     blocks = []
     for fence in _FENCE.finditer(document):

@@ -1,4 +1,4 @@
-"""Waiting for what handlers received: on a condition, never by sleeping."""
+"""Waits for what handlers received, with a condition instead of sleeping."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 class Collector:
-    """A list that can be waited on. Calling it appends, so that it serves as a handler."""
+    """A list on which a test can wait. It is callable and appends its argument, so that it can be a handler."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._items: list[Any] = []
+        self._items: list[Any] = []  # guarded by _condition
 
     def __call__(self, item: Any) -> None:
         with self._condition:
@@ -21,12 +21,12 @@ class Collector:
 
     @property
     def items(self) -> list[Any]:
-        """What came so far."""
+        """The items so far."""
         with self._condition:
             return list(self._items)
 
     def wait(self, count: int = 1, timeout: float = 5.0) -> list[Any]:
-        """The items, once there are ``count``."""
+        """Wait until there are at least ``count`` items, and return them."""
         with self._condition:
             assert self._condition.wait_for(lambda: len(self._items) >= count, timeout), (
                 f"{len(self._items)} of {count} came within {timeout} s: {self._items[:10]}"
@@ -34,7 +34,7 @@ class Collector:
             return list(self._items)
 
     def stays(self, count: int, seconds: float = 0.2) -> list[Any]:
-        """The items, when there are exactly ``count`` and no other comes for a while."""
+        """Wait for ``count`` items, and check that no other arrives within ``seconds``."""
         self.wait(count)
         deadline = time.monotonic() + seconds
         with self._condition:

@@ -1,4 +1,4 @@
-"""What every test may use: a RabbitMQ, provided once, and a collector to wait on."""
+"""Fixtures for all tests: a RabbitMQ, provided once, and a collector."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from message_hub_sync.testing.rabbitmq_node import provide_rabbitmq
 
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[str]:
-    """The URL of a RabbitMQ: ``MESSAGE_HUB_TEST_URL``, else a throwaway node, else an error that says how."""
+    """The URL of a RabbitMQ: ``MESSAGE_HUB_TEST_URL``, else a throwaway node, else an error with instructions."""
     with provide_rabbitmq() as url:
         yield url
 
 
 @pytest.fixture
 def collected() -> Collector:
-    """Where handlers put what they got, and the test waits for it."""
+    """A handler that collects what it gets. The test waits on it."""
     return Collector()

@@ -1,4 +1,4 @@
-"""A logging handler of an application whose server is down."""
+"""A logging handler that raises, like a mail handler whose server is down."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 class Mailing(logging.Handler):
-    """Raises at every record, past the check with which the handlers of the standard library catch their own."""
+    """Raises for every record. Handlers of the standard library catch their errors in ``emit``; this one does not."""
 
     def emit(self, record: logging.LogRecord) -> None:
         raise ConnectionError("no mail today")
@@ -16,7 +16,7 @@ class Mailing(logging.Handler):
 
 @contextlib.contextmanager
 def mailing(logger: str = "message_hub_sync") -> Iterator[None]:
-    """Everything of that logger, at any level, is mailed, which fails."""
+    """Add the handler to this logger, at any level, during the ``with`` block."""
     ours = logging.getLogger(logger)
     handler, level = Mailing(), ours.level
     ours.addHandler(handler)

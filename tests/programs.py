@@ -1,4 +1,4 @@
-"""The project's own programs, run in processes of their own."""
+"""Runs the project's programs in separate processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a program: this one's, the same package importable, no settings of somebody's."""
+    """The environment for a program: this process's, with the same package importable, without settings of the user."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -37,7 +37,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(arguments: Sequence[str], timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run ``python`` with these arguments to its end."""
+    """Run ``python`` with these arguments and wait for its end."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str], timeout: float = 60, **env: str) -> subprocess
 
 
 class RunningProgram:
-    """A program that runs on, its output awaited line by line. Used by one thread."""
+    """A program that runs beside the test, with its output line by line. Used by one thread."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -60,7 +60,7 @@ class RunningProgram:
         threading.Thread(target=self._read, name=f"message-hub-test-output-{process.pid}", daemon=True).start()
 
     def wait_for(self, pattern: str, timeout: float = 30) -> re.Match[str]:
-        """Read on until a line matches."""
+        """Read lines until one matches. Returns the match."""
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -97,7 +97,7 @@ class RunningProgram:
 
 @contextlib.contextmanager
 def running(arguments: Sequence[str], **env: str) -> Iterator[RunningProgram]:
-    """Run ``python`` with these arguments beside the test, in a process group that ends with the block."""
+    """Run ``python`` with these arguments beside the test. Its process group is killed at the end of the block."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -117,7 +117,7 @@ def running(arguments: Sequence[str], **env: str) -> Iterator[RunningProgram]:
 
 
 def eventually(condition: Callable[[], bool], timeout: float = 20) -> bool:
-    """Wait for something in another process that nothing announces."""
+    """Wait for a condition in another process, by polling. Returns whether it became true."""
     deadline = time.monotonic() + timeout
     pause = threading.Event()
     while not condition():

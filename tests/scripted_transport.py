@@ -1,4 +1,4 @@
-"""A transport that does what a test tells it, attempt by attempt: for faults that no hub can be asked for."""
+"""A transport whose answers a test scripts, attempt by attempt: for faults that no hub can produce on demand."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from message_hub_sync.transport.base import (
 )
 from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 
-#: What one attempt comes to: a result (with reason and code), ``None`` for no answer, an error to raise.
+#: The outcome of one attempt: a result (or result, reason and code), ``None`` for no answer, or an error to raise.
 Step = PublishResult | tuple[PublishResult, str, int] | BaseException | None
 
 
 class ScriptedTransport:
-    """Publishes by script; when that is used up, everything is confirmed. ``log`` tells what was asked of it."""
+    """Answers each publish with the next step; after the last one it confirms. ``log`` records all calls."""
 
     def __init__(self, *steps: Step) -> None:
         self.steps = list(steps)
@@ -88,14 +88,14 @@ class ScriptedTransport:
         self.log.append(("after_fork_in_child", None))
 
     def asked(self) -> list[str]:
-        """What was asked of it, in order."""
+        """The names of the calls, in order."""
         return [name for name, _ in self.log]
 
 
 class ScriptedConsumer:
-    """A queue into which the test puts deliveries by hand; remembers what was settled.
+    """A consumer whose deliveries the test puts into its queue. ``settled`` records the acknowledged delivery tags.
 
-    ``lost``: delivery tags of a channel that is gone.
+    ``lost``: delivery tags of a channel that is closed.
     """
 
     def __init__(self, queue: str) -> None:

@@ -1,4 +1,4 @@
-"""What really went over a broker: every event of the exchange, as another client of AMQP sees it."""
+"""Reads all events of the exchange ``events`` with pika, as another AMQP client sees them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pika
 
 
 class Spy:
-    """Bound to all events; reads what has gathered. Used by one thread."""
+    """Has a queue that is bound to all events. Used by one thread."""
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
@@ -20,7 +20,7 @@ class Spy:
         channel.queue_bind(self._queue, "events", "#")
 
     def events(self) -> list[tuple[str, Any, dict[str, Any]]]:
-        """Routing key, properties and payload of each event that came since the last call."""
+        """Routing key, properties and payload of each event that arrived since the last call."""
         found: list[tuple[str, Any, dict[str, Any]]] = []
         while True:
             method, properties, body = self._channel.basic_get(self._queue, auto_ack=True)
@@ -31,7 +31,7 @@ class Spy:
 
 @contextlib.contextmanager
 def spying(url: str) -> Iterator[Spy]:
-    """A spy on the broker at ``url``."""
+    """A :class:`Spy` on the broker at ``url``."""
     connection = pika.BlockingConnection(pika.URLParameters(url))
     try:
         yield Spy(connection.channel())
