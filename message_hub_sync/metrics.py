@@ -1,9 +1,9 @@
-"""What is counted for Prometheus, in prometheus_client's default registry.
+"""The metrics for Prometheus, in prometheus_client's default registry.
 
-The async library has metrics of the same names. Whichever of the two is imported first, neither is refused
-and each family is exposed once, with the samples of both: ours claim no name in the registry and join the
-family of the same name where there is one. In multiprocess mode prometheus_client does that by itself,
-over files; there our help texts, which are part of its keys, keep the two apart until they are summed.
+The async library has metrics of the same names. Both libraries can be imported, in either order, and each family is
+exposed once, with the samples of both: this module's metrics claim no name in the registry, and join a family of the
+same name if there is one. In multiprocess mode, prometheus_client merges the samples itself, from files. There the help
+texts, which are part of its keys, keep the samples of the two libraries apart until they are summed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from message_hub_sync.runtime.fork import call_after_fork_in_child
 
 __all__ = ["MESSAGE_COUNTER", "MESSAGE_LATENCY", "ServiceMetrics"]
 
-#: prometheus_client's default buckets and, below them, what a hub nearby takes. A superset of the default, so
-#: that the sum with a histogram of default buckets is a histogram still.
+#: prometheus_client's default buckets, and smaller ones for a hub in the same network. As they are a superset of the
+#: default buckets, the sum with a histogram of default buckets is a valid histogram.
 _BUCKETS = (0.0005, 0.001, 0.0025, *Histogram.DEFAULT_BUCKETS)
-#: The same, as the histogram has them, infinity included.
+#: The upper bounds in the histogram: the buckets and infinity.
 _BOUNDS = sorted({*map(float, _BUCKETS), float("inf")})
 
 MESSAGE_COUNTER = Counter(
@@ -49,13 +49,13 @@ _CIRCUIT_STATE = Gauge(
 )
 _RETRIES = Counter(
     "message_hub_retries_total",
-    "Deliveries that message_hub_sync put back for a later retry",
+    "Deliveries that message_hub_sync moved to a retry queue",
     ["service", "queue"],
     registry=None,
 )
 _DEAD_LETTERED = Counter(
     "message_hub_dead_lettered_total",
-    "Deliveries that message_hub_sync moved to a dead-letter queue, or dropped for want of one",
+    "Deliveries that message_hub_sync moved to a dead-letter queue, or dropped because there was none",
     ["service", "queue"],
     registry=None,
 )
@@ -73,7 +73,7 @@ _SKIPPED = Counter(
 )
 _LATE_REPLIES = Counter(
     "message_hub_late_replies_total",
-    "Replies that came to message_hub_sync after their request had ended",
+    "Replies that message_hub_sync received after their request had ended",
     ["service"],
     registry=None,
 )
@@ -84,55 +84,61 @@ _STATES = {"closed": 0, "half-open": 1, "open": 2}
 
 
 class ServiceMetrics:
-    """The metrics of one service. Nothing in it changes; prometheus_client's values lock themselves."""
+    """The metrics of one service. Safe from any thread: prometheus_client's values have their own locks."""
 
     def __init__(self, service: str) -> None:
         self._service = service
-        # Made once: looking a child up costs three times its increment. Zeros show from the start.
+        # Created once: looking up a child takes three times as long as its increment. So the children are also exposed
+        # from the start, as zeros.
         self._succeeded = {kind: _Counted(service, kind, "success").each for kind in _KINDS}
         self._failed = {kind: _Counted(service, kind, "error").each for kind in _KINDS}
 
     def count(self, kind: Kind, ok: bool, seconds: float, number: int = 1) -> None:
-        """So many messages that were sent, published or received, and how long each of them took."""
+        """Count messages or events.
+
+        :param kind: ``send``, ``publish`` or ``receive``.
+        :param ok: whether the hub confirmed them (send, publish), or the handler returned (receive).
+        :param seconds: duration for each of them.
+        :param number: how many.
+        """
         (self._succeeded if ok else self._failed)[kind](seconds, number)
 
     def circuit_made(self, destination: str) -> None:
-        """There is a circuit of ``destination`` now: it shows, closed where nobody else has said otherwise."""
+        """Expose the circuit of ``destination``: as closed, unless its state was set before."""
         _CIRCUIT_STATE.labels(self._service, destination)
 
     def circuit_state(self, destination: str, state: str) -> None:
-        """The circuit of ``destination`` is ``closed``, ``half-open`` or ``open`` now."""
+        """Set the state of the circuit of ``destination``: ``closed``, ``half-open`` or ``open``."""
         _CIRCUIT_STATE.labels(self._service, destination).set(_STATES[state])
 
     def retried(self, queue: str) -> None:
-        """A delivery of ``queue`` was put back for later."""
+        """Count a delivery of ``queue`` that was moved to a retry queue."""
         _RETRIES.labels(self._service, queue).inc()
 
     def dead_lettered(self, queue: str) -> None:
-        """A delivery of ``queue`` was given up."""
+        """Count a delivery of ``queue`` that was dead-lettered, or dropped because there was no dead-letter queue."""
         _DEAD_LETTERED.labels(self._service, queue).inc()
 
     def duplicate_dropped(self, queue: str) -> None:
-        """A delivery of ``queue`` had been handled before."""
+        """Count a delivery of ``queue`` that was dropped because it had been handled before."""
         _DUPLICATES.labels(self._service, queue).inc()
 
     def skipped(self, queue: str) -> None:
-        """A middleware ended a delivery of ``queue`` without its handlers."""
+        """Count a delivery of ``queue`` that a middleware ended without running its handlers."""
         _SKIPPED.labels(self._service, queue).inc()
 
     def late_reply_dropped(self) -> None:
-        """A reply came when its request had ended."""
+        """Count a reply that was dropped because its request had ended."""
         _LATE_REPLIES.labels(self._service).inc()
 
 
 class _Counted:
-    """One child of the counter with one of the histogram, counted together.
-
-    Every message comes by here, and ``inc()`` and ``observe()`` spend two thirds of their time on questions whose
-    answer is known. So the values under them are asked, which lock themselves (in multiprocess mode, write files).
-    """
+    """One child of the counter and one of the histogram, updated together."""
 
     def __init__(self, service: str, kind: Kind, status: str) -> None:
+        # Each message is counted here. inc() and observe() spend two thirds of their time on checks that always pass,
+        # so the values inside the children are updated directly. These have their own locks (in multiprocess mode,
+        # they write to files).
         counter: Any = MESSAGE_COUNTER.labels(service, kind, status)
         latency: Any = MESSAGE_LATENCY.labels(service, kind)
         self._count = counter._value.inc
@@ -146,37 +152,43 @@ class _Counted:
 
 
 class _Exposition(Collector):
-    """Shows our metrics in the default registry beside, or as part of, another library's of the same name."""
+    """Exposes this module's metrics in the default registry, merged with another library's metrics of the same name."""
 
     def __init__(self, *metrics: Collector) -> None:
         self._own = {family.name: metric for metric in metrics for family in metric.collect()}
 
     def describe(self) -> Iterable[Metric]:
-        """Claims no name, so that whoever registers one of these names later is not refused."""
+        """Claim no name: another library can then register a metric of the same name later without an error."""
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """The families that nobody else has. It comes before any collector registered after this module."""
+        """The families whose names no other collector has; the others collect this module's samples with their own.
+
+        The registry calls this before collectors that were registered after this module, so it joins those in time.
+        """
         joined = self.join()
         return [family for name, own in self._own.items() if name not in joined for family in own.collect()]
 
     def join(self) -> set[str]:
-        """Have every foreign collector of one of our names collect ours with its own."""
+        """Make each foreign collector of one of our names collect this module's samples with its own.
+
+        :returns: the names of these collectors.
+        """
         joined = set()
         for name, own in self._own.items():
-            # There is no public way from a name to its collector.
+            # prometheus_client has no public way to find the collector of a name.
             foreign: Any = REGISTRY._names_to_collectors.get(name)
             if foreign is None:
                 continue
             joined.add(name)
-            # Ours itself is there when somebody registered it by hand.
+            # It is ``own`` if the application registered our metric itself.
             if foreign is not own and not isinstance(foreign.collect, _Joined):
                 foreign.collect = _Joined(foreign.collect, self._own)
         return joined
 
 
 class _Joined:
-    """A foreign collector's ``collect``, with our samples merged into its families of our names."""
+    """The ``collect`` of a foreign collector, with this module's samples merged into its families of the same name."""
 
     def __init__(self, theirs: Callable[[], Iterable[Metric]], own: dict[str, Collector]) -> None:
         self._theirs = theirs
@@ -187,14 +199,14 @@ class _Joined:
         for family in families:
             if family.name in self._own:
                 for ours in self._own[family.name].collect():
-                    # Of another type, ours cannot be shown at all: a family has one type.
+                    # If the types differ, our samples are not exposed: a family has one type.
                     if ours.type == family.type:
                         _merge(ours, into=family)
         return families
 
 
 def _merge(ours: Metric, *, into: Metric) -> None:
-    """Sum what counts, keep the greater of two gauges and the earlier of two moments of creation."""
+    """Merge samples: add counts, keep the larger of two gauges and the earlier of two creation times."""
     found = {(sample.name, *sorted(sample.labels.items())): sample for sample in ours.samples}
     for sample in into.samples:
         key = (sample.name, *sorted(sample.labels.items()))
@@ -215,12 +227,16 @@ _exposition = _Exposition(
 )
 _exposition.join()
 REGISTRY.register(_exposition)
-# A scrape restricted to names (``?name[]=``) asks only who claims them, and these; old versions have no list.
+# A scrape restricted to names (``?name[]=``) asks only the collectors that claim them and those in this list. Old
+# versions of prometheus_client have no list.
 getattr(REGISTRY, "_collectors_without_names", []).append(_exposition)
 
 
 def _after_fork_in_child() -> None:
-    """In a forked child: a thread that does not exist there may hold any of them (there is no public way)."""
+    """Replace the locks of the metrics: a thread that does not exist in the child may have held one at the fork.
+
+    prometheus_client has no public way to do this.
+    """
     for metric in _exposition._own.values():
         for child in (metric, *getattr(metric, "_metrics", {}).values()):
             values = (getattr(child, "_value", None), getattr(child, "_sum", None), *getattr(child, "_buckets", ()))
@@ -228,7 +244,7 @@ def _after_fork_in_child() -> None:
                 if hasattr(holder, "_lock"):
                     holder._lock = threading.RLock()
     for child in getattr(_CIRCUIT_STATE, "_metrics", {}).values():
-        child.set(0)  # circuits stay with the parent
+        child.set(0)  # the circuits are the parent's; those of the child start closed
 
 
 call_after_fork_in_child(_after_fork_in_child)
