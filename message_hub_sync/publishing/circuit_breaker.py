@@ -1,8 +1,10 @@
-"""Whether a destination may be called now: one pybreaker circuit each, admitting without serialising.
+"""Circuit breakers: one pybreaker circuit for each destination. Calls to a destination still run in parallel.
 
-pybreaker keeps the states and counts the failures. Its ``call`` holds a lock while the guarded function
-runs, so it never runs the work itself: it is told the outcome afterwards. And it reads the wall clock, so
-it is never asked about time.
+pybreaker keeps the state and counts the failures. It is not used for two things:
+
+1. It does not run the call: its ``call`` holds a lock while the function runs. The caller reports the outcome after the
+   call.
+2. It does not measure time: it reads the wall clock, which may be set. This module reads a monotonic clock.
 """
 
 from __future__ import annotations
@@ -30,25 +32,34 @@ from message_hub_sync.runtime.log import SafeLogger
 
 __all__ = ["MAX_CIRCUITS", "CircuitBreakers", "Permit"]
 
-#: Above so many, circuits that are closed and without a failure are dropped, the longest idle first.
+#: Limit of the number of circuits. At the limit, a new one replaces the longest idle one without a failure.
 MAX_CIRCUITS = 1_000
 
-#: Instead of a state: the circuit ends with its client; without a key, all have.
+#: A queued change with this state: the client was closed, so report the circuit as closed. With an empty key: no more
+#: changes are reported.
 _ENDED = "ended"
+
+#: The consequence of each state, for the log.
+_CONSEQUENCES = {
+    STATE_OPEN: "calls fail at once until a trial call is admitted",
+    STATE_HALF_OPEN: "the next call is the trial call",
+    STATE_CLOSED: "calls are admitted again",
+}
 
 logger = SafeLogger("message_hub_sync.circuit_breaker")
 
 
 class CircuitBreakers:
-    """One circuit per destination, and one for the event exchange.
+    """One circuit for each destination, and one for the event exchange. Safe from any thread.
 
-    :param service: whose calls these are, for the log: one process may have several clients.
-    :param on_change: called with key and new state at every change, in the order of the changes and never
-        under the lock. It must be quick; what it raises is logged.
-    :param on_new: called with the key of each new circuit, as long as none had to be dropped. Like ``on_change``.
-    :param clock: seconds that only ever grow. The wall clock is not read.
+    A forked child needs a new instance, because a thread of the parent may have held the lock at the fork.
 
-    Safe from any thread. A forked child makes a new one, since the lock may have been held at the fork.
+    :param service: name of the service that makes the calls, for the log: one process may have several clients.
+    :param on_change: called with the key and the new state of each change, in order and without the lock. It must be
+        quick. If it raises, the error is logged.
+    :param on_new: called with the key of each new circuit, until :data:`MAX_CIRCUITS` are reached; otherwise like
+        ``on_change``.
+    :param clock: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -62,26 +73,26 @@ class CircuitBreakers:
     ) -> None:
         self._config = config
         self._service = service
-        self._on_change = on_change
+        self._on_change = on_change  # set to None by the announcer after close()
         self._on_new = on_new
         self._clock = clock
         self._lock = threading.Lock()
-        # Guarded by _lock, with the circuits' own fields; only admit's closed path reads without it.
-        self._circuits: dict[str, _Circuit] = {}
-        self._restorations = 0
-        self._changes: deque[tuple[str, str]] = deque()
-        # Who tells changes now: one call at a time, so that they are told in order; and the thread it is in.
-        self._teller: object = None
-        self._teller_thread = 0
+        self._circuits: dict[str, _Circuit] = {}  # guarded by _lock; admit() also reads it without the lock
+        self._restorations = 0  # guarded by _lock; admit() also reads it without the lock
+        self._changes: deque[tuple[str, str]] = deque()  # guarded by _lock; only tested for emptiness without it
+        # The call of _announce_changes() that announces now, and the id of its thread.
+        self._announcer: object = None  # guarded by _lock
+        self._announcer_thread = 0  # guarded by _lock
 
     def admit(self, key: str) -> Permit:
-        """Let one call to ``key`` through, or refuse it at once.
+        """Admit one call to ``key``, or raise at once.
 
-        :returns: an permit, to be told exactly one of succeeded, failed and not_counted.
-        :raises MessageHubCircuitBreakerError: the circuit is open, or half-open with its one trial under way.
+        :param key: the destination, or the event exchange.
+        :returns: a permit. The caller reports the outcome of the call to it.
+        :raises MessageHubCircuitBreakerError: the circuit is open, or half-open with a trial call in progress.
         """
         circuit = self._circuits.get(key)
-        # Without the lock: a call that slips in while the circuit opens is like one admitted just before.
+        # No lock for a closed circuit. If the circuit opens meanwhile, this call is like one admitted just before.
         if circuit is not None and circuit.state == STATE_CLOSED:
             circuit.used = self._clock()
             return Permit(self, circuit, self._restorations, False)
@@ -89,39 +100,40 @@ class CircuitBreakers:
             new = circuit is None and key not in self._circuits and len(self._circuits) < MAX_CIRCUITS
             permit = self._decide(key)
         if new and self._on_new is not None:
-            self._heard(self._on_new, key)
-        self._tell()
+            self._call_listener(self._on_new, key)
+        self._announce_changes()
         return permit
 
     def connection_restored(self) -> None:
-        """The connection is back: the circuits that its loss opened go half-open, and admit a trial now."""
+        """Make each circuit half-open that was opened by lost connections: it admits a trial call now."""
         with self._lock:
             self._restorations += 1
             for circuit in self._circuits.values():
                 if circuit.state == STATE_OPEN and circuit.opened_by_connection:
                     circuit.breaker.half_open()
-        self._tell()
+        self._announce_changes()
 
     def close(self) -> None:
-        """The client ends, and its circuits with it: ``on_change`` hears that they are closed, and then no more."""
+        """Report all circuits as closed to ``on_change``, and no more changes after that: the client is closed."""
         with self._lock:
             self._changes.extend(
                 (key, _ENDED) for key, circuit in self._circuits.items() if circuit.state != STATE_CLOSED
             )
             self._changes.append(("", _ENDED))
-        self._tell()
+        self._announce_changes()
 
     def states(self) -> dict[str, str]:
-        """Each circuit's state: ``closed``, ``open`` (until a trial is admitted) or ``half-open``."""
+        """The state of each circuit: ``closed``, ``open`` (until a trial call is admitted) or ``half-open``."""
         with self._lock:
             return {key: circuit.state for key, circuit in self._circuits.items()}
 
     def worst(self) -> str:
-        """The worst state there is: ``open``, else ``half-open``, else ``closed``."""
+        """The worst state of all circuits: ``open``, else ``half-open``, else ``closed``."""
         found = self.states().values()
         return next((state for state in (STATE_OPEN, STATE_HALF_OPEN) if state in found), STATE_CLOSED)
 
     def _decide(self, key: str) -> Permit:
+        # The caller holds _lock.
         now = self._clock()
         circuit = self._circuits.get(key)
         if circuit is None:
@@ -133,54 +145,59 @@ class CircuitBreakers:
         if circuit.state == STATE_OPEN:
             wait = circuit.storage.opened + self._config.reset_timeout - now
             if wait > 0:
-                why = f"the circuit of {key!r} is open after repeated failures"
-                raise _refusal(why, wait, or_reconnected=circuit.opened_by_connection)
+                why = f"the circuit of {key!r} is open after consecutive failures"
+                raise _circuit_error(why, wait, or_reconnected=circuit.opened_by_connection)
             circuit.breaker.half_open()
-        elif self._teller is not None and self._teller_thread == threading.get_ident():
-            # A logging handler that publishes what it hears, on the thread that is to carry the trial, may be.
-            raise _refusal(f"the circuit of {key!r} is half-open, which is being told: this call is not its trial", 0.0)
-        # A trial that was never settled (a signal raised in its thread) bars others only for its own time.
+        elif self._announcer is not None and self._announcer_thread == threading.get_ident():
+            # A logging handler or listener makes this call during the announcement, for example to publish log records.
+            # It must not be the trial call: the announcement may run on the I/O thread (connection_restored()), and the
+            # call would wait for an answer that only this thread reads.
+            why = f"the circuit of {key!r} is half-open; a call made during its announcement cannot be the trial call"
+            raise _circuit_error(why, 0.0)
+        # If the outcome of a trial call was never reported (a signal's exception interrupted it), it blocks other calls
+        # only until trial_ends.
         elif circuit.trial is not None and now < circuit.trial_ends:
             wait = circuit.trial_ends - now
-            raise _refusal(f"the circuit of {key!r} is half-open, its one trial under way", wait)
+            raise _circuit_error(f"the circuit of {key!r} is half-open, with its one trial call in progress", wait)
         circuit.trial = Permit(self, circuit, self._restorations, True)
         circuit.trial_ends = now + self._config.half_open_timeout
         return circuit.trial
 
     def _drop_one_idle(self) -> None:
         if len(self._circuits) >= MAX_CIRCUITS:
-            # Without a failure it is closed: what opened a circuit stays counted until it closes.
+            # A circuit without a failure is closed: the failures that opened it stay counted until it closes.
             idle = (c for c in self._circuits.values() if not c.failures)
             oldest = min(idle, key=lambda circuit: circuit.used, default=None)
             if oldest is not None:
                 del self._circuits[oldest.key]
 
-    def _settle(self, permit: Permit, circuit: _Circuit, outcome: _Outcome) -> None:
+    def _report(self, permit: Permit, circuit: _Circuit, outcome: _Outcome) -> None:
         with self._lock:
-            # A circuit dropped while this call was under way comes back, or its successor counts.
+            # If the circuit was dropped during this call, add it again; if there is a new one of that key, use that.
             circuit = self._circuits.setdefault(circuit.key, circuit)
             if circuit.trial is permit:
                 circuit.trial = None
             elif circuit.state != STATE_CLOSED:
-                return  # admitted before the circuit opened, or a trial past its time: another one decides
+                return  # admitted before the circuit opened, or a trial call after its time: another trial decides
             if outcome is not None:
                 outcome(circuit)
-        self._tell()
+        self._announce_changes()
 
-    def _failed(self, permit: Permit, circuit: _Circuit, restorations: int, connection: bool) -> None:
+    def _report_failure(self, permit: Permit, circuit: _Circuit, restorations: int, connection: bool) -> None:
         def outcome(circuit: _Circuit) -> None:
             circuit.count_failure(by_connection=connection)
-            # The connection came back while the call waited for it: nobody will announce that again.
+            # The connection was restored during this call, so connection_restored() will not be called again for it.
             if connection and circuit.state == STATE_OPEN and restorations != self._restorations:
                 circuit.breaker.half_open()
 
-        self._settle(permit, circuit, outcome)
+        self._report(permit, circuit, outcome)
 
-    def _tell(self) -> None:
-        """Log the changes and call the listener, with no lock held; nobody waits for another's logging handlers.
+    def _announce_changes(self) -> None:
+        """Log the queued changes, and call the listener for each, without holding the lock.
 
-        Whoever comes while somebody is at it, in another thread or further up in this one, leaves his changes to that
-        one, who looks for more until he gives up being it under the lock that changes are made under.
+        One call announces at a time, so that changes are announced in order. Other threads, and calls nested in this
+        one (made by a listener or logging handler), only queue their changes and do not wait. The announcer drains the
+        queue, then clears ``_announcer`` under ``_lock``, which guards the queue too: so no change is left over.
         """
         if not self._changes:
             return
@@ -189,84 +206,91 @@ class CircuitBreakers:
             while (change := self._next_change(mine)) is not None:
                 key, state = change
                 if state != _ENDED:
-                    # The end of the trouble as loudly as its beginning: whoever heard one is to hear the other.
+                    # CLOSED has the level of OPEN: a log that shows the failure must show its end too.
                     level = logging.INFO if state == STATE_HALF_OPEN else logging.WARNING
-                    logger.log(level, "%s: the circuit of %s is %s", self._service, key, state)
+                    text = "%s: the circuit of %s is %s; %s"
+                    logger.log(level, text, self._service, key, state, _CONSEQUENCES[state])
                 if not key:
                     self._on_change = None
                 elif self._on_change is not None:
-                    self._heard(self._on_change, key, STATE_CLOSED if state == _ENDED else state)
+                    self._call_listener(self._on_change, key, STATE_CLOSED if state == _ENDED else state)
         except BaseException:
-            # A signal's. In the orderly course it is given up inside the block above, where no signal can come between.
+            # A signal's exception: resign, so that the next call announces the remaining changes. Without an exception,
+            # _next_change() has cleared _announcer under the lock already.
             with self._lock:
-                if self._teller is mine:
-                    self._teller = None
+                if self._announcer is mine:
+                    self._announcer = None
             raise
 
     def _next_change(self, mine: object) -> tuple[str, str] | None:
-        """The next one for this teller, ``None`` when there is none, or another one tells."""
+        """The next change for the announcer ``mine``; ``None`` if there is none, or if another call announces."""
         with self._lock:
-            if self._teller is not None and self._teller is not mine:
+            if self._announcer is not None and self._announcer is not mine:
                 return None
             if not self._changes:
-                self._teller = None
+                self._announcer = None
                 return None
-            self._teller, self._teller_thread = mine, threading.get_ident()
+            self._announcer, self._announcer_thread = mine, threading.get_ident()
             return self._changes.popleft()
 
     @staticmethod
-    def _heard(listener: Callable[..., None], *news: str) -> None:
+    def _call_listener(listener: Callable[..., None], *arguments: str) -> None:
         try:
-            listener(*news)
+            listener(*arguments)
         except Exception:
-            logger.exception("the listener to circuit changes failed")
+            logger.exception("a listener to circuit changes failed; the circuit is not affected")
 
 
 class Permit:
-    """Leave for one call. Exactly one outcome is told, once; a second one changes nothing.
+    """The permission for one call. Its caller reports one outcome: succeeded, failed or not_counted.
 
-    ``trial`` is true for the one call of a half-open circuit; the caller bounds it by ``half_open_timeout``,
-    after which the next trial is admitted and this one's outcome no longer counts.
-    Mutable: the circuit, taken away by the first outcome. Belongs to the calling thread.
+    A second report changes nothing. A permit belongs to the thread that got it.
+
+    :ivar trial: whether this is the trial call of a half-open circuit. The caller limits it to ``half_open_timeout``
+        seconds: after that, the next trial call is admitted, and the outcome of this one no longer counts.
     """
 
     __slots__ = ("_breakers", "_circuit", "_restorations", "trial")
 
     def __init__(self, breakers: CircuitBreakers, circuit: _Circuit, restorations: int, trial: bool) -> None:
         self._breakers = breakers
-        self._circuit: _Circuit | None = circuit
+        self._circuit: _Circuit | None = circuit  # calling thread only; None after the first report
         self._restorations = restorations
         self.trial = trial
 
     def succeeded(self) -> None:
-        """The broker took the message: failures in a row end, a trial closes the circuit."""
+        """The broker accepted the message. The count of consecutive failures restarts; a trial closes the circuit."""
         circuit = self._circuit
         self._circuit = None
         if circuit is not None and (self.trial or circuit.failures):
-            self._breakers._settle(self, circuit, _Circuit.count_success)
+            self._breakers._report(self, circuit, _Circuit.count_success)
 
     def failed(self, *, connection: bool = False) -> None:
-        """A deadline, a nack or (``connection``) a lost connection: counted; after a trial, open again."""
+        """The call failed, which is counted. A failed trial opens the circuit again.
+
+        :param connection: the failure is a lost connection, not a deadline or a nack.
+        """
         circuit = self._circuit
         self._circuit = None
         if circuit is not None:
-            self._breakers._failed(self, circuit, self._restorations, connection)
+            self._breakers._report_failure(self, circuit, self._restorations, connection)
 
     def not_counted(self, *, answered: bool = False) -> None:
-        """Neither: unroutable, or the caller's mistake.
+        """The outcome is no success and no failure of the destination: unroutable, or the caller's mistake.
 
-        In a closed circuit nothing changes. A trial gives its permit back, so that the next call is the
-        trial; one that the broker ``answered`` (unroutable, not permitted) has shown that the broker is
-        there, and closes the circuit.
+        A closed circuit does not change. If this was the trial call, there are two cases. (1) The broker ``answered``:
+        the circuit closes. (2) It did not: the next call is the trial call.
+
+        :param answered: the broker answered the call (unroutable, no permission), so it works.
         """
         circuit = self._circuit
         self._circuit = None
         if circuit is not None and self.trial:
-            self._breakers._settle(self, circuit, _Circuit.count_success if answered else None)
+            self._breakers._report(self, circuit, _Circuit.count_success if answered else None)
 
 
 class _Circuit(CircuitBreakerListener):
-    """One key's pybreaker and what it does not keep. Mutable; guarded by the lock of its CircuitBreakers."""
+    """One circuit: its pybreaker, and the state that pybreaker does not keep."""
 
     def __init__(
         self,
@@ -275,13 +299,14 @@ class _Circuit(CircuitBreakerListener):
         clock: Callable[[], float],
         changes: deque[tuple[str, str]],
     ) -> None:
+        # "the lock" is that of the CircuitBreakers.
         self.key = key
-        self.state = STATE_CLOSED
-        self.failures = 0
-        self.used = clock()
-        self.trial: Permit | None = None
-        self.trial_ends = 0.0
-        self.opened_by_connection = False
+        self.state = STATE_CLOSED  # guarded by the lock; admit() also reads it without the lock
+        self.failures = 0  # consecutive ones; guarded by the lock; Permit also reads it without the lock
+        self.used = clock()  # time of the last call; no lock: any recent value will do
+        self.trial: Permit | None = None  # guarded by the lock
+        self.trial_ends = 0.0  # guarded by the lock
+        self.opened_by_connection = False  # guarded by the lock
         self.storage = _Storage(clock)
         self.breaker = CircuitBreaker(
             fail_max=config.failure_threshold,
@@ -296,18 +321,18 @@ class _Circuit(CircuitBreakerListener):
     def state_change(
         self, cb: CircuitBreaker, old_state: CircuitBreakerState | None, new_state: CircuitBreakerState
     ) -> None:
-        """pybreaker's announcement of a change."""
+        """Called by pybreaker after a change of the state."""
         self.state = new_state.name
         self.trial = None
         self._changes.append((self.key, self.state))
 
     def count_success(self) -> None:
-        """Not in the open state, where pybreaker would take it for a trial."""
+        """Count a success. Do not call this in the open state: pybreaker would take it for a trial call."""
         self.breaker.call(_succeed)
         self.failures = 0
 
     def count_failure(self, *, by_connection: bool) -> None:
-        """Not in the open state, where pybreaker would take it for a trial."""
+        """Count a failure. Do not call this in the open state: pybreaker would take it for a trial call."""
         try:
             self.breaker.call(_fail)
         except _CountedError:
@@ -316,16 +341,16 @@ class _Circuit(CircuitBreakerListener):
 
 
 class _Storage(CircuitMemoryStorage):
-    """pybreaker's own storage, its moment of opening read off a clock that the wall clock cannot move."""
+    """pybreaker's storage, but with the time of opening from a monotonic clock."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(STATE_CLOSED)
-        self.opened = 0.0
+        self.opened = 0.0  # guarded by the lock of the CircuitBreakers
         self._clock = clock
 
     @property
     def opened_at(self) -> datetime | None:
-        """``None``: pybreaker would compare it with the wall clock. :attr:`opened` is the one to ask."""
+        """Always ``None``: pybreaker would compare it with the wall clock. Use :attr:`opened` instead."""
         return None
 
     @opened_at.setter
@@ -334,21 +359,21 @@ class _Storage(CircuitMemoryStorage):
 
 
 class _CountedError(Exception):
-    """What pybreaker sees of a failure."""
+    """Raised inside pybreaker's ``call``, so that it counts a failure."""
 
 
 _Outcome = Callable[[_Circuit], None] | None
 
 
 def _succeed() -> None:
-    """What pybreaker sees of a success."""
+    """Called by pybreaker, so that it counts a success."""
 
 
 def _fail() -> None:
     raise _CountedError
 
 
-def _refusal(why: str, wait: float, *, or_reconnected: bool = False) -> MessageHubCircuitBreakerError:
+def _circuit_error(why: str, wait: float, *, or_reconnected: bool = False) -> MessageHubCircuitBreakerError:
     when = f"in at most {wait:.1f} s (retry_after), or as soon as the connection is back"
     if not or_reconnected:
         when = f"in {wait:.1f} s (retry_after)"

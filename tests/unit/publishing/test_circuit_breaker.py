@@ -87,7 +87,7 @@ def test_failures_in_a_row_open_the_circuit_and_the_error_says_when_to_come_back
     assert error.__cause__ is None
     assert error.__context__ is None
     assert str(error) == (
-        "the circuit of 'character-service' is open after repeated failures: "
+        "the circuit of 'character-service' is open after consecutive failures: "
         "nothing was sent; try again in 42.0 s (retry_after)"
     )
 
@@ -295,7 +295,7 @@ def test_half_open_admits_one_of_32(
     half_open = pybreaker.CircuitBreaker.half_open
 
     def slowly(breaker: pybreaker.CircuitBreaker) -> None:
-        """Hold the door while the circuit changes: where nothing bars a second caller, it comes in here."""
+        """Delay the change of the state: if the lock did not exclude a second caller, it would be admitted now."""
         with contextlib.suppress(threading.BrokenBarrierError):
             company.wait(timeout=0.2)
         half_open(breaker)
@@ -320,7 +320,7 @@ def test_half_open_admits_one_of_32(
     in_threads(32, call)
     assert [permit.trial for permit in admitted] == [True]
     assert [error.retry_after for error in turned_away] == [pytest.approx(30)] * 31
-    assert "its one trial under way" in str(turned_away[0])
+    assert "with its one trial call in progress" in str(turned_away[0])
 
 
 def test_nobody_waits_for_the_one_who_tells_and_changes_are_told_in_order(clock: Clock) -> None:
@@ -336,7 +336,7 @@ def test_nobody_waits_for_the_one_who_tells_and_changes_are_told_in_order(clock:
     teller = threading.Thread(target=trip, args=(circuits,), kwargs={"connection": True}, name="test-teller")
     teller.start()
     assert telling.wait(10)
-    # As the I/O thread does, which carries everything, what the listener may be waiting for included.
+    # The I/O thread does this. The listener may be waiting for an answer that only the I/O thread reads.
     restorer = threading.Thread(target=circuits.connection_restored, name="test-restorer", daemon=True)
     restorer.start()
     restorer.join(timeout=2)
@@ -400,9 +400,13 @@ def test_the_log_says_whose_circuit_changed(clock: Clock, caplog: pytest.LogCapt
     clock.now += 60
     breakers.admit(KEY).succeeded()
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("WARNING", "campaign-service: the circuit of character-service is open"),
-        ("INFO", "campaign-service: the circuit of character-service is half-open"),
-        ("WARNING", "campaign-service: the circuit of character-service is closed"),
+        (
+            "WARNING",
+            "campaign-service: the circuit of character-service is open; "
+            "calls fail at once until a trial call is admitted",
+        ),
+        ("INFO", "campaign-service: the circuit of character-service is half-open; the next call is the trial call"),
+        ("WARNING", "campaign-service: the circuit of character-service is closed; calls are admitted again"),
     ]
 
 
@@ -419,7 +423,7 @@ def test_a_listener_may_ask_and_admit_and_its_error_harms_nobody(
     circuits = CircuitBreakers(CONFIG, SERVICE, on_change=listener, clock=clock)
     trip(circuits)
     assert seen == [{KEY: "open"}]
-    assert "the listener to circuit changes failed" in caplog.text
+    assert "a listener to circuit changes failed; the circuit is not affected" in caplog.text
 
 
 def test_whoever_hears_that_a_trial_is_admitted_does_not_become_it(clock: Clock) -> None:
