@@ -1,4 +1,4 @@
-"""Moving a message to its retry or dead-letter queue: published with confirm, and only then settled."""
+"""Republishes a message to its retry or dead-letter queue, and acknowledges it only after the confirm."""
 
 from __future__ import annotations
 
@@ -20,40 +20,50 @@ __all__ = ["Republisher"]
 
 logger = SafeLogger("message_hub_sync.moving")
 
-#: Seconds a worker gives to one move before it turns to its next message. A confirm takes milliseconds.
+#: Seconds that a worker waits for the confirm before it takes its next message. A confirm takes milliseconds.
 PATIENCE = 0.25
-#: Seconds it may take to write when nobody waits for the answer: enough unless there is no connection.
+#: Seconds for writing a message without waiting for its confirm. They are enough if there is a connection.
 WRITE_PATIENCE = 0.01
-#: Seconds for declaring a queue that is not there yet; once per queue, as a rule.
+#: Seconds for declaring a queue that does not exist yet: usually once for each queue.
 DECLARE_TIMEOUT = 5.0
+#: Seconds until the next attempt: at first, and at most. The pause doubles after each attempt.
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
 
-
-#: Where a message goes whose properties AMQP cannot carry, what it bears, and what settles it then.
+#: Called with the error if AMQP cannot carry the properties of a message. Returns the queue to publish it to instead,
+#: with which properties, and what acknowledges the delivery after the confirm.
 Fallback = Callable[[MessageValidationError], tuple[QueueSpec, Properties, Callable[[], None]]]
 
 
 @dataclass(slots=True)
 class _Republication:
+    """One delivery that is being republished. Only the worker thread that handles the delivery changes it."""
+
     delivery: Delivery
     queue: QueueSpec
     outgoing: Outgoing
+    #: Acknowledges the delivery.
     done: Callable[[], None]
     fallback: Fallback | None
+    #: Of an attempt that was published and is not answered yet.
     receipt: Receipt | None = None
+    #: Whether the next attempt is published on a channel of its own.
     own_channel: bool = False
+    #: Whether the queue must be declared before the next attempt.
     undeclared: bool = False
+    #: The time.monotonic() of the next attempt.
     due: float = 0.0
+    #: Seconds until the attempt after that.
     pause: float = FIRST_PAUSE
+    #: Whether a failed attempt was logged as a warning.
     warned: bool = False
-    #: Why it is stuck: not before it failed twice, or its queue cannot be declared.
+    #: Why it is stuck. Empty before the second failed attempt, unless its queue cannot be declared.
     stuck: str = ""
 
 
 @dataclass(slots=True)
 class _UndeclarableQueue:
-    """A queue that cannot be declared: nothing is moved there before ``due``."""
+    """A queue that could not be declared: nothing is published to it before ``due`` (``time.monotonic()``)."""
 
     why: str
     due: float
@@ -61,21 +71,20 @@ class _UndeclarableQueue:
 
 
 class Republisher:
-    """The moves of one worker that are not confirmed yet.
+    """The deliveries of one worker that are being republished and are not confirmed yet.
 
-    Mutable, without a lock: all of it belongs to the worker's thread, save that :meth:`stuck` copies ``_pending``.
-    What cannot be moved now stays unacknowledged and is tried again later; a move whose answer is still out is
-    waited for, not repeated, so that a slow broker does not get it twice. A queue that cannot be declared has one
-    backoff for all that waits for it (``_undeclarable``): to be refused, or not to be answered, takes up to 5 s each
-    time. ``_declared``: the queues declared in the present round.
+    A delivery that cannot be republished now stays unacked, and is tried again later. While an attempt is not answered,
+    it is not repeated, so that a slow broker does not get the message twice. No lock: only the worker thread uses this,
+    except that any thread may call :meth:`stuck`.
     """
 
     def __init__(self, transport: Transport, consumer: Consumer) -> None:
         self._transport = transport
         self._consumer = consumer
-        self._pending: list[_Republication] = []
-        self._undeclarable: dict[str, _UndeclarableQueue] = {}
-        self._declared: set[str] = set()
+        self._pending: list[_Republication] = []  # worker thread only; stuck() copies it
+        # One backoff for each queue, not for each message: a failed declare may take up to 5 s.
+        self._undeclarable: dict[str, _UndeclarableQueue] = {}  # worker thread only
+        self._declared: set[str] = set()  # worker thread only; queues declared since add() or advance() was called
 
     def add(
         self,
@@ -85,108 +94,127 @@ class Republisher:
         done: Callable[[], None],
         fallback: Fallback | None = None,
     ) -> None:
-        """Move ``delivery`` to ``queue``.
+        """Publish ``delivery`` to ``queue``; if that does not succeed now, keep it for :meth:`advance`.
 
-        :param done: settles the delivery; called once the broker has the message in ``queue``.
-        :param fallback: asked where to, when AMQP cannot carry ``properties`` and never will.
+        :param properties: the properties to publish it with.
+        :param done: acknowledges the delivery; called after the broker has confirmed the message.
+        :param fallback: called if AMQP cannot carry ``properties``; returns what to publish instead.
         """
-        move = _Republication(delivery, queue, _outgoing(delivery, queue, properties), done, fallback)
+        republication = _Republication(delivery, queue, _outgoing(delivery, queue, properties), done, fallback)
         self._declared.clear()
-        # While others are stuck the road is blocked: this one is sent, but nobody waits for it.
+        # While others are pending, publish without waiting for the confirm; advance() collects it.
         patience = 0.0 if self._pending else PATIENCE
-        if not self._advance(move, patience):
-            self._pending.append(move)
+        if not self._advance(republication, patience):
+            self._pending.append(republication)
 
     def drop_stale(self, origin: object) -> None:
-        """Forget the moves of deliveries that did not come from ``origin``, where the newest one came from.
+        """Forget the deliveries that came from another channel than ``origin``, the one of the newest delivery.
 
-        Their channel is gone, so that they went back to the queue: they are delivered again, and must not be
-        moved besides.
+        Their channel is closed, so the broker delivers them again. If they were republished, too, they would be handled
+        twice.
         """
         if self._pending:
-            self._pending = [move for move in self._pending if move.delivery.origin is origin]
+            self._pending = [
+                republication for republication in self._pending if republication.delivery.origin is origin
+            ]
 
     def next_due(self) -> float | None:
-        """Seconds until :meth:`advance` is worth calling, ``None`` when nothing is pending."""
+        """Seconds until :meth:`advance` has something to do; ``None`` if nothing is pending."""
         if not self._pending:
             return None
-        return remaining(min(move.due for move in self._pending))
+        return remaining(min(republication.due for republication in self._pending))
 
     def advance(self) -> None:
-        """Carry on with those that are due; those that can no longer be settled come again, and are forgotten."""
+        """Make one attempt for each delivery that is due. Forget those that can no longer be acknowledged.
+
+        The broker delivers the latter again.
+        """
         now = time.monotonic()
         self._declared.clear()
         self._pending = [
-            move
-            for move in self._pending
-            if self._consumer.holds(move.delivery) and (move.due > now or not self._advance(move, 0.0))
+            republication
+            for republication in self._pending
+            if self._consumer.holds(republication.delivery)
+            and (republication.due > now or not self._advance(republication, 0.0))
         ]
 
     def stuck(self) -> dict[tuple[str, str], int]:
-        """How many messages cannot be moved, by where to and why. From any thread."""
-        return Counter((move.queue.name, move.stuck) for move in list(self._pending) if move.stuck)
+        """How many messages are stuck, by queue to publish to and reason. Any thread may call it."""
+        return Counter(
+            (republication.queue.name, republication.stuck)
+            for republication in list(self._pending)
+            if republication.stuck
+        )
 
-    def _advance(self, move: _Republication, patience: float) -> bool:
-        """One step; whether the move is complete."""
-        undeclarable = self._undeclarable_now(move.queue)
+    def _advance(self, republication: _Republication, patience: float) -> bool:
+        """Make one attempt, and wait ``patience`` seconds for its confirm. Returns whether it is complete."""
+        undeclarable = self._undeclarable_now(republication.queue)
         if undeclarable is not None:
-            return self._later(move, undeclarable.why, undeclarable.due)
+            return self._later(republication, undeclarable.why, undeclarable.due)
         try:
             try:
-                result = self._attempt(move, patience)
+                result = self._attempt(republication, patience)
             except MessageValidationError as error:
-                if move.fallback is None:
+                if republication.fallback is None:
                     raise
-                # How large a frame may be is known only now, and it stays too small: to try again is of no use.
-                move.queue, properties, move.done = move.fallback(error)
-                move.outgoing, move.fallback = _outgoing(move.delivery, move.queue, properties), None
-                result = self._attempt(move, patience)
+                # The properties do not fit into a frame, whose size is known only while connected: the same attempt
+                # would always fail.
+                republication.queue, properties, republication.done = republication.fallback(error)
+                republication.outgoing, republication.fallback = (
+                    _outgoing(republication.delivery, republication.queue, properties),
+                    None,
+                )
+                result = self._attempt(republication, patience)
             if result is PublishResult.RETURNED:
-                move.receipt, move.undeclared = None, True
-                result = self._attempt(move, patience)
+                republication.receipt, republication.undeclared = None, True
+                result = self._attempt(republication, patience)
         except MessageHubError as error:
-            undeclarable = self._undeclarable_now(move.queue)
-            return self._later(move, str(error), 0.0 if undeclarable is None else undeclarable.due)
+            undeclarable = self._undeclarable_now(republication.queue)
+            return self._later(republication, str(error), 0.0 if undeclarable is None else undeclarable.due)
         except Exception:
             logger.exception("the transport failed in an unexpected way")
-            return self._later(move, "the transport failed in an unexpected way")
+            return self._later(republication, "the transport failed in an unexpected way")
         if result is PublishResult.CONFIRMED:
-            self._undeclarable.pop(move.queue.name, None)
+            self._undeclarable.pop(republication.queue.name, None)
             try:
-                move.done()
+                republication.done()
             except Exception:
-                logger.exception("a message of %s was moved, but could not be settled", move.delivery.queue)
+                logger.exception("a message of %s was moved, but acknowledging it failed", republication.delivery.queue)
             return True
-        reason = "no confirm yet" if move.receipt is None else move.receipt.reason
+        # None: not answered yet, so keep the receipt. RETURNED: declare the queue first next time. The channel was
+        # closed: publish on a channel of its own next time.
+        reason = "no confirm yet" if republication.receipt is None else republication.receipt.reason
         if result is not None:
-            move.receipt = None
-            move.undeclared = result is PublishResult.RETURNED
-            move.own_channel = result in (PublishResult.CHANNEL_ERROR_SHARED, PublishResult.CHANNEL_ERROR)
+            republication.receipt = None
+            republication.undeclared = result is PublishResult.RETURNED
+            republication.own_channel = result in (PublishResult.CHANNEL_ERROR_SHARED, PublishResult.CHANNEL_ERROR)
             reason = reason or result.value
-        return self._later(move, reason or "no confirm yet")
+        return self._later(republication, reason or "no confirm yet")
 
-    def _attempt(self, move: _Republication, patience: float) -> PublishResult | None:
+    def _attempt(self, republication: _Republication, patience: float) -> PublishResult | None:
         now = time.monotonic()
-        if move.undeclared:
-            self._declare(move.queue)
-            move.undeclared = False
+        if republication.undeclared:
+            self._declare(republication.queue)
+            republication.undeclared = False
             now = time.monotonic()
-        if move.receipt is None:
+        if republication.receipt is None:
             patience_to_write = max(patience, WRITE_PATIENCE)
-            move.receipt = self._transport.publish(move.outgoing, now + patience_to_write, own_channel=move.own_channel)
-        return move.receipt.wait(now + patience)
+            republication.receipt = self._transport.publish(
+                republication.outgoing, now + patience_to_write, own_channel=republication.own_channel
+            )
+        return republication.receipt.wait(now + patience)
 
     def _declare(self, queue: QueueSpec) -> None:
-        """Make the queue exist, once for all that wait for it; bar it where that fails."""
+        """Declare the queue. If that fails, nothing is published to it until its pause is over."""
         if queue.name in self._declared:
-            return
+            return  # for another delivery, just now
         began = time.monotonic()
         try:
             self._transport.declare_queue(queue, began + DECLARE_TIMEOUT)
         except MessageHubError as error:
             earlier = self._undeclarable.get(queue.name)
             now = time.monotonic()
-            # Where nobody answers, half of the time at least is for other messages.
+            # Pause at least as long as the declare took: a silent broker costs the worker at most half its time.
             pause = max(now - began, FIRST_PAUSE if earlier is None else min(2 * earlier.pause, LONGEST_PAUSE))
             self._undeclarable[queue.name] = _UndeclarableQueue(str(error), now + pause, pause)
             raise
@@ -197,21 +225,24 @@ class Republisher:
         undeclarable = self._undeclarable.get(queue.name)
         return undeclarable if undeclarable is not None and undeclarable.due > time.monotonic() else None
 
-    def _later(self, move: _Republication, why: str, due: float = 0.0) -> bool:
-        """Have it tried again after its own pause; at ``due`` where its queue is undeclarable until then."""
-        move.stuck = why if due or move.warned else ""
-        move.due = due or time.monotonic() + move.pause
-        move.pause = move.pause if due else min(2 * move.pause, LONGEST_PAUSE)
+    def _later(self, republication: _Republication, why: str, due: float = 0.0) -> bool:
+        """Schedule the next attempt. Returns false.
+
+        :param due: when its queue may be declared again (``time.monotonic()``); 0.0: after its own pause.
+        """
+        republication.stuck = why if due or republication.warned else ""
+        republication.due = due or time.monotonic() + republication.pause
+        republication.pause = republication.pause if due else min(2 * republication.pause, LONGEST_PAUSE)
         logger.log(
-            # Once per message: a broker that is down must not be told of once per attempt.
-            logging.DEBUG if move.warned else logging.WARNING,
-            "message %s of %s could not be moved to %s yet and stays where it is: %s",
-            printable(move.outgoing.properties.message_id or "without an id"),
-            move.delivery.queue,
-            move.queue.name,
+            # One warning for each message, not for each attempt: the broker may be down for long.
+            logging.DEBUG if republication.warned else logging.WARNING,
+            "message %s of %s could not be moved to %s yet; it stays unacked and is tried again: %s",
+            printable(republication.outgoing.properties.message_id or "without an id"),
+            republication.delivery.queue,
+            republication.queue.name,
             why,
         )
-        move.warned = True
+        republication.warned = True
         return False
 
 
