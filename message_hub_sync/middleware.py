@@ -102,12 +102,13 @@ class Sending:
     accepted), ``unknown`` (it may have been accepted), ``circuit_open``, ``invalid`` or ``not_sent``.
     """
 
-    __slots__ = ("_headers", "_outgoing", "destination", "event_type", "kind", "outcome")
+    __slots__ = ("_frozen", "_headers", "_outgoing", "destination", "event_type", "kind", "outcome")
 
     def __init__(self, outgoing: Outgoing) -> None:
         headers = outgoing.properties.headers
         self._outgoing = outgoing
-        self._headers = _SendingHeaders(headers)
+        self._headers: _SendingHeaders | None = None  # made when it is asked for
+        self._frozen = False
         self.kind: SendingKind
         self.destination: str | None = None
         self.event_type: str | None = None
@@ -148,11 +149,14 @@ class Sending:
 
         A value is a text, a 64-bit whole number, a bool or ``None``; all headers together have at most 64 KiB.
         """
-        return self._headers
+        found = self._headers
+        if found is None:
+            found = self._headers = _SendingHeaders(self)
+        return found
 
     def freeze(self) -> None:
         """From now on a header that is added raises: the message is being written."""
-        self._headers.frozen = True
+        self._frozen = True
 
     def __repr__(self) -> str:
         return f"<Sending {self.kind} to {self.destination or self.event_type} ({self.outcome or 'not sent yet'})>"
@@ -161,12 +165,12 @@ class Sending:
 class _SendingHeaders(MutableMapping[str, Any]):
     """The headers of one ``Outgoing``. Those of the hub stay as they are; what is added is checked at once."""
 
-    __slots__ = ("_fixed", "_headers", "frozen")
+    __slots__ = ("_fixed", "_headers", "_sending")
 
-    def __init__(self, headers: dict[str, Any]) -> None:
-        self._headers = headers
-        self._fixed = frozenset(headers)
-        self.frozen = False
+    def __init__(self, sending: Sending) -> None:
+        self._sending = sending
+        self._headers = sending._outgoing.properties.headers
+        self._fixed = frozenset(self._headers)
 
     def __getitem__(self, name: str) -> Any:
         return self._headers[name]
@@ -191,7 +195,7 @@ class _SendingHeaders(MutableMapping[str, Any]):
         return f"<headers {', '.join(self._headers)}>"
 
     def _check_name(self, name: object) -> None:
-        if self.frozen:
+        if self._sending._frozen:
             raise MessageValidationError("headers of a Sending must be added before call_next, not after it")
         if name in self._fixed or name in WIRE_HEADERS:
             raise MessageValidationError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, received_of
@@ -45,7 +46,7 @@ class HandlerMiddleware:
         if index == len(self._handle):
             return run()
         method = self._handle[index]
-        call_next = CallNext(method, lambda: self._step(index + 1, received, run))
+        call_next = CallNext(method, partial(self._step, index + 1, received, run))
         try:
             return method(received, call_next)
         finally:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from types import MappingProxyType
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from uuid import UUID
 
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.envelope.ids import uuid_of
 from message_hub_sync.errors import (
     MessageHubCircuitBreakerError,
     MessageHubConfigurationError,
@@ -28,10 +26,8 @@ from message_hub_sync.transport.base import Outgoing, Transport
 
 __all__ = ["MiddlewarePublisher"]
 
-#: Where a call that a middleware makes inside its own ``send`` enters, by the publisher's number: behind that
-#: middleware. Without this, a middleware that sends would call itself for ever.
-_entries: ContextVar[Mapping[int, int]] = ContextVar("message_hub_send_entries", default=MappingProxyType({}))
-_numbers = itertools.count(1)
+Send = Callable[[Sequence[Sending], Callable[[], None]], None]
+T = TypeVar("T")
 
 
 class MiddlewarePublisher(Publisher):
@@ -46,80 +42,109 @@ class MiddlewarePublisher(Publisher):
         middleware: Sequence[Middleware],
     ) -> None:
         super().__init__(transport, config, breakers, metrics)
-        self._sends: tuple[Callable[[Sequence[Sending], Callable[[], None]], None], ...] = overriding(
-            middleware, "send"
-        )
-        # Not id(self): a copied context may outlive this object.
-        self._number = next(_numbers)
+        self._sends: tuple[Send, ...] = overriding(middleware, "send")
+        # Where a call begins that a middleware makes inside its own send: behind that middleware. Without this, a
+        # middleware that sends would call itself for ever. One variable for each publisher, reset after each step.
+        self._first: ContextVar[int] = ContextVar("message_hub_first_send", default=0)
 
     def publish(self, outgoing: Outgoing, timeout: float) -> UUID:
         """As :meth:`Publisher.publish`; the time that middleware takes counts against ``timeout`` (seconds)."""
-        self._through((Sending(outgoing),), timeout, lambda seconds: Publisher.publish(self, outgoing, seconds))
-        return uuid_of(outgoing.properties.message_id)
+        return _Call((Sending(outgoing),), timeout, self._sends, self._first).run(partial(super().publish, outgoing))
 
     def hand_over(self, outgoing: Outgoing, timeout: float) -> None:
         """As :meth:`Publisher.hand_over`; the time that middleware takes counts against ``timeout`` (seconds)."""
-        self._through((Sending(outgoing),), timeout, lambda seconds: Publisher.hand_over(self, outgoing, seconds))
+        _Call((Sending(outgoing),), timeout, self._sends, self._first).run(partial(super().hand_over, outgoing))
 
     def publish_many(self, batch: Sequence[Outgoing], timeout: float) -> list[UUID]:
         """As :meth:`Publisher.publish_many`; the time that middleware takes counts against ``timeout`` (seconds)."""
-        if batch:
-            sendings = tuple(map(Sending, batch))
-            self._through(sendings, timeout, lambda seconds: Publisher.publish_many(self, batch, seconds))
-        return [uuid_of(outgoing.properties.message_id) for outgoing in batch]
+        if not batch:
+            return []
+        call = _Call(tuple(map(Sending, batch)), timeout, self._sends, self._first)
+        return call.run(partial(super().publish_many, batch))
 
-    def _through(self, batch: tuple[Sending, ...], timeout: float, publish: Callable[[float], Any]) -> None:
-        deadline = time.monotonic() + timeout
-        ended = False
-        failure: BaseException | None = None
 
-        def publish_now() -> None:
-            nonlocal ended, failure
-            entries = _entries.get()
-            # What is sent in here is not sent by a middleware, but by a logging handler: it passes all of them.
-            token = _entries.set({key: value for key, value in entries.items() if key != self._number})
-            for sending in batch:
-                sending.freeze()
-            try:
-                seconds = deadline - time.monotonic()
-                if seconds <= 0:
-                    raise MessageHubConnectionError(f"nothing was sent: the middleware took all of the {timeout:g} s")
-                publish(seconds)
-            except BaseException as error:
-                failure = error
-                _note_failure(batch, error)
-                raise
-            else:
-                for sending in batch:
-                    sending.outcome = "confirmed"
-            finally:
-                ended = True
-                _entries.reset(token)
+class _Call:
+    """One call on its way through the middleware. It belongs to the thread of its caller."""
 
-        self._step(_entries.get().get(self._number, 0), batch, publish_now)
-        # A middleware cannot hide what became of the call: who sends relies on it.
-        if failure is not None:
-            raise failure
-        if not ended:
-            raise MessageHubConfigurationError("nothing was sent: a middleware ended the call without call_next")
+    __slots__ = (
+        "_batch",
+        "_began",
+        "_deadline",
+        "_ended",
+        "_failure",
+        "_first",
+        "_publish",
+        "_result",
+        "_sends",
+        "_timeout",
+    )
 
-    def _step(self, index: int, batch: tuple[Sending, ...], publish_now: Callable[[], None]) -> None:
+    def __init__(
+        self, batch: tuple[Sending, ...], timeout: float, sends: tuple[Send, ...], first: ContextVar[int]
+    ) -> None:
+        self._batch = batch
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._sends = sends
+        self._first = first
+        self._publish: Callable[[float], Any]
+        self._result: Any = None
+        self._failure: BaseException | None = None
+        self._began = False
+        self._ended = False
+
+    def run(self, publish: Callable[[float], T]) -> T:
+        """Pass all middleware from the first one on, then ``publish``, given the seconds that are left."""
+        self._publish = publish
+        self._step(self._first.get())
+        # A middleware cannot hide what became of the call: the caller relies on it.
+        if self._failure is not None:
+            raise self._failure
+        if not self._ended:
+            what = "it is not known whether anything was sent" if self._began else "nothing was sent"
+            raise MessageHubConfigurationError(f"{what}: a middleware returned before call_next had returned")
+        result: T = self._result
+        return result
+
+    def _step(self, index: int) -> None:
         if index == len(self._sends):
-            publish_now()
+            self._publish_now()
             return
-        method = self._sends[index]
-        call_next = CallNext(method, lambda: self._step(index + 1, batch, publish_now))
-        token = _entries.set({**_entries.get(), self._number: index + 1})
+        send = self._sends[index]
+        call_next = CallNext(send, partial(self._step, index + 1))
+        token = self._first.set(index + 1)
         try:
-            method(batch, call_next)
+            send(self._batch, call_next)
         finally:
             call_next.end()
-            _entries.reset(token)
+            self._first.reset(token)
         if not call_next.called:
             raise MessageHubConfigurationError(
-                f"{method_name(method)} must call call_next once, not never: nothing was sent. "
+                f"{method_name(send)} must call call_next once, not never: nothing was sent. "
                 "To prevent a message, raise an error"
             )
+
+    def _publish_now(self) -> None:
+        self._began = True
+        for sending in self._batch:
+            sending.freeze()
+        # What is sent in here is not sent by a middleware, but by a logging handler: it passes all of them.
+        token = self._first.set(0)
+        try:
+            seconds = self._deadline - time.monotonic()
+            if seconds <= 0:
+                raise MessageHubConnectionError(f"nothing was sent: the middleware took all of the {self._timeout:g} s")
+            self._result = self._publish(seconds)
+        except BaseException as error:
+            self._failure = error
+            _note_failure(self._batch, error)
+            raise
+        else:
+            for sending in self._batch:
+                sending.outcome = "confirmed"
+        finally:
+            self._ended = True
+            self._first.reset(token)
 
 
 def _note_failure(batch: tuple[Sending, ...], error: BaseException) -> None:
