@@ -104,7 +104,7 @@ def test_many_messages_are_counted_like_each_of_them() -> None:
 
 
 def test_a_latency_is_observed_as_prometheus_client_does() -> None:
-    """We ask the values under its methods: each moment must land in the bucket that it would choose."""
+    """The library updates the histogram's buckets directly: each duration must count in the bucket of ``observe()``."""
     ours, theirs = (MESSAGE_LATENCY.labels(service, "send") for service in ("our-way", "their-way"))
     metrics = ServiceMetrics("our-way")
     edges = [float(edge) for edge in theirs._upper_bounds]

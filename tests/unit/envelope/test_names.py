@@ -23,11 +23,11 @@ from message_hub_sync.transport.topology import retry_queue
 
 
 class Named(str):
-    """As the catalogue's event types are."""
+    """A subclass of ``str``, like the catalogue's event types."""
 
 
 class Ours(str, enum.Enum):
-    """As services keep the names of their events together; ``str()`` of one is not its value."""
+    """An enum of event names, as services define it; ``str()`` of a member is not its value."""
 
     STARTED = "quest.started"
 

@@ -1,4 +1,4 @@
-"""What is said reaches the log as if a logger had been asked, and its handlers may fail."""
+"""A SafeLogger logs the records of a plain logger, and raises no ``Exception`` of its handlers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts from elsewhere, shown and sent on."""
+"""Texts and values from outside the library: in errors, in log lines and in UTF-8."""
 
 from __future__ import annotations
 
