@@ -1,4 +1,4 @@
-"""Where callers wait for a connection: its state, and why it is not open."""
+"""The state of a connection, and the wait until it is open."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ _TROUBLED = (ConnectionState.BLOCKED, ConnectionState.RECOVERING)
 
 
 class ConnectionGate:
-    """The state of one connection, over all its lives.
+    """The state of one recovering connection. It outlives the single AMQP connections.
 
-    Mutable, guarded by ``lock`` (which also guards the thread of the link that owns this): ``state``,
-    ``closing``, ``ever_open``, ``refusal``, ``_all_hosts_refused``, ``_waiters``. Single ones are read without it.
+    ``lock`` also guards the I/O thread of the recovering connection that owns this gate. A single field may be read
+    without it.
 
-    :param name: whose connection, for the log.
+    :param name: the connection's name in the log.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self.lock = threading.Lock()
-        self.state = ConnectionState.CLOSED
-        self.closing = False
-        self.ever_open = False
-        self._waiters = Waiters()
-        #: Why the latest attempt failed.
-        self.refusal: Refusal | None = None
-        self._all_hosts_refused = False
+        self.state = ConnectionState.CLOSED  # guarded by lock
+        self.closing = False  # guarded by lock
+        self.ever_open = False  # guarded by lock
+        self._waiters = Waiters()  # guarded by lock
+        #: Why the latest attempt to connect failed.
+        self.refusal: Refusal | None = None  # guarded by lock
+        self._all_hosts_refused = False  # guarded by lock
 
     @property
     def awaited(self) -> bool:
-        """Whether anybody waits now."""
+        """Whether a caller is waiting now."""
         return bool(self._waiters)
 
     def wait(
@@ -50,10 +50,14 @@ class ConnectionGate:
     ) -> ConnectionState:
         """Wait until the connection is open.
 
-        :param ensure_thread: called with the lock held before each wait: sees to it that somebody connects.
-        :returns: ``OPEN`` or ``BLOCKED`` (also when it is still blocked at the deadline).
-        :raises MessageHubConnectionError: not open by the deadline, or closed; at once on an I/O thread.
-        :raises MessageHubAuthorizationError: refused.
+        :param deadline: monotonic seconds.
+        :param ensure_thread: called with the lock held before each wait; makes sure that an I/O thread connects.
+        :param address: returns the broker's address for the error text.
+        :param accept_blocked: return at once if the broker accepts no messages; else wait until it does.
+        :returns: ``OPEN`` or ``BLOCKED``. ``BLOCKED`` also if it is still blocked at the deadline.
+        :raises MessageHubConnectionError: the connection is not open by the deadline, or the client is closed. At once
+            on an I/O thread, or if all hosts refused.
+        :raises MessageHubAuthorizationError: all hosts refused, and the latest one did not accept the login.
         """
         waiter = Waiter()
         try:
@@ -61,7 +65,7 @@ class ConnectionGate:
                 with self.lock:
                     self._waiters.add(waiter)
                     if self.closing:
-                        raise MessageHubConnectionError("the client is closed: make a new one")
+                        raise MessageHubConnectionError("the client is closed: create a new MessageHubClient")
                     if self.state is ConnectionState.OPEN:
                         return self.state
                     if self.state is ConnectionState.BLOCKED and accept_blocked:
@@ -82,13 +86,13 @@ class ConnectionGate:
                 self._waiters.remove(waiter)
 
     def change(self, state: ConnectionState) -> bool:
-        """The one place where the state changes; whether it did. The caller holds the lock.
+        """Change the state. No other method does. The caller holds the lock.
 
-        What is being closed becomes nothing but closed.
+        :returns: whether the state is another one now.
         """
         before = self.state
         if self.closing and state is not ConnectionState.CLOSED:
-            return False
+            return False  # a closing connection can only become closed
         self.state = state
         if state is ConnectionState.OPEN:
             self.ever_open = True
@@ -97,17 +101,17 @@ class ConnectionGate:
         return state is not before
 
     def enter(self, state: ConnectionState, why: str, first: Callable[[], None] = lambda: None) -> None:
-        """Change the state and say so. No lock held.
+        """Change the state and log the change. The caller holds no lock.
 
-        That it is open is said before it is so: a logging handler that publishes what it hears is on the I/O thread,
-        where it must not pass, write, and wait for an answer that this thread would have to read.
-
-        :param first: called then, too.
+        :param why: the reason, for the log.
+        :param first: called before the state becomes ``OPEN``; not called for other states.
         """
+        # Log OPEN before setting it: a logging handler that publishes runs on this I/O thread, and after OPEN would
+        # wait for an answer that only this thread reads.
         if state is ConnectionState.OPEN:
             before = self.state
             if before is not state and not self.closing:
-                self._say(before, state, why)
+                self._log_change(before, state, why)
             first()
             with self.lock:
                 self.change(state)
@@ -116,19 +120,20 @@ class ConnectionGate:
             before = self.state
             changed = self.change(state)
         if changed:
-            self._say(before, state, why)
+            self._log_change(before, state, why)
 
-    def _say(self, before: ConnectionState, state: ConnectionState, why: str) -> None:
-        # The end of a trouble as loudly as its beginning: whoever heard one is to hear the other.
+    def _log_change(self, before: ConnectionState, state: ConnectionState, why: str) -> None:
+        # WARNING for trouble and for its end, so that both are in the log or neither is.
         troubled = state in _TROUBLED or (state is ConnectionState.OPEN and before in _TROUBLED)
         known = self.ever_open or state is ConnectionState.OPEN
         level = logging.WARNING if troubled else logging.INFO if known else logging.DEBUG
         logger.log(level, "%s: %s -> %s: %s", self._name, before.value, state.value, why)
 
     def announce_blocked(self, blocked: bool, first: Callable[[], None] = lambda: None) -> None:
-        """The broker stopped or resumed accepting messages. No lock held.
+        """Change the state after the broker stopped or resumed accepting messages. The caller holds no lock.
 
-        :param first: called when it resumes; see :meth:`enter`.
+        :param blocked: whether it stopped.
+        :param first: called if it resumed, before the state becomes ``OPEN``.
         """
         if blocked and self.state is ConnectionState.OPEN:
             self.enter(ConnectionState.BLOCKED, "the broker accepts no messages (memory or disk alarm)")
@@ -138,7 +143,10 @@ class ConnectionGate:
             first()
 
     def refuse(self, refusal: Refusal, all_hosts_refused: bool) -> None:
-        """An attempt to connect failed. ``all_hosts_refused``: nobody needs to wait for another one. No lock held."""
+        """Record and log that an attempt to connect failed. The caller holds no lock.
+
+        :param all_hosts_refused: waiting callers fail now, with this refusal.
+        """
         with self.lock:
             news = all_hosts_refused and not self._all_hosts_refused
             self.refusal, self._all_hosts_refused = refusal, all_hosts_refused
@@ -146,11 +154,11 @@ class ConnectionGate:
         logger.log(logging.ERROR if news else logging.DEBUG, "%s: %s", self._name, refusal.text)
 
     def forget_refusal(self) -> None:
-        """Somebody tries anew. The caller holds the lock."""
+        """Forget why the last attempt failed, before the next one. The caller holds the lock."""
         self.refusal, self._all_hosts_refused = None, False
 
     def close(self) -> None:
-        """Nobody passes any more. The caller holds the lock."""
+        """Fail the waiting and all later callers. The caller holds the lock."""
         if self.state is not ConnectionState.CLOSED:
             self.change(ConnectionState.CLOSING)
         self.closing = True

@@ -1,4 +1,4 @@
-"""How an I/O thread sleeps until there is something to read or to do, and how others wake it."""
+"""The wait of an I/O thread for its socket, and the waker with which other threads end that wait."""
 
 from __future__ import annotations
 
@@ -12,38 +12,37 @@ __all__ = ["Poller", "Waker", "new_selector", "wait_readable"]
 
 
 def new_selector() -> selectors.BaseSelector:
-    """The platform's ``poll``: no file descriptor of its own to be shared by a fork, no limit at 1024."""
+    """A selector over ``poll``, or over ``select`` if the platform has no ``poll``."""
+    # Unlike epoll, poll has no file descriptor that a fork would share. Unlike select, it takes descriptors over 1024.
     return getattr(selectors, "PollSelector", selectors.SelectSelector)()
 
 
 class Waker:
-    """A socket pair. :meth:`wake` may be called from any thread and from a signal handler.
-
-    It remembers nothing but what is in the pipe: a flag beside it would be left set by an exception between
-    flag and byte (a signal's), and no later wake would ring any more.
-    """
+    """A socket pair that ends a wait. :meth:`wake` may be called from any thread and from a signal handler."""
 
     def __init__(self) -> None:
+        # No flag beside the pair: if a signal handler raised between flag and byte, the flag would stay set and no
+        # later wake would send a byte.
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
 
     def fileno(self) -> int:
-        """For selectors."""
+        """The descriptor that becomes readable when the waker rings."""
         return self._reader.fileno()
 
     def wake(self) -> None:
-        """End the present or the next wait."""
-        with contextlib.suppress(OSError):  # full: it wakes anyhow; closed: nobody sleeps any more
+        """End the current or the next wait."""
+        with contextlib.suppress(OSError):  # full: the wait ends anyway; closed: no thread waits
             self._writer.send(b"\0")
 
     def clear(self) -> None:
-        """Called by the I/O thread after each wait, *before* it looks for work."""
+        """Take the wake. The I/O thread calls this after each wait, *before* it looks for work."""
         with contextlib.suppress(OSError):
             self._reader.recv(1024)
 
     def wait(self, deadline: float) -> bool:
-        """Sleep until woken (true) or until the deadline (monotonic seconds)."""
+        """Wait until woken (true) or until the deadline in monotonic seconds (false)."""
         with new_selector() as selector:
             selector.register(self._reader, selectors.EVENT_READ)
             woken = bool(selector.select(max(0.0, deadline - time.monotonic())))
@@ -52,17 +51,16 @@ class Waker:
         return woken
 
     def close(self) -> None:
-        """Free both ends."""
+        """Close both sockets."""
         self._reader.close()
         self._writer.close()
 
 
 class Poller:
-    """Waits for one socket and one waker. For one thread.
+    """Waits for one socket and one waker. I/O thread only.
 
-    The platform's ``poll`` itself, where there is one: this is on the way of every confirm, and ``selectors``
-    costs as much as all the parsing. It has no file descriptor of its own to be shared by a fork, and no limit
-    at 1024.
+    Uses ``poll`` itself if the platform has it: every confirm is waited for here, and ``selectors`` would cost as much
+    as all the parsing. ``poll`` has no file descriptor that a fork would share, and no limit of 1024.
     """
 
     def __init__(self, connected: socket.socket, waker: Waker) -> None:
@@ -77,16 +75,20 @@ class Poller:
             self._poll.register(waker, select.POLLIN)
 
     def wait_rung(self, seconds: float) -> bool:
-        """Wait for the waker alone; whether it rang."""
+        """Wait for the waker only, at most so many seconds.
+
+        :returns: whether it rang.
+        """
         rung = wait_readable(self._waker_descriptor, seconds)
         if rung:
             self._waker.clear()
         return rung
 
     def wait(self, seconds: float, writing: bool) -> tuple[bool, bool]:
-        """Wait for something to read, for the waker, for room where ``writing``; at most so many seconds.
+        """Wait until the socket is readable or the waker rings, at most so many seconds.
 
-        :returns: whether there is something to read (or the end of it), and whether the waker rang.
+        :param writing: wait until the socket is writable, too.
+        :returns: whether the socket is readable (or at its end), and whether the waker rang.
         """
         if self._poll is None:
             return self._select(max(0.0, seconds), writing)
@@ -94,7 +96,7 @@ class Poller:
             self._writing = writing
             self._poll.modify(self._socket, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
         readable = rung = False
-        # Rounded up: a timer that is nearly due must not make this spin.
+        # Round up: if a timer is due in less than a millisecond, a timeout of 0 would spin.
         for descriptor, events in self._poll.poll(int(seconds * 1000) + 1 if seconds > 0 else 0):
             if descriptor == self._waker_descriptor:
                 rung = True
@@ -113,7 +115,7 @@ class Poller:
 
 
 def wait_readable(descriptor: int, seconds: float) -> bool:
-    """Wait for something to read, or the end of it, at most so many seconds. For any thread."""
+    """Wait until the descriptor is readable or at its end, at most so many seconds. For any thread."""
     try:
         poll = select.poll()
     except AttributeError:

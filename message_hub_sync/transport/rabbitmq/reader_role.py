@@ -1,4 +1,4 @@
-"""Whose turn it is to read a connection: its I/O thread's, or that of the one caller who waits for an answer."""
+"""Which thread reads a connection: its I/O thread, or the single caller that waits for a confirm."""
 
 from __future__ import annotations
 
@@ -12,81 +12,83 @@ from message_hub_sync.transport.rabbitmq.polling import wait_readable
 
 __all__ = ["ReaderRole"]
 
-#: After so many answers in a row with nothing else in flight, callers read for themselves.
+#: After so many confirms in a row with nothing else in flight, callers read by themselves.
 _ALONE = 3
-#: Seconds after which the I/O thread takes the socket back when nobody has read: what comes unasked waits one or two.
+#: The I/O thread takes the socket back if no caller has read for so many seconds. So a frame that no caller waits
+#: for, such as connection.blocked, is read one or two ticks late.
 _TICK = 0.01
-#: Seconds that a caller polls at a time, before it looks whether the I/O thread wants its socket back.
+#: A caller polls for so many seconds at a time, then checks whether the I/O thread wants the socket back.
 _SLICE = 0.05
 
 
 class SharedConnection(Protocol):
-    """What this module needs of the connection. A Protocol: the connection imports this module."""
+    """What this module needs of the connection. A Protocol, because the connection imports this module.
+
+    Methods: see :class:`~message_hub_sync.transport.rabbitmq.connection.ThreadedConnection`.
+    """
 
     lock: threading.Lock
 
     @property
-    def descriptor(self) -> int:
-        """The socket's file descriptor, -1 when it is closed."""
+    def descriptor(self) -> int: ...
 
     @property
-    def needs_its_thread(self) -> bool:
-        """Whether there is something to do that only the I/O thread does."""
+    def needs_its_thread(self) -> bool: ...
 
-    def read_now(self) -> None:
-        """Take in whole acknowledgements. The caller holds the lock."""
+    def read_now(self) -> None: ...
 
-    def wake(self) -> None:
-        """End the I/O thread's wait."""
+    def wake(self) -> None: ...
 
-    def step_without_socket(self, until: float) -> bool:
-        """A round of the I/O thread without the socket."""
+    def step_without_socket(self, until: float) -> bool: ...
 
 
 class ReaderRole:
-    """Lets a caller that is alone in waiting for the broker read the answer itself.
+    """Lets a single caller that waits for a confirm read the socket itself.
 
-    Otherwise the I/O thread is woken to wake the caller: two changes of thread, which take longer and cost more than
-    everything else that a publish does here. While it is ``callers_may_read``, the I/O thread leaves the socket to
-    callers and sees to its timers; it takes it back when it is wanted for anything, when callers become several, when
-    something came that is not theirs, and when nobody has read for a moment.
+    Otherwise the I/O thread is woken and then wakes the caller. These two thread switches take longer than all the
+    rest of a publish in this process.
 
-    A caller reads and parses under the connection's lock, and only while ``callers_may_read``; the I/O thread only
-    while not. It alone changes that from false to true, between two rounds of its own, so that nothing is parsed out
-    of order. A caller that vanished (a signal's exception) is missed after its slice.
+    While ``callers_may_read``, the I/O thread runs its timers and leaves the socket to callers. It takes the socket
+    back if (1) it has work, (2) a second publish is in flight, (3) something other than an ack came, (4) no caller was
+    reading during a 10 ms tick. If the reading caller is interrupted, the I/O thread takes over after the 50 ms slice.
 
-    Mutable, guarded by the connection's lock: all of it; ``callers_may_read`` is also read without.
+    Frames are never parsed out of order: a caller reads and parses with the connection's lock held and only while
+    ``callers_may_read``, the I/O thread only while not. Only the I/O thread sets it to ``True``, between two rounds.
     """
 
     def __init__(self, connection: SharedConnection) -> None:
         self._connection = connection
-        self.callers_may_read = False
-        self._alone = 0
-        self._reads = 0
-        self._reader_until = 0.0
-        self._wanted = False
-        self._in_flight: Sized = ()
+        self.callers_may_read = False  # guarded by the connection's lock; also read without it
+        self._alone = 0  # confirms in a row with nothing else in flight; guarded by the lock, also read without it
+        self._reads = 0  # guarded by the connection's lock; of callers, since they may read
+        self._reader_until = 0.0  # guarded by the connection's lock; when the reading caller's slice ends, 0 if none
+        self._wanted = False  # guarded by the connection's lock; the I/O thread wants the socket back
+        self._in_flight: Sized = ()  # guarded by the connection's lock
 
     # --- for the channel, the lock held ----------------------------------------------------------
 
     def answered(self, count: int, others: int) -> None:
-        """An answer came, for so many; ``others``: how many are still waited for."""
+        """Note that one acknowledgement came.
+
+        :param count: the number of publishes that it confirmed.
+        :param others: the number of publishes still in flight.
+        """
         self._alone = 0 if others or count > 1 else self._alone + 1
 
     @property
     def single_caller(self) -> bool:
-        """Whether callers come one at a time."""
+        """Whether callers publish one at a time."""
         return self._alone >= _ALONE
 
     def written(self, receipt: Receipt | None, in_flight: Sized) -> None:
-        """Something was written while callers read: see to it that somebody reads the answer.
+        """Decide who reads the answer to what was written while ``callers_may_read``.
 
-        :param receipt: what the writing caller will wait for, if it waits for one answer.
-        :param in_flight: all that is waited for.
+        :param receipt: the receipt that the writing caller will wait for; ``None`` if it waits for several or for none.
+        :param in_flight: all publishes without a confirm.
         """
         now = time.monotonic()
         if self._reader_until > now:
-            return  # whoever reads now leaves the rest to the I/O thread
+            return  # a caller is reading: it leaves the rest to the I/O thread at its end
         alone = receipt is not None and receipt.result is None and len(in_flight) == 1
         if receipt is not None and alone and not (self._wanted or self._connection.needs_its_thread):
             self._reader_until = now + _SLICE
@@ -103,10 +105,10 @@ class ReaderRole:
         lock, descriptor = connection.lock, connection.descriptor
         try:
             while descriptor >= 0:
-                try:  # noqa: SIM105  # costs nothing
+                try:  # noqa: SIM105  # contextlib.suppress would cost more, at every read
                     wait_readable(descriptor, min(deadline, self._reader_until) - time.monotonic())
                 except OSError:
-                    pass  # closed meanwhile, where there is no poll: seen below
+                    pass  # the socket was closed meanwhile (select only): callers_may_read is checked below
                 with lock:
                     if not self.callers_may_read:
                         return
@@ -119,7 +121,7 @@ class ReaderRole:
                     if now >= deadline:
                         self._stop_reading()
                         return
-        except BaseException:  # a signal's or a gevent timeout
+        except BaseException:  # a signal handler or a gevent timeout raised
             with lock:
                 self._stop_reading()
             raise
@@ -133,8 +135,9 @@ class ReaderRole:
     # --- for the I/O thread ----------------------------------------------------------------------
 
     def let_callers_read(self, until: float) -> bool:
-        """Leave the reading to callers for as long as they do it.
+        """Leave the socket to callers until the I/O thread takes it back.
 
+        :param until: monotonic seconds.
         :returns: whether the waker rang or ``until`` has passed.
         """
         connection = self._connection
@@ -154,7 +157,7 @@ class ReaderRole:
                     if self._reader_until <= now:
                         self.callers_may_read = False
                         break
-                    # It hands the socket back as soon as it has read something, and at the end of its slice.
+                    # The reading caller hands the socket back after its next read, at the latest after its slice.
                     self._wanted = woken or connection.needs_its_thread
                 seen = self._reads
         with connection.lock:

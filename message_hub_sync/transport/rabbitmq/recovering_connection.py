@@ -1,4 +1,4 @@
-"""One AMQP connection kept alive: an I/O thread that dials, serves, and dials again."""
+"""One role's connection: an I/O thread that connects, serves the connection, and connects again."""
 
 from __future__ import annotations
 
@@ -33,23 +33,21 @@ logger = SafeLogger("message_hub_sync.rabbitmq")
 
 T = TypeVar("T")
 
-#: Seconds the broker has to answer while a connection is set up or restored.
+#: The broker must answer within so many seconds while a connection is restored.
 _RESTORE_SECONDS = 10.0
+#: The longest round in seconds if nothing is due.
 _LONG = 60.0
 
 
 class RecoveringConnection:
-    """One role's connection: ``publish`` or ``consume``.
+    """The connection of one role, over all its reconnects.
 
-    Mutable, guarded by the gate's lock: ``_thread``, ``_waker``, ``_close_deadline``, and that tasks are added
-    only while there is a thread. Written by the I/O thread alone: ``_connection``, ``_opening``, ``_backoff``,
-    ``_address``, ``_next_address``, ``_last_error``. ``_restore_requested`` is set by anyone.
-
-    :param restore: makes everything exist that should live on the connection, or part of it; called on the I/O thread,
-        and tasks between two calls; idempotent, returns the monotonic moment at which it wants to be called again, or
-        ``None``.
-    :param keep_open: whether the connection is to be kept up though nobody waits for it.
-    :param on_open: called on the I/O thread, no lock held, each time just before the connection is open to callers.
+    :param role: ``publish`` or ``consume``.
+    :param restore: creates everything that lives on the connection and is missing. Called on the I/O thread, with no
+        lock held; may leave a part for later, so that tasks can run in between. Idempotent. Returns when to be called
+        again (monotonic seconds), or ``None``.
+    :param keep_open: whether to keep the connection open although no caller waits for it.
+    :param on_open: called on the I/O thread, with no lock held, each time just before the connection becomes open.
     """
 
     def __init__(
@@ -70,65 +68,73 @@ class RecoveringConnection:
         self._keep_open = keep_open
         self._on_open = on_open
         self._gate = ConnectionGate(f"{role} connection of {config.service_name}")
-        self._thread: threading.Thread | None = None
-        self._waker: Waker | None = None
-        self._close_deadline = 0.0
-        self._connection: ThreadedConnection | None = None
-        self._opening: Opening | None = None
-        self._backoff = Backoff(len(addresses))
-        self._address = addresses[0]
-        self._next_address = 0
-        #: What ended the connection, or kept it from being made, whichever came last, with the wall clock's time.
-        self._last_error: tuple[str, float] | None = None
-        self._tasks = IOTaskQueue()
-        self._restore_requested = False
+        self._thread: threading.Thread | None = None  # guarded by the gate's lock
+        self._waker: Waker | None = None  # guarded by the gate's lock
+        self._close_deadline = 0.0  # guarded by the gate's lock
+        self._connection: ThreadedConnection | None = None  # written by the I/O thread only
+        self._opening: Opening | None = None  # written by the I/O thread only
+        self._backoff = Backoff(len(addresses))  # I/O thread only
+        self._address = addresses[0]  # written by the I/O thread only
+        self._next_address = 0  # I/O thread only
+        #: Why the connection was lost or the latest attempt failed, whichever came last; and when, by the wall clock.
+        self._last_error: tuple[str, float] | None = None  # written by the I/O thread only
+        self._tasks = IOTaskQueue()  # added to with the gate's lock held, and only while there is a thread
+        self._restore_requested = False  # any thread sets it, the I/O thread clears it
 
     # --- for any thread ------------------------------------------------------------------------
 
     @property
     def state(self) -> ConnectionState:
-        """The present state."""
+        """The state of the connection now."""
         return self._gate.state
 
     @property
     def needed(self) -> bool:
-        """Whether it was ever used."""
+        """Whether the connection was ever used."""
         gate = self._gate
         return gate.ever_open or gate.state is not ConnectionState.CLOSED or gate.refusal is not None
 
     @property
     def awaited(self) -> bool:
-        """Whether anybody waits for the I/O thread to have time: a caller, or something else that is to be restored."""
+        """Whether a caller, a task or a restore waits for the I/O thread."""
         return bool(self._tasks) or self._restore_requested or self._gate.awaited
 
     def status(self) -> ConnectionStatus:
-        """For health."""
+        """The status for health checks."""
         error, at = self._last_error or (None, None)
         return ConnectionStatus(self._role, self._gate.state, str(self._address), error, at)
 
     def wait_open(self, deadline: float, *, accept_blocked: bool = True) -> ConnectionState:
-        """Wait until the connection is open, starting it where need be. As :meth:`ConnectionGate.wait`.
+        """Wait until the connection is open. Start the I/O thread if there is none.
 
-        :param accept_blocked: whether a connection on which the broker accepts no messages counts.
+        :param deadline: monotonic seconds.
+        :param accept_blocked: return at once if the broker accepts no messages; else wait until it does.
+        :returns: ``OPEN`` or ``BLOCKED``. ``BLOCKED`` also if it is still blocked at the deadline.
+        :raises MessageHubConnectionError: the connection is not open by the deadline, or the client is closed. At once
+            on an I/O thread, or if all hosts refused.
+        :raises MessageHubAuthorizationError: all hosts refused, and the latest one did not accept the login.
         """
         return self._gate.wait(deadline, self._ensure_thread, lambda: str(self._address), accept_blocked)
 
     def call(self, work: Callable[[ThreadedConnection], T], deadline: float) -> T:
-        """Have the I/O thread do ``work``; again on the next connection if this one ends meanwhile.
+        """Run ``work`` on the I/O thread and wait for its result.
 
-        ``work`` must be repeatable.
-
-        :raises MessageHubError: of the work, or no connection or answer in time; at once on an I/O thread.
+        :param work: called with the open connection. Called again on the next connection if this one ends meanwhile,
+            so it must be repeatable.
+        :param deadline: monotonic seconds.
+        :returns: the result of ``work``.
+        :raises MessageHubConnectionError: no connection or no answer by the deadline. At once on an I/O thread.
+        :raises MessageHubError: raised by ``work``.
         """
         refuse_on_io_thread()
         while True:
             self.wait_open(deadline)
             task = IOTask(work)
             if not self._add(task):
-                continue  # it ended in between: wait for the next connection
+                continue  # the I/O thread ended meanwhile: wait for the next connection
             if not task.wait(deadline):
                 task.abandoned = True
-                raise MessageHubConnectionError("the broker did not answer in time")
+                raise MessageHubConnectionError("the broker did not answer before the deadline")
             if task.error is None:
                 return cast(T, task.result)
             if not isinstance(task.error, ConnectionEnded):
@@ -137,29 +143,32 @@ class RecoveringConnection:
                 raise MessageHubConnectionError("the connection ended before the broker answered")
 
     def on_connection(self, connection: ThreadedConnection, work: Callable[[], None], deadline: float) -> None:
-        """Have the I/O thread do ``work`` if ``connection`` is still the present one; its end will do too.
+        """Run ``work`` on the I/O thread if ``connection`` has not ended, and wait until it ran or cannot run.
 
-        It is done even when ``deadline``, up to which the caller waits for it, passes first. On an I/O thread nobody
-        waits.
+        :param deadline: how long to wait, in monotonic seconds. ``work`` runs even if the deadline passes first.
+            On an I/O thread this does not wait.
         """
         task = IOTask(lambda present: work() if present is connection else None)
         if connection.usable and self._add(task) and not on_io_thread():
             task.wait(deadline)
 
     def request_restore(self) -> None:
-        """Something that lives on the connection is gone: have it restored soon."""
+        """Have the I/O thread call ``restore`` soon: something that lives on the connection is missing."""
         self._restore_requested = True
         self._wake()
 
     def interrupt(self) -> None:
-        """Drop the connection: what is in flight is unknown, and another one is made."""
+        """Drop the connection and connect again. The outcome of all that is in flight is unknown."""
         connection = self._connection
         if connection is not None:
             with connection.lock:
                 connection.kill(ConnectionResetError("it was interrupted"))
 
     def close(self, deadline: float) -> None:
-        """End the connection gracefully as long as the deadline allows; join the thread. Idempotent."""
+        """Close the connection and join the I/O thread. Idempotent.
+
+        :param deadline: how long to wait for the broker and the thread, in monotonic seconds.
+        """
         with self._gate.lock:
             self._close_deadline = deadline
             self._gate.close()
@@ -171,7 +180,7 @@ class RecoveringConnection:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def after_fork_in_child(self) -> None:
-        """In a forked child, where no other thread exists: drop the descriptors, touch no lock."""
+        """In a forked child: close the child's copies of the descriptors. Sends nothing and takes no lock."""
         if self._opening is not None:
             self._opening.after_fork_in_child()
         if self._connection is not None:
@@ -187,7 +196,10 @@ class RecoveringConnection:
             waker.wake()
 
     def _add(self, task: IOTask) -> bool:
-        """Whether there is a thread that will do it, or fail it."""
+        """Add a task.
+
+        :returns: whether an I/O thread will run or fail it.
+        """
         with self._gate.lock:
             if self._thread is None or self._gate.closing:
                 return False
@@ -196,10 +208,8 @@ class RecoveringConnection:
         return True
 
     def _ensure_thread(self) -> None:
-        """See to it that there is a thread, and that it pauses no longer than while nobody waits.
-
-        The caller holds the gate's lock.
-        """
+        """Start the I/O thread if there is none. The caller holds the gate's lock."""
+        # If it runs, wake it, so that its backoff ends sooner (not if all hosts refused).
         if self._thread is not None:
             self._wake()
             return
@@ -212,14 +222,14 @@ class RecoveringConnection:
             self._thread, self._waker = thread, waker
             thread.start()
         except BaseException as error:
-            if thread is None or thread.ident is None:  # else it runs, and a signal interrupted the wait for it
+            if thread is None or thread.ident is None:  # else it runs: a signal interrupted start() afterwards
                 self._thread = None
                 if waker is not None:
                     waker.close()
             if isinstance(error, (OSError, RuntimeError)):  # no descriptors; no threads at interpreter exit
                 raise MessageHubConnectionError(
                     f"cannot start the thread {name}: {describe(error)} "
-                    "(the interpreter is ending, or the process is out of descriptors or threads)"
+                    "(the interpreter is exiting, or the process is out of file descriptors or threads)"
                 ) from None
             raise
 
@@ -233,8 +243,8 @@ class RecoveringConnection:
                         self._serve(connection)
                 except GivenUp:
                     break
-                except Exception:  # a fault of ours must not leave the consumers without a thread
-                    logger.exception("the %s connection failed in an unexpected way", self._role)
+                except Exception:  # after an error of ours, consumers still need this thread
+                    logger.exception("the %s connection failed in an unexpected way; connecting again", self._role)
                     self._backoff.failed(False)
                 self._pause(waker)
         finally:
@@ -245,23 +255,22 @@ class RecoveringConnection:
         with gate.lock:
             if not gate.closing and (gate.awaited or gate.ever_open or self._keep_open()):
                 return True
-            self._thread = None  # decided under the lock: a caller that comes now starts a new thread
+            self._thread = None  # with the lock held: the next caller then starts a new thread
             gate.change(ConnectionState.CLOSED)
             return False
 
     def _leave(self, waker: Waker) -> None:
-        """Whatever ended the thread: nobody may wait for it any longer."""
         with self._gate.lock:
             if self._thread is threading.current_thread():
                 self._thread = None
                 self._gate.change(ConnectionState.CLOSED)
-        self._tasks.fail()  # those of a successor that has started already are handed to it again
+        self._tasks.fail()  # if a new I/O thread already runs, callers resubmit their tasks to it
         waker.close()
 
     # --- on the I/O thread -------------------------------------------------------------------------
 
     def _connect(self, opening: Opening) -> ThreadedConnection | None:
-        """One attempt at the next host; ``None`` when it failed."""
+        """Try the next host once; ``None`` if that failed."""
         self._address = address = self._addresses[self._next_address % len(self._addresses)]
         self._next_address += 1
         if not self._gate.ever_open:
@@ -280,17 +289,17 @@ class RecoveringConnection:
         return None
 
     def _begun(self, connection: ThreadedConnection) -> None:
-        # In this order: whoever closes sets the one before it looks at the other.
+        # In this order: close() sets `closing` before it reads _connection, so one of the two stops the writes.
         self._connection = connection
         if self._gate.closing:
             connection.stop_writes()
 
     def _pause(self, waker: Waker) -> None:
-        """Back off, for a shorter time while somebody waits."""
+        """Wait before the next attempt, for a shorter time while a caller waits."""
         began = time.monotonic()
         alone, awaited = self._backoff.pauses()
         while not self._gate.closing:
-            # Who saw the connection open just before it ended waits for a task, and not at the gate.
+            # A caller that saw OPEN just before the end waits for its task, not at the gate: count it too.
             until = began + (awaited if self._gate.awaited or self._tasks else alone)
             if time.monotonic() >= until:
                 return
@@ -309,7 +318,7 @@ class RecoveringConnection:
                     if self._restore_requested or (again is not None and time.monotonic() >= again):
                         again = self._restored(connection)
                     if self._tasks or self._restore_requested or self._gate.closing:
-                        continue  # a wake meant for this loop may have been taken while a task was served
+                        continue  # the wake for this may already have been taken while a task served the connection
                 due = again if again is not None and connection.usable else None
                 connection.serve(time.monotonic() + _LONG if due is None else due)
             if self._gate.closing:
@@ -317,19 +326,18 @@ class RecoveringConnection:
                 while connection.alive and time.monotonic() < self._close_deadline:
                     connection.step(self._close_deadline)
         finally:
-            connection.end("it is not used any more")
+            connection.end("the connection is no longer used")
             self._connection = None
             why = describe(connection.end_reason)
             if not self._gate.closing:
                 self._last_error = (why, time.time())
             self._backoff.lost(time.monotonic() - opened_at)
-            # The state first: whose task fails looks at it, and waits for the next connection.
+            # Change the state before failing the tasks: their callers then wait for the next connection.
             self._gate.enter(ConnectionState.RECOVERING, why)
             self._tasks.fail()
 
     def _blocked(self, blocked: bool) -> None:
-        """The broker stopped or resumed accepting messages. On the I/O thread, no lock held."""
-        # To a circuit, being accepted again is as good as being connected again.
+        # On the I/O thread, no lock held. A circuit treats "accepts messages again" like "connected again".
         self._gate.announce_blocked(blocked, self._on_open)
 
     def _restored(self, connection: ThreadedConnection) -> float | None:
@@ -340,11 +348,11 @@ class RecoveringConnection:
             pass
         except (RpcTimedOut, ChannelClosed, MessageHubError) as error:
             level = logging.WARNING if self._backoff.first else logging.DEBUG
-            logger.log(level, "the %s connection cannot be used (%s): it is made anew", self._role, describe(error))
-            connection.end("it could not be restored")
+            logger.log(level, "the %s connection cannot be restored (%s); reconnecting", self._role, describe(error))
+            connection.end("the connection cannot be restored")
         return None
 
     @staticmethod
     def restore_deadline() -> float:
-        """By when the broker must have answered while a connection is restored."""
+        """The deadline of a restore that starts now, in monotonic seconds."""
         return time.monotonic() + _RESTORE_SECONDS

@@ -284,7 +284,7 @@ def test_no_thread_at_the_interpreters_end_is_a_connection_error(
         patched.setattr(threading.Thread, "start", no_more_threads)
         for _ in range(3):
             text, _ = refused(client, 1)
-            assert "interpreter is ending" in text
+            assert "interpreter is exiting" in text
     if before:
         assert len(os.listdir("/proc/self/fd")) == before
     text, _ = refused(client, 0.1)  # and it works as soon as there are threads
