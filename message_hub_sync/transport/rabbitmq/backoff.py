@@ -1,4 +1,4 @@
-"""When to try again to connect. Pure, but for the dice."""
+"""How long to wait before the next attempt to connect. No I/O; only the random jitter is not deterministic."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import random
 
 __all__ = ["Backoff"]
 
+#: Seconds; the pause doubles from the first to the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-#: After a refusal (password, vhost, certificate) nothing heals by itself: ask rarely, brokers lock accounts.
+#: Likewise after all hosts refused (password, vhost, certificate). A retry alone does not help, and brokers may lock
+#: an account after many failed logins.
 _FIRST_REFUSED_PAUSE, _LONGEST_REFUSED_PAUSE = 1.0, 30.0
-#: While somebody waits, a pause is no longer than this: a deadline of a few seconds must profit from a broker
-#: that comes back, and two attempts a second hurt nobody.
+#: The longest pause in seconds while a caller waits. Its deadline is a few seconds, so it needs to find a broker that
+#: is back soon. Two attempts a second are no load.
 _AWAITED_PAUSE = 0.5
-#: A connection that lived this long was a sound one; losing it is not one more failure in a row.
+#: If a connection was open for longer (seconds), its loss is not counted as a failure.
 _SOUND_SECONDS = 1.0
 
 
 class Backoff:
-    """Counts failures in a row. Belongs to one I/O thread.
+    """Counts failures in a row. I/O thread only.
 
-    :param hosts: how many there are; each is tried once before any pause.
+    :param hosts: the number of hosts. Each is tried once before a pause.
     """
 
     def __init__(self, hosts: int) -> None:
@@ -29,26 +31,29 @@ class Backoff:
 
     @property
     def first(self) -> bool:
-        """Whether the latest failure is the first in a row: worth a line in the log."""
+        """Whether the latest failure is the first in a row. Only this one is logged as a warning."""
         return self._failures <= 1
 
     @property
     def all_hosts_refused(self) -> bool:
-        """Whether every host refused, so that nothing but a change of the settings will help."""
+        """Whether every host refused the latest attempt. Only a change of the settings can help then."""
         return self._refusals >= self._hosts
 
     def failed(self, final: bool) -> None:
-        """An attempt to connect failed; ``final``: the broker refused."""
+        """Count a failed attempt to connect.
+
+        :param final: whether another attempt can only succeed after a setting was changed.
+        """
         self._failures += 1
         self._refusals = self._refusals + 1 if final else 0
 
     def lost(self, lived: float) -> None:
-        """A connection that was open for ``lived`` seconds is gone."""
+        """Count the loss of a connection that was open for ``lived`` seconds."""
         self._refusals = 0
         self._failures = 0 if lived > _SOUND_SECONDS else self._failures + 1
 
     def pauses(self) -> tuple[float, float]:
-        """Seconds to wait before the next attempt: when nobody waits for it, and when somebody does."""
+        """The seconds to wait before the next attempt: first if no caller waits, second if one waits."""
         rounds, hosts_tried = divmod(self._failures, self._hosts)
         if hosts_tried or not rounds:
             return 0.0, 0.0

@@ -1,4 +1,4 @@
-"""Work that other threads hand to an I/O thread, and the place where they wait for it."""
+"""Tasks that other threads give to an I/O thread and wait for."""
 
 from __future__ import annotations
 
@@ -25,66 +25,70 @@ logger = SafeLogger("message_hub_sync.rabbitmq")
 
 
 class IOTask:
-    """One piece of work. ``result`` and ``error`` are written before the waiter is released."""
+    """One task. The I/O thread writes ``result`` and ``error`` before it releases the waiter."""
 
     __slots__ = ("_done", "abandoned", "error", "result", "work")
 
     def __init__(self, work: Callable[[ThreadedConnection], Any]) -> None:
         self.work = work
         self.result: Any = None
-        self.error: Exception | None = ConnectionEnded()  # until it was done
-        #: Set by a caller who gave up: work not begun yet is not done any more.
-        self.abandoned = False
+        self.error: Exception | None = ConnectionEnded()  # the error of a task that never ran
+        #: The caller stopped waiting: do not start the task any more.
+        self.abandoned = False  # set by the caller
         self._done = _thread.allocate_lock()
         self._done.acquire()
 
     def wait(self, deadline: float) -> bool:
-        """Whether it is over, one way or the other, by ``deadline`` (monotonic seconds)."""
+        """Wait until the task ran or failed.
+
+        :param deadline: monotonic seconds.
+        :returns: ``False`` if the deadline passes first.
+        """
         return self._done.acquire(timeout=max(0.0, deadline - time.monotonic()))
 
     def run(self, connection: ThreadedConnection) -> None:
-        """On the I/O thread. No error of a foreign library comes out."""
+        """Run the task, on the I/O thread. ``error`` is never an error of pika, ssl or a socket."""
         try:
             self.result = self.work(connection)
             self.error = None
         except (ConnectionEnded, MessageHubError) as error:
             self.error = error
         except RpcTimedOut:
-            self.error = MessageHubConnectionError("the broker did not answer in time")
+            self.error = MessageHubConnectionError("the broker did not answer before the deadline")
         except ChannelClosed as closed:
             self.error = entity_error(closed, "the call failed")
         except Exception as error:
-            logger.exception("the broker could not be asked")
-            self.error = MessageHubConnectionError(f"the broker could not be asked: {describe(error)}")
+            logger.exception("a call to the broker failed in an unexpected way; the caller gets the error")
+            self.error = MessageHubConnectionError(f"a call to the broker failed: {describe(error)}")
         finally:
             self._done.release()
 
     def fail(self) -> None:
-        """The connection ended before it was begun."""
+        """End the wait of the caller: the connection ended before the task ran."""
         self._done.release()
 
 
 class IOTaskQueue:
-    """The tasks of one I/O thread, in order. Mutable: a deque, atomic by itself."""
+    """The tasks of one I/O thread, in order."""
 
     def __init__(self) -> None:
-        self._waiting: deque[IOTask] = deque()
+        self._waiting: deque[IOTask] = deque()  # any thread appends, the I/O thread pops; a deque is thread-safe
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
     def add(self, task: IOTask) -> None:
-        """For any thread, which wakes the I/O thread afterwards."""
+        """Add a task. For any thread; the caller wakes the I/O thread afterwards."""
         self._waiting.append(task)
 
     def run(self, connection: ThreadedConnection) -> None:
-        """Do what waits, for as long as the connection can be used; the rest is for the next one."""
+        """Run the tasks while the connection is usable. The rest waits for the next connection."""
         while self._waiting and connection.usable:
             task = self._waiting.popleft()
             if not task.abandoned:
                 task.run(connection)
 
     def fail(self) -> None:
-        """Nobody will do them."""
+        """Fail all tasks."""
         while self._waiting:
             self._waiting.popleft().fail()

@@ -1,4 +1,4 @@
-"""From an address to an open AMQP connection, on the I/O thread, under one deadline."""
+"""Opening an AMQP connection: name resolution, TCP, TLS and login, on the I/O thread, with one deadline."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
 
 __all__ = ["GivenUp", "Opening", "dial"]
 
-#: Milliseconds after which the kernel gives up on data the peer never acknowledged.
+#: The kernel ends the connection if the peer acknowledges no sent data for so many milliseconds.
 _TCP_USER_TIMEOUT_MS = 10_000
 
 
 class GivenUp(Exception):
-    """The client is closed while it connects."""
+    """The client was closed while it connected."""
 
 
 class Opening:
     """Opens the connections of one I/O thread, one after the other.
 
-    Mutable: ``_dialing``, the socket of the attempt under way; the I/O thread's own, and a forked child's.
-
-    :param closing: whether to give up, asked after each wake.
+    :param role: ``publish`` or ``consume``; a part of the connection's name on the broker.
+    :param waker: wakes the I/O thread while it connects.
+    :param closing: whether to give up; called after each wake.
     """
 
     def __init__(self, config: ClientConfig, role: str, waker: Waker, closing: Callable[[], bool]) -> None:
@@ -40,16 +40,17 @@ class Opening:
         self._role = role
         self._waker = waker
         self._closing = closing
-        self._dialing: socket.socket | None = None
+        self._dialing: socket.socket | None = None  # I/O thread only, and after_fork_in_child
 
     def open(
         self, address: BrokerAddress, deadline: float, begun: Callable[[ThreadedConnection], None]
     ) -> ThreadedConnection:
         """Connect to one host.
 
-        :param begun: given the connection as soon as there is one, so that it can be told to end.
+        :param deadline: monotonic seconds.
+        :param begun: called with the connection before the AMQP handshake, so that another thread can end it.
         :raises GivenUp: the client is being closed.
-        :raises Exception: whatever keeps the connection from being open, for ``connect_failure`` to explain.
+        :raises Exception: the attempt failed; ``connect_failure`` translates the error.
         """
         connected = dial(address, deadline, self._await_socket)
         try:
@@ -69,13 +70,13 @@ class Opening:
                 connection.step(deadline)
         finally:
             if not connection.is_open:
-                connection.end("it was not opened")
+                connection.end("the connection was not opened")
         if not connection.is_open:
             raise connection.end_reason or ConnectionEnded()
         return connection
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: close our copy of the socket without a word on it."""
+        """In a forked child: close the child's copy of the socket. Sends nothing and takes no lock."""
         if self._dialing is not None:
             descriptor = self._dialing.detach()
             if descriptor >= 0:
@@ -115,18 +116,17 @@ def dial(
 ) -> socket.socket:
     """Connect to the first of the host's IP addresses that answers.
 
-    ``getaddrinfo`` cannot be timed out, which is why this runs on the I/O thread while callers wait
-    with their own deadlines.
-
     :param deadline: monotonic seconds.
-    :param await_socket: waits until a socket is readable (``False``) or writable (``True``) or the deadline
-        passes; returns whether it is; may raise to give up.
+    :param await_socket: called with a socket, ``True`` for writable or ``False`` for readable, and a deadline. Waits
+        for the socket and returns whether it is ready; may raise to give up.
+    :returns: the connected socket, non-blocking; with TLS, after the TLS handshake.
     :raises OSError: including ``TimeoutError``, ``socket.gaierror`` and ``ssl.SSLError``.
     """
     last: OSError | None = None
+    # getaddrinfo has no timeout. So it runs on the I/O thread, while callers wait with their own deadlines.
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     for position, (family, kind, protocol, _, target) in enumerate(found):
-        # An address that swallows everything (IPv6 without a route) leaves time for those after it.
+        # Divide the remaining time: if one address never answers (IPv6 without a route), the next ones get their part.
         now = time.monotonic()
         until = now + (deadline - now) / (len(found) - position)
         connection = socket.socket(family, kind, protocol)
@@ -154,7 +154,7 @@ def _tune(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
     if option is not None:
-        with contextlib.suppress(OSError):  # sandboxes without it still have heartbeats
+        with contextlib.suppress(OSError):  # some sandboxes lack it; heartbeats still find a silent peer
             connection.setsockopt(socket.IPPROTO_TCP, option, _TCP_USER_TIMEOUT_MS)
 
 

@@ -1,4 +1,4 @@
-"""Methods that the broker answers, asked by the I/O thread, which goes on serving while it waits."""
+"""RPCs to the broker. The I/O thread sends a method and serves the connection until the answer arrives."""
 
 from __future__ import annotations
 
@@ -18,32 +18,31 @@ __all__ = ["RpcChannel", "open_channel", "temporary_channel"]
 
 
 class RpcChannel:
-    """One channel, seen from the I/O thread.
-
-    Mutable, guarded by the connection's lock: ``closed_by``, set once by the close callback.
-    """
+    """One channel for RPCs. I/O thread only."""
 
     def __init__(self, connection: ThreadedConnection) -> None:
         self.connection = connection
-        self.closed_by: BaseException | None = None
+        self.closed_by: BaseException | None = None  # set once, by pika's close callback, with the lock held
+        #: Called with the reason when the channel closes, with the connection's lock held.
         self.on_closed: Callable[[BaseException], None] | None = None
         self.pika: Channel
 
     @property
     def number(self) -> int:
-        """The channel's number on the wire."""
+        """The channel number."""
         return int(self.pika.channel_number)
 
     def call(self, start: Callable[[Channel, Callable[..., None]], Any], deadline: float) -> Any:
-        """Send one method and serve the connection until its answer is there.
+        """Send one method and serve the connection until the answer arrives.
 
-        Every waiter is also ended by the channel's and the connection's end: a 404 on a declare never
-        calls the method's own callback.
-
-        :param start: called with the channel and the callback to register.
-        :raises ChannelClosed: the broker closed the channel instead.
+        :param start: sends the method; called with pika's channel and the callback to register, with the connection's
+            lock held.
+        :param deadline: monotonic seconds.
+        :returns: the answer.
+        :raises ChannelClosed: the broker closed the channel instead of answering.
         :raises ConnectionEnded: the connection ended.
-        :raises RpcTimedOut: no answer before the deadline (monotonic seconds), or before it when somebody else waits.
+        :raises RpcTimedOut: no answer by the deadline. From the connection's ``rpc_yield_at`` on, also before it if
+            ``rpc_yield_if`` returns true.
         """
         answers: list[Any] = []
         connection = self.connection
@@ -56,12 +55,15 @@ class RpcChannel:
                 raise ConnectionEnded from None
             connection._flush()
         while not answers:
-            self._check()
+            self._check()  # a 404 on a declare closes the channel and never calls the method's own callback
             _wait(connection, deadline)
         return answers[0]
 
     def close(self, deadline: float) -> None:
-        """Close the channel; whatever is unacknowledged on it goes back to its queue."""
+        """Close the channel. The broker requeues its unacked messages.
+
+        :param deadline: how long to wait for the broker, in monotonic seconds; no error if it passes.
+        """
         if self.closed_by is None and self.connection.usable:
             with self.connection.lock:
                 if self.pika.is_open or self.pika.is_opening:
@@ -88,7 +90,7 @@ class RpcChannel:
 def _wait(connection: ThreadedConnection, deadline: float) -> None:
     """Serve the connection for one round.
 
-    :raises RpcTimedOut: there is no time left for it.
+    :raises RpcTimedOut: the deadline has passed, or this RPC must yield to another waiter.
     """
     now = time.monotonic()
     hurried = now >= connection.rpc_yield_at
@@ -98,7 +100,14 @@ def _wait(connection: ThreadedConnection, deadline: float) -> None:
 
 
 def open_channel(connection: ThreadedConnection, deadline: float) -> RpcChannel:
-    """A new channel, open. Errors as :meth:`RpcChannel.call`."""
+    """Open a new channel. I/O thread only.
+
+    :param deadline: monotonic seconds.
+    :raises ChannelClosed: the broker closed the channel instead of answering.
+    :raises ConnectionEnded: the connection ended.
+    :raises RpcTimedOut: no answer by the deadline, or this RPC must yield to another waiter.
+    :raises MessageHubConnectionError: the connection has as many channels as the broker allows.
+    """
     channel = RpcChannel(connection)
     answers: list[Any] = []
     with connection.lock:
@@ -106,7 +115,9 @@ def open_channel(connection: ThreadedConnection, deadline: float) -> RpcChannel:
         try:
             channel.pika = connection.channel(on_open_callback=answers.append)
         except amqp.NoFreeChannels:
-            raise MessageHubConnectionError("the broker allows no more channels on this connection") from None
+            raise MessageHubConnectionError(
+                "the broker allows no more channels on this connection: raise channel_max on the broker"
+            ) from None
         except amqp.AMQPError:
             raise ConnectionEnded from None
         channel.pika.add_on_close_callback(channel._note_close)
@@ -116,14 +127,15 @@ def open_channel(connection: ThreadedConnection, deadline: float) -> RpcChannel:
         try:
             _wait(connection, deadline)
         except RpcTimedOut:
-            channel.close(deadline)  # else it would be open for good once the broker answers
+            channel.close(deadline)  # else a late answer would leave an unused channel open
             raise
     return channel
 
 
 @contextmanager
 def temporary_channel(connection: ThreadedConnection, deadline: float) -> Iterator[RpcChannel]:
-    """A channel for one question: an error closes a channel, and no other may suffer from it."""
+    """Open a channel for a few RPCs and close it afterwards. Parameters and errors: see :func:`open_channel`."""
+    # An error closes the channel, so it must not be one that others use.
     channel = open_channel(connection, deadline)
     try:
         yield channel

@@ -1,4 +1,4 @@
-"""The door at which errors of pika, ssl and sockets become the package's own, by a table."""
+"""Translation of errors of pika, ssl and sockets to errors of this package, by a table."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ __all__ = [
 
 
 class ConnectionEnded(Exception):
-    """The connection ended while something waited on it. Stays inside this room."""
+    """The connection ended before the answer. Never leaves this package."""
 
 
 class ChannelClosed(Exception):
-    """The broker closed a channel. Stays inside this room."""
+    """The broker closed the channel. Never leaves this package."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{code} {text}")
@@ -42,28 +42,27 @@ class ChannelClosed(Exception):
 
 
 class RpcTimedOut(Exception):
-    """The broker did not answer a method in time. Stays inside this room."""
+    """The broker did not answer an RPC in time. Never leaves this package."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a connection could not be made, and whether trying again at once is of any use."""
+    """Why an attempt to connect failed."""
 
     kind: type[MessageHubError]
     text: str
     final: bool
+    """Whether another attempt can only succeed after a setting was changed, here or on the broker."""
 
     def error(self) -> MessageHubError:
-        """A new exception for one waiter: exceptions are not shared between threads."""
+        """Create the exception for one waiting caller. Threads must not share one: raising adds a traceback to it."""
         return self.kind(self.text)
 
 
 def connect_failure(error: BaseException, address: BrokerAddress) -> Refusal:
-    """What a failed attempt to connect means.
-
-    A broker that refuses says so with a code. That the stream merely ended says nothing about passwords,
-    whatever state the handshake was in: brokers are killed at any moment.
-    """
+    """Translate the error of a failed attempt to connect."""
+    # Only a reply code means that the login failed. A stream that ended during the handshake does not: a broker may be
+    # killed at any moment.
     kind, text, final = _meaning(error)
     described = text.format(
         address=address, user=repr(address.username), vhost=repr(address.virtual_host), error=describe(error)
@@ -83,11 +82,11 @@ def _meaning(error: BaseException) -> tuple[type[MessageHubError], str, bool]:
 _REFUSED_BY_CODE: dict[int, tuple[type[MessageHubError], str]] = {
     403: (
         MessageHubAuthorizationError,
-        "{address} refused the user {user}: check the user's name and password in rabbitmq_url",
+        "{address} did not accept the login of user {user}: check the user's name and password in rabbitmq_url",
     ),
     530: (
         MessageHubAuthorizationError,
-        "{address} refused the virtual host {vhost} to the user {user}: check that the vhost exists, "
+        "{address} did not let user {user} open the virtual host {vhost}: check that the vhost exists, "
         "that the user may access it and that no connection limit is reached",
     ),
 }
@@ -96,32 +95,32 @@ _CONNECT_FAILURES: tuple[tuple[tuple[type[BaseException], ...], type[MessageHubE
     (
         (amqp.AuthenticationError,),
         MessageHubAuthorizationError,
-        "{address} offers no way to log in with a user's name and password: enable PLAIN on the broker",
+        "{address} offers no login with a user's name and password: enable PLAIN on the broker",
         True,
     ),
     (
         (amqp.IncompatibleProtocolError, amqp.ProtocolVersionMismatch),
         MessageHubConnectionError,
-        "{address} does not speak AMQP 0-9-1 here: check host and port, and amqp:// against amqps://",
+        "{address} does not speak AMQP 0-9-1: check host and port, and whether it must be amqp:// or amqps://",
         True,
     ),
     (
         (amqp.StreamLostError, ConnectionResetError),
         MessageHubConnectionError,
-        "{address} closed the connection before it was open: the broker starts or stops, "
-        "or what stands before it does not reach it",
+        "{address} closed the connection before it was open: check whether the broker is starting or stopping, "
+        "and whether a proxy in front of it can reach it",
         False,
     ),
     (
         (ssl.SSLCertVerificationError,),
         MessageHubConnectionError,
-        "the TLS certificate of {address} was not accepted: check the authority (cacertfile) and the host's name",
+        "the TLS certificate of {address} is not valid here: check the authority (cacertfile) and the host's name",
         True,
     ),
     (
         (ssl.SSLError,),
         MessageHubConnectionError,
-        "TLS with {address} failed: check that the port speaks TLS and which versions both sides allow",
+        "TLS with {address} failed: check that the port speaks TLS and that both sides allow a common TLS version",
         True,
     ),
     (
@@ -133,35 +132,45 @@ _CONNECT_FAILURES: tuple[tuple[tuple[type[BaseException], ...], type[MessageHubE
     (
         (ConnectionRefusedError,),
         MessageHubConnectionError,
-        "{address} refuses connections: check that the broker is up and listens there",
+        "{address} refuses connections: check that the broker runs, and its host and port in rabbitmq_url",
         False,
     ),
-    ((TimeoutError,), MessageHubConnectionError, "{address} did not answer in time", False),
+    (
+        (TimeoutError,),
+        MessageHubConnectionError,
+        "{address} did not answer in time",
+        False,
+    ),
 )
 
 
 def entity_error(closed: ChannelClosed, what: str) -> MessageHubError:
-    """What a channel closed by the broker means for the call that used it."""
-    text = f"{what}: the broker says {closed.code} {printable(closed.text)}"
+    """Translate a channel error to the error of the call that used the channel.
+
+    :param what: what the call did, as the beginning of the error text.
+    """
+    text = f"{what}: the broker replied {closed.code} {printable(closed.text)}"
     if closed.code == 403:
-        return MessageHubAuthorizationError(f"{text}. Grant the user that permission on the broker")
+        return MessageHubAuthorizationError(f"{text}. Grant the user this permission on the broker")
     if closed.code == 405:
-        return MessageHubConfigurationError(f"{text}. It belongs to another connection alone: choose another name")
+        return MessageHubConfigurationError(
+            f"{text}. It is exclusive and belongs to another connection: use another name"
+        )
     return MessageHubConfigurationError(text)
 
 
 def describe(error: BaseException | None) -> str:
-    """One line about any error, without an address or a credential in it."""
+    """Describe any error in one line, without an address or a credential."""
     if error is None:
         return "the connection ended"
     if isinstance(error, amqp.ConnectionClosed):
         return f"the broker closed the connection: {error.reply_code} {printable(error.reply_text)}"
     if isinstance(error, amqp.AMQPHeartbeatTimeout):
-        return "the broker was silent for too long (heartbeat)"
+        return "the broker sent nothing for too long (heartbeat timeout)"
     if isinstance(error, amqp.StreamLostError):
         return "the connection was lost"
     if isinstance(error, (amqp.ProtocolSyntaxError, amqp.IncompatibleProtocolError)):
-        return "the broker sent what is not understood"
+        return "the broker sent a frame that cannot be parsed"
     if isinstance(error, OSError):
         return printable(error.strerror or type(error).__name__)
     return printable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)

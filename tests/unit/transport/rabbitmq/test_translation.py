@@ -73,8 +73,8 @@ def test_a_closed_channel_is_explained(code: int, kind: type[MessageHubError]) -
         (None, "the connection ended"),
         (amqp.StreamLostError("reading failed"), "the connection was lost"),
         (amqp.ConnectionClosedByBroker(320, "CONNECTION_FORCED - x"), "320 CONNECTION_FORCED - x"),
-        (amqp.AMQPHeartbeatTimeout("x"), "silent for too long"),
-        (amqp.InvalidFrameError("x"), "not understood"),
+        (amqp.AMQPHeartbeatTimeout("x"), "sent nothing for too long"),
+        (amqp.InvalidFrameError("x"), "a frame that cannot be parsed"),
     ],
 )
 def test_any_end_is_described_in_one_line(error: Exception | None, text: str) -> None:
