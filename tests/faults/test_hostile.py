@@ -1,4 +1,4 @@
-"""Messages made to break whoever reads them."""
+"""Messages that are made to break their consumer."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
 
 
 def short(text: bytes) -> bytes:
-    """AMQP's short string."""
+    """An AMQP short string."""
     return bytes([len(text)]) + text
 
 
 def table(*entries: tuple[bytes, bytes]) -> bytes:
-    """A field table of names and values, each value with its type in front."""
+    """An AMQP field table of names and values. Each value begins with its type."""
     content = b"".join(short(name) + value for name, value in entries)
     return struct.pack(">I", len(content)) + content
 
 
 def nested(depth: int) -> bytes:
-    """Tables in tables."""
+    """Nested field tables."""
     value = b"t\x01"
     for _ in range(depth):
         value = b"F" + table((b"x", value))
@@ -42,7 +42,7 @@ def nested(depth: int) -> bytes:
 
 
 def nested_arrays(depth: int) -> bytes:
-    """Arrays in arrays."""
+    """Nested field arrays."""
     value = b"t\x01"
     for _ in range(depth):
         value = b"A" + struct.pack(">I", len(value)) + value
@@ -50,7 +50,7 @@ def nested_arrays(depth: int) -> bytes:
 
 
 def header(message_id: bytes, headers: bytes, body: bytes, timestamp: bytes = b"") -> bytes:
-    """A content header frame's payload: headers and message id, and the timestamp where one is given."""
+    """The payload of a content header frame with headers, a message id and, if given, a timestamp."""
     flags = 1 << 13 | 1 << 7 | (1 << 6 if timestamp else 0)
     return struct.pack(">HHQH", 60, 0, len(body), flags) + headers + short(message_id) + timestamp
 
@@ -66,7 +66,7 @@ HOSTILE: dict[str, tuple[bytes, bytes]] = {
 }
 
 
-#: Those that can be read all the same: nothing is missing that a handler may ask for.
+#: Those that can be decoded nevertheless: they lack nothing that a handler can ask for.
 READABLE = {"timestamp-property", "decimal-255-places", "name-that-is-not-utf8", "text-that-is-not-utf8"}
 
 
@@ -100,7 +100,7 @@ def test_a_hostile_header_costs_one_message_and_the_others_keep_flowing(
     if kind in READABLE:
         eventually(lambda: len(reached) == 23, 5)
     else:
-        # No handler sees it without its headers: it is quarantined, with the reason.
+        # The headers cannot be decoded: no handler gets the message; it is dead-lettered with the reason.
         for properties, _ in dead_letters(node, names.event_queue, 3, timeout=5):
             assert "headers" in properties.headers["x-reason"], properties.headers
             oracle.ledger.dead(properties.message_id)
@@ -111,7 +111,7 @@ def test_a_hostile_header_costs_one_message_and_the_others_keep_flowing(
 
 
 def ids_of(text: bytes, body: bytes) -> bytes:
-    """A content header's payload in which every short string that the broker does not check is ``text``."""
+    """The payload of a content header in which every short string that the broker does not check is ``text``."""
     # content type and encoding, headers, correlation id, reply to, message id, type, app id
     flags = 1 << 15 | 1 << 14 | 1 << 13 | 1 << 10 | 1 << 9 | 1 << 7 | 1 << 5 | 1 << 3
     return struct.pack(">HHQH", 60, 0, len(body), flags) + 2 * short(text) + table() + 5 * short(text)
@@ -137,7 +137,7 @@ def test_ids_that_are_no_utf8_are_cut_so_that_the_message_can_be_moved(
 
 @pytest.fixture(scope="module")
 def small_frames() -> Iterator[RabbitMQNode]:
-    """A node that takes frames of 4096 bytes, the least that AMQP allows: a traceback does not fit into one."""
+    """A node with frames of 4,096 bytes, the minimum of AMQP. A traceback does not fit into one."""
     with RabbitMQNode(config={"frame_max": "4096"}, install=True) as node:
         yield node
 
@@ -158,7 +158,7 @@ def test_what_does_not_fit_into_a_small_frame_ends_in_the_dead_letters_all_the_s
         oracle.ledger.handled(envelope.id)
 
     client.subscribe([names.event], handler)
-    # The message itself just fits; with what a move adds to it, it does not.
+    # The headers of the message just fit into a frame; with the headers that the consumer adds, they do not.
     failing = client.publish_event(names.event, {"fails": True}, headers={"note": "n" * 3_600})
 
     ((properties, body),) = dead_letters(small_frames, names.event_queue, 1, timeout=5)
@@ -166,7 +166,7 @@ def test_what_does_not_fit_into_a_small_frame_ends_in_the_dead_letters_all_the_s
     assert properties.headers["source"] == names.service
     assert properties.headers["x-original-routing-key"] == names.event
     assert properties.headers["x-error-type"] == "ValueError"
-    assert "4096 bytes are allowed" in properties.headers["x-left-out"]
+    assert "must fit into one frame of 4096 bytes" in properties.headers["x-left-out"]
     assert "note" not in properties.headers
     assert calls == [failing], "a retry without its headers would be another message"
     assert oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id)) is None
@@ -174,7 +174,7 @@ def test_what_does_not_fit_into_a_small_frame_ends_in_the_dead_letters_all_the_s
 
 
 def deep(levels: int) -> Any:
-    """A list in a list in a list."""
+    """Nested lists."""
     value: list[Any] = []
     for _ in range(levels):
         value = [value]
@@ -253,7 +253,7 @@ def test_a_body_that_cannot_be_read_is_dead_lettered_at_once_with_one_escaped_li
             eventually(lambda count=count: depth(node, f"{names.event_queue}.dead") == count, 5)
             took[kind] = time.monotonic() - started
     del took["20-mb"]
-    # The time includes asking the broker for its depth, over a connection of its own each time.
+    # This time includes the requests for the queue's depth, each over a new connection.
     assert sorted(took.values())[len(took) // 2] < 0.1, took
     for properties, body in dead_letters(node, names.event_queue, len(UNREADABLE), timeout=1):
         oracle.ledger.dead(properties.message_id)

@@ -1,1 +1,1 @@
-"""AMQP frames: the common ones by encoders of our own, the others by those of pika."""
+"""AMQP frames: the common ones are encoded and decoded here, the others by pika."""

@@ -1,8 +1,9 @@
-"""Frames by pika's decoder, with a door before it that hostile headers do not pass and floats pass whole.
+"""Decoding of frames by pika, except for headers that pika cannot decode safely.
 
-Headers come from whoever may publish. Some make pika's decoder raise (a timestamp beyond the year 9999, an
-unknown type of field, tables nested by the hundred), and an exception there ends the connection, again at
-each redelivery: one message would stop a consumer for good. Here it becomes one bad message.
+Any client that may publish chooses the headers. Some headers make pika's decoder raise: a timestamp beyond the year
+9999, an unknown field type, hundreds of nested tables. An exception there ends the connection, and again at each
+redelivery, so a single message would stop a consumer for good. Here such a message gets the header ``UNDECODABLE``
+instead, and the connection goes on. Floats are decoded here, because pika truncates them to whole numbers.
 """
 
 from __future__ import annotations
@@ -21,24 +22,25 @@ __all__ = ["FRAME_END", "FRAME_START", "LARGEST_FRAME", "decode", "decode_header
 
 #: The byte that ends every frame.
 FRAME_END: int = spec.FRAME_END
-#: How deep tables and lists may be nested, the headers' own included: far more than any use, far less than
-#: Python's stack, which pika's decoder and everything after it climb.
+#: The deepest nesting of tables and lists, with the headers themselves as the first level. Far more than is useful,
+#: and far less than Python's recursion limit, which applies to pika's decoder and to all later code.
 DEEPEST = 32
-#: What pika proposes as ``frame_max``, so that no broker may send more.
+#: pika proposes this as ``frame_max``, so no broker may send larger frames.
 LARGEST_FRAME = spec.FRAME_MAX_SIZE
 
-#: What begins every frame: its kind, its channel and the bytes of its payload.
+#: The start of every frame: kind, channel, size of the payload in bytes.
 FRAME_START = struct.Struct(">BHI")
 _LONG = struct.Struct(">I")
 _FLOATS = {b"f": struct.Struct(">f"), b"d": struct.Struct(">d")}
 _KINDS = (spec.FRAME_METHOD, spec.FRAME_HEADER, spec.FRAME_BODY, spec.FRAME_HEARTBEAT)
-_FIXED = 12  # class, weight and body size, before the flags of the properties
+_FIXED = 12  # bytes before the property flags: class, weight and body size
 
 
 def frame_start(data: bytes, position: int) -> tuple[int, int, int]:
-    """The kind of the frame at ``position``, its channel, and its size in bytes, all included.
+    """Read the start of the frame at ``position``.
 
-    :raises IncompatibleProtocolError: this is no AMQP 0-9-1.
+    :returns: its kind, its channel, and the size of the whole frame in bytes.
+    :raises IncompatibleProtocolError: this is not a frame of AMQP 0-9-1.
     """
     kind, channel, size = FRAME_START.unpack_from(data, position)
     if kind not in _KINDS or size + 8 > LARGEST_FRAME:
@@ -47,9 +49,11 @@ def frame_start(data: bytes, position: int) -> tuple[int, int, int]:
 
 
 def decode(kind: int, data: bytes) -> Any:
-    """One whole frame, as pika's value.
+    """Decode one whole frame to pika's value.
 
-    :raises Exception: whatever pika raises, for anything but a message's properties.
+    If the properties of a message cannot be decoded, the headers are ``{UNDECODABLE: reason}``.
+
+    :raises Exception: pika's decoder failed at anything but the properties of a message.
     """
     if kind != spec.FRAME_HEADER:
         return frame.decode_frame(data)[1]
@@ -68,7 +72,7 @@ def decode(kind: int, data: bytes) -> Any:
 
 
 def decode_header(payload: bytes) -> Any:
-    """pika's properties in the payload of a content header, through the same door."""
+    """Decode the payload of a content header to pika's properties, with the same care as :func:`decode`."""
     data = FRAME_START.pack(spec.FRAME_HEADER, 0, len(payload)) + payload + bytes((FRAME_END,))
     return decode(spec.FRAME_HEADER, data).properties
 
@@ -90,7 +94,8 @@ def _properties(payload: bytes) -> Any:
 
 
 def _without_headers(payload: bytes) -> Any:
-    """The other properties, where they can be read: above all the message id, by which a return is recognised."""
+    """Decode all properties except the headers; empty properties if that fails."""
+    # The message id is needed most: it identifies the publish that a basic.return belongs to.
     properties: Any = spec.BasicProperties()
     try:
         before, start = _parted(payload)
@@ -98,13 +103,17 @@ def _without_headers(payload: bytes) -> Any:
             (size,) = _LONG.unpack_from(payload, start)
             before += payload[start + 4 + size :]
         properties.decode(before)
-    except Exception:  # nothing of it can be read: what is there counts as nothing
+    except Exception:  # no property can be decoded
         return spec.BasicProperties()
     return properties
 
 
 def _parted(payload: bytes) -> tuple[bytes, int | None]:
-    """Flags and properties up to the headers, as if there were none; and where the headers' table starts."""
+    """Split the properties at the headers.
+
+    :returns: the flags without the one for headers, and the properties before the headers; where the headers' table
+        starts, ``None`` if there is none.
+    """
     (flags,) = struct.unpack_from(">H", payload, _FIXED)
     if not flags & spec.BasicProperties.FLAG_HEADERS:
         return payload[_FIXED:], None
@@ -119,12 +128,16 @@ def _parted(payload: bytes) -> tuple[bytes, int | None]:
 
 
 def _table(data: bytes, at: int, levels: int) -> tuple[dict[str, Any], int]:
-    """A table, and where it ends. By pika, but for its floats, which pika cuts to whole numbers."""
+    """Decode a table.
+
+    :param levels: how many levels of nesting are still allowed.
+    :returns: the table, and where it ends.
+    """
     at, limit = _inside(data, at, levels)
     found: dict[str, Any] = {}
     while at < limit:
         name, at = decode_short_string(data, at)
-        if isinstance(name, bytes):  # it is no UTF-8
+        if isinstance(name, bytes):  # not UTF-8
             name = name.decode("utf-8", "backslashreplace")
         found[name], at = _value(data, at, levels)
     return found, _ended(at, limit)
@@ -151,22 +164,22 @@ def _value(data: bytes, at: int, levels: int) -> tuple[Any, int]:
         return found
     (value,) = number.unpack_from(data, at + 1)
     if not math.isfinite(value):
-        raise ValueError("no number that RabbitMQ takes")
+        raise ValueError("a float must be finite")
     return value, at + 1 + number.size
 
 
 def _inside(data: bytes, at: int, levels: int) -> tuple[int, int]:
-    """Where the content of a table or list starts and ends."""
+    """Return where the content of a table or list starts and ends."""
     if levels == 0:
         raise _TooDeep(f"nested deeper than {DEEPEST} levels")
     (size,) = _LONG.unpack_from(data, at)
     limit = at + 4 + size
     if limit > len(data):
-        raise ValueError("longer than the frame")
+        raise ValueError("a table or list is longer than the frame")
     return at + 4, limit
 
 
 def _ended(at: int, limit: int) -> int:
     if at != limit:
-        raise ValueError("a value ends beyond what it is in")
+        raise ValueError("a value is longer than the table or list that holds it")
     return at

@@ -1,4 +1,4 @@
-"""Between our values and AMQP frames: the common ones by our own encoders, the others by pika's."""
+"""Encoding of frames: the common ones by ``fast_encoding``, the others by pika."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
     "properties_to_pika",
 ]
 
-#: The one switch: ``MESSAGE_HUB_FRAMES=pika`` in the environment leaves every frame to pika, at half the speed.
+#: If the environment has ``MESSAGE_HUB_FRAMES=pika``, pika encodes and decodes every frame, at half the speed.
 OWN_FRAMES = os.environ.get("MESSAGE_HUB_FRAMES", "own") != "pika"
 
 _FRAME_OVERHEAD = spec.FRAME_HEADER_SIZE + spec.FRAME_END_SIZE
@@ -34,11 +34,10 @@ _HEADER_START = spec.FRAME_HEADER_SIZE + 14
 
 
 def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -> bytes:
-    """The frames of one publish: method, header, body in pieces of at most ``max_fragment`` bytes.
+    """Encode the frames of one publish: method, header, body. In the caller's thread, with no lock held.
 
-    Runs in the caller's thread, outside every lock.
-
-    :raises MessageValidationError: AMQP cannot carry a property or a header.
+    :param max_fragment: the largest part of a body in one frame, in bytes.
+    :raises MessageValidationError: AMQP cannot carry a property or a header, or they do not fit into one frame.
     """
     if OWN_FRAMES:
         data = fast_encoding.encode_publish(outgoing, channel_number, max_fragment)
@@ -55,13 +54,13 @@ def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -
         ]
     except (amqp.AMQPError, struct.error, AssertionError, ValueError, OverflowError) as error:
         raise MessageValidationError(
-            f"a property or header cannot be carried by AMQP ({type(error).__name__}): "
-            "texts of at most 255 bytes, 64-bit whole numbers and finite floats are"
+            f"a property or header cannot be carried by AMQP ({type(error).__name__}): property texts and header names "
+            "must have at most 255 bytes, whole numbers must fit into 64 bits, floats must be finite"
         ) from None
     if len(pieces[1]) > max_fragment + _FRAME_OVERHEAD:
         raise MessageValidationError(
-            f"properties and headers of {len(pieces[1])} bytes do not fit into a frame: "
-            f"{max_fragment + _FRAME_OVERHEAD} bytes are allowed; put it into the payload"
+            f"properties and headers must fit into one frame of {max_fragment + _FRAME_OVERHEAD} bytes, "
+            f"not {len(pieces[1])} bytes: put large values into the payload"
         )
     if len(body) <= max_fragment:
         if body:
@@ -75,7 +74,7 @@ def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -
 
 
 def encode_ack(channel_number: int, delivery_tag: int, multiple: bool) -> bytes:
-    """The frame of one ``basic.ack``."""
+    """Encode one ``basic.ack``."""
     if OWN_FRAMES:
         return fast_encoding.encode_ack(channel_number, delivery_tag, multiple)
     data: bytes = frame.Method(channel_number, spec.Basic.Ack(delivery_tag, multiple)).marshal()
@@ -83,13 +82,13 @@ def encode_ack(channel_number: int, delivery_tag: int, multiple: bool) -> bytes:
 
 
 def encode_reject(channel_number: int, delivery_tag: int) -> bytes:
-    """The frame of one ``basic.reject`` that gives the message back to its queue."""
+    """Encode one ``basic.reject`` with ``requeue``."""
     data: bytes = frame.Method(channel_number, spec.Basic.Reject(delivery_tag, requeue=True)).marshal()
     return data
 
 
 def _header_frame(channel_number: int, body_size: int, properties: Properties) -> bytes:
-    """By pika, but for headers with floats, which it does not write."""
+    """Encode the content header by pika. pika cannot encode floats, so headers with floats are encoded here."""
     value = properties_to_pika(properties)
     floats = _holds_float(properties.headers)
     if floats:
@@ -97,7 +96,7 @@ def _header_frame(channel_number: int, body_size: int, properties: Properties) -
     data: bytes = frame.Header(channel_number, body_size, value).marshal()
     if floats:
         texts = (properties.content_type, properties.content_encoding)
-        # Behind the frame's start, class, weight, body size and flags stand the two properties before the headers.
+        # The headers start after the frame's start, class, weight, body size, flags, and these two properties.
         start = _HEADER_START + sum(1 + len(text.encode()) for text in texts if text is not None)
         payload = data[spec.FRAME_HEADER_SIZE : start] + _table(properties.headers) + data[start + 4 : -1]
         data = struct.pack(">BHI", spec.FRAME_HEADER, channel_number, len(payload)) + payload + data[-1:]
@@ -121,7 +120,7 @@ def _table(table: dict[str, Any]) -> bytes:
 def _add_value(pieces: list[bytes], value: Any) -> None:
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError("the broker would end the connection for it")
+            raise ValueError("a float must be finite")  # else RabbitMQ closes the connection
         pieces.append(struct.pack(">cd", b"d", value))
     elif isinstance(value, dict):
         pieces += (b"F", _table(value))
@@ -140,7 +139,7 @@ def _with_size(pieces: list[bytes]) -> bytes:
 
 
 def properties_to_pika(properties: Properties) -> spec.BasicProperties:
-    """Our properties as pika's."""
+    """Convert our properties to pika's."""
     return spec.BasicProperties(
         content_type=properties.content_type,
         content_encoding=properties.content_encoding,
@@ -159,11 +158,7 @@ def properties_to_pika(properties: Properties) -> spec.BasicProperties:
 
 
 def properties_from_pika(properties: spec.BasicProperties) -> Properties:
-    """pika's properties as ours. Short strings that are not UTF-8 reach us as bytes: they are made text.
-
-    Of such a text goes on what fits into a short string again (255 bytes; a byte becomes up to four), or the message
-    could never be moved to where somebody looks at it.
-    """
+    """Convert pika's properties to ours. Short strings that are not UTF-8 come as bytes and become escaped text."""
     found: Any = properties
     headers = found.headers or {}
     return Properties(
@@ -184,4 +179,6 @@ def properties_from_pika(properties: spec.BasicProperties) -> Properties:
 
 
 def _text(value: Any) -> str | None:
+    # Cut to 255 bytes, the limit of a short string: escaped, one byte becomes up to four. A longer text could not be
+    # published again, and the message could never be dead-lettered.
     return cut(value.decode("utf-8", "backslashreplace"), 255) if isinstance(value, bytes) else value

@@ -1,7 +1,7 @@
-"""The frames that a client reads by the thousand, faster than pika decodes them.
+"""Decoders for the most frequent received frames, faster than pika's.
 
-Equal to what pika makes of the same bytes; whatever is not of the common shape is left to pika
-(``None``). The tests hold it to that under random bytes.
+They return the same values as pika for the same bytes. If a frame is not of the common shape, they return ``None`` and
+pika decodes it. Property-based tests compare both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Deliver", "decode_deliver", "decode_properties"]
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE = 1 << 15, 1 << 14, 1 << 13, 1 << 12
 _PRIORITY, _CORRELATION_ID, _REPLY_TO, _EXPIRATION = 1 << 11, 1 << 10, 1 << 9, 1 << 8
 _MESSAGE_ID, _TIMESTAMP, _TYPE, _USER_ID, _APP_ID = 1 << 7, 1 << 6, 1 << 5, 1 << 4, 1 << 3
-#: ``cluster_id`` (deprecated) and the bit that says that more flags follow.
+#: ``cluster_id`` (deprecated), and the bit for more flags.
 _UNUSUAL = 1 << 2 | 1 << 1 | 1
 
 _FLAGS = Struct(">H")
@@ -29,13 +29,13 @@ _LONG_INTEGER = Struct(">q")
 _LONGLONG = Struct(">Q")
 _TAG_AND_BITS = Struct(">QB")
 
-#: The header that differs from message to message, up to its text: name, kind, size.
+#: The start of the header ``timestamp``, whose text differs in each message: name and type. Its size follows.
 _MOMENT = b"\x09timestampS"
 _MOMENT_START = len(_MOMENT) + 4
-#: Bytes of headers that are remembered at most, as memory is bounded.
+#: Larger headers (in bytes) are not cached, so that the caches stay small.
 _LARGEST_KEPT = 1024
 
-#: Timestamps that ``datetime`` cannot hold (after the year 9999) are not passed on.
+#: The last second of the year 9999. ``datetime`` cannot hold a later timestamp, so pika decodes those.
 _LATEST = 253_402_300_799
 
 
@@ -44,9 +44,10 @@ Deliver = tuple[int, bool, str, str]
 
 
 def decode_deliver(payload: bytes) -> Deliver | None:
-    """What a ``basic.deliver`` says, or ``None`` for pika to decode (or to refuse) it.
+    """Decode a ``basic.deliver``.
 
-    :param payload: the method frame's payload, class and method included.
+    :param payload: the payload of the method frame, class and method included.
+    :returns: ``None`` if pika must decode it.
     """
     try:
         end = 5 + payload[4]  # of the consumer tag
@@ -59,7 +60,7 @@ def decode_deliver(payload: bytes) -> Deliver | None:
 
 @lru_cache(maxsize=4096)
 def _origin(data: bytes) -> tuple[str, str]:
-    """Exchange and routing key, which come again with every message of a queue."""
+    """Decode exchange and routing key. Cached: most messages of a queue have the same."""
     start = 1 + data[0]
     if len(data) != start + 1 + data[start]:
         raise _NotCommon
@@ -68,14 +69,15 @@ def _origin(data: bytes) -> tuple[str, str]:
 
 @lru_cache(maxsize=4096)
 def _constant(data: bytes) -> str:
-    """A short string that comes again with every message."""
+    """Decode a short string. Cached: most messages have the same."""
     return data.decode()
 
 
 def decode_properties(payload: bytes) -> Properties | None:
-    """The properties in a content header, or ``None`` for pika to decode (or to refuse) it.
+    """Decode the properties in a content header.
 
-    :param payload: the header frame's payload: class, weight, body size, flags, properties.
+    :param payload: the payload of the header frame: class, weight, body size, flags, properties.
+    :returns: ``None`` if pika must decode it.
     """
     try:
         return _of_a_kind(payload)
@@ -84,31 +86,32 @@ def decode_properties(payload: bytes) -> Properties | None:
 
 
 class _NotCommon(Exception):
-    """A value that pika is to decode."""
+    """A value that pika must decode."""
 
 
 class _Layout:
-    """Where the values stand that differ between two messages of a kind: correlation id, message id, timestamp."""
+    """The positions of the values that differ between messages of one kind.
+
+    ``moment`` is the text of the header ``timestamp``, ``timestamp`` the property.
+    """
 
     __slots__ = ("correlation_id", "message_id", "moment", "timestamp")
 
     def __init__(self) -> None:
-        self.moment = self.correlation_id = self.message_id = (0, 0)
-        self.timestamp = 0
+        self.moment = self.correlation_id = self.message_id = (0, 0)  # start and end
+        self.timestamp = 0  # start
 
 
-#: Layouts by a header's size and what stands before its moment; kinds by all that their messages have in common.
+#: Layouts, by the header's size and its bytes before the moment. Kinds, by all bytes that their messages share.
 _layouts: dict[tuple[int, bytes], _Layout] = {}
 _kinds: dict[tuple[bytes, bytes, bytes, bytes], Properties] = {}
 _MOST_KINDS = 512
 
 
 def _of_a_kind(data: bytes) -> Properties:
-    """The properties, by what is known of messages of the same kind.
-
-    Two headers that are equal but for the bytes of the moment, of both ids and of the timestamp, and have these at the
-    same places and of the same size, mean the same but for these values.
-    """
+    """Decode the properties with the help of an earlier message of the same kind."""
+    # Two messages are of one kind if their headers have equal bytes, except for the moment, both ids and the timestamp,
+    # and these four have the same positions and sizes. Then all other properties are equal too.
     moment = data.find(_MOMENT, 14)
     layout = _layouts.get((len(data), data[12 : moment + _MOMENT_START])) if moment > 0 else None
     if layout is None:
@@ -117,7 +120,7 @@ def _of_a_kind(data: bytes) -> Properties:
     correlation_start, correlation_end = layout.correlation_id
     message_start, message_end = layout.message_id
     timestamp = layout.timestamp
-    # Of two layouts of one size the ids may differ in size the other way round: what stands before them says theirs.
+    # Two layouts of the same total size may have ids of different sizes: compare the size byte before each id.
     if data[correlation_start - 1] != correlation_end - correlation_start or data[message_start - 1] != (
         message_end - message_start
     ):
@@ -155,12 +158,12 @@ def _of_a_kind(data: bytes) -> Properties:
 
 
 def _learned(data: bytes) -> Properties:
-    """Decoded value by value; remembered when it has all of the values that differ, in their usual places."""
+    """Decode value by value. Remember the layout and the kind if the message has all four values that differ."""
     layout = _Layout()
     found = _decoded(data, layout)
     start, end = layout.moment
     if start and layout.correlation_id[0] and layout.message_id[0] and layout.timestamp and len(data) <= _LARGEST_KEPT:
-        if len(_kinds) >= _MOST_KINDS:  # rare: kinds are what services send, not what messages hold
+        if len(_kinds) >= _MOST_KINDS:  # rare: services send few kinds of messages
             _layouts.clear()
             _kinds.clear()
         _layouts[len(data), data[12:start]] = layout
@@ -175,20 +178,20 @@ def _learned(data: bytes) -> Properties:
 
 
 def _decoded(data: bytes, layout: _Layout) -> Properties:
-    """Decode value by value, and note in ``layout`` where the values stand that differ between messages."""
+    """Decode value by value. Record in ``layout`` the positions of the values that differ between messages."""
     (flags,) = _FLAGS.unpack_from(data, 12)
     if flags & _UNUSUAL:
         raise _NotCommon
     found = Properties(content_type=None, delivery_mode=None)
     at = _add_first_five(data, 14, flags, found, layout)
     at = _add_others(data, at, flags, found, layout)
-    if at != len(data):  # shorter or longer than its own lengths say
+    if at != len(data):  # the lengths inside do not add up to the size
         raise _NotCommon
     return found
 
 
 def _add_first_five(data: bytes, at: int, flags: int, found: Properties, layout: _Layout) -> int:
-    """Add content type to priority to ``found``; returns where they end."""
+    """Decode the properties from content type to priority into ``found``; return where they end."""
     if flags & _CONTENT_TYPE:
         end = at + 1 + data[at]
         found.content_type = _constant(data[at + 1 : end])
@@ -209,7 +212,7 @@ def _add_first_five(data: bytes, at: int, flags: int, found: Properties, layout:
 
 
 def _add_others(data: bytes, at: int, flags: int, found: Properties, layout: _Layout) -> int:
-    """Add correlation id to app id to ``found``; returns where they end."""
+    """Decode the properties from correlation id to app id into ``found``; return where they end."""
     if flags & _CORRELATION_ID:
         end = at + 1 + data[at]
         found.correlation_id = data[at + 1 : end].decode()
@@ -250,11 +253,9 @@ def _add_others(data: bytes, at: int, flags: int, found: Properties, layout: _La
 
 
 def _table(data: bytes, at: int, found: dict[str, Any], layout: _Layout) -> int:
-    """Add a table's entries to ``found``; where it ends.
-
-    All but the moment comes again with every message of a kind, so that both sides of it are remembered. Its name
-    inside some value is no harm: the entries before would not end there.
-    """
+    """Decode a table into ``found``; return where it ends."""
+    # All messages of a kind have the same entries before and after the moment, so both parts are cached. If the bytes
+    # of _MOMENT are found inside another value, the part before does not end with a whole entry: pika decodes it.
     (size,) = _LONG.unpack_from(data, at)
     at += 4
     limit = int(at + size)
@@ -270,13 +271,13 @@ def _table(data: bytes, at: int, found: dict[str, Any], layout: _Layout) -> int:
         raise _NotCommon
     rest = _entries(data[at:limit])
     if "timestamp" in rest and moment >= 0:
-        raise _NotCommon  # twice: the last one counts, and is not where the moment is
+        raise _NotCommon  # two timestamps: the last one counts, and it is not the moment
     found.update(rest)
     return limit
 
 
 def _entries(data: bytes) -> dict[str, Any]:
-    """Names with values, not to be changed."""
+    """Decode entries of a table. The caller must not change the result, which may be cached."""
     return _remembered(data) if len(data) <= _LARGEST_KEPT else _decoded_entries(data)
 
 
