@@ -115,7 +115,7 @@ class Session:
             for listener in listeners:
                 listener()
             # Handlers may still send and settle while they finish: the connections end last.
-            self.subscriptions.refuse()
+            self.subscriptions.stop_accepting()
             mine = self.subscriptions.stop(deadline)
         except BaseException:  # a signal's, say: nobody would close the connections any more
             self._finish(deadline)

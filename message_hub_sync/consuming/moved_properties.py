@@ -1,16 +1,15 @@
 """Properties and headers of a message that is republished to a retry queue or a dead-letter queue. Pure.
 
-Left out are ``expiration`` (a dead letter that kept it would vanish), ``user_id`` (the broker refuses that of another
-user), and these headers:
+These properties are left out: ``expiration``, because the broker would drop the message after that time, and
+``user_id``, because the broker accepts only that of the publishing user. These headers are left out, too:
 
-* ``x-death``, ``x-first-death-*``, ``x-last-death-*``: the broker writes them when a retry queue hands back,
-  and reads them to find dead-lettering cycles, which it ends by dropping the message. A retry must not look
-  like one.
-* ``x-delivery-count``: a quorum queue's count of its own, wrong in any other queue.
-* ``CC`` and ``BCC``: the broker would route the message to those queues once more.
-* what an AMQP encoder cannot write: objects, whole numbers above 64 bits, texts that are not UTF-8, tables nested
-  deeper than 16. Decimals of more digits than AMQP has go along as text, and so do NaN and the infinities, for
-  which RabbitMQ ends the connection.
+* ``x-death``, ``x-first-death-*``, ``x-last-death-*``: the broker writes them when a message leaves a retry queue, and
+  reads them to find cycles of dead-lettering. It drops a message that is in a cycle, so a retry must not look like one.
+* ``x-delivery-count``: a quorum queue counts its own deliveries there. The count is wrong in any other queue.
+* ``CC`` and ``BCC``: the broker would route the message to those queues again.
+* Values that AMQP cannot encode: other objects, whole numbers of more than 64 bits, texts that are not UTF-8, tables
+  nested deeper than 16. Decimals with more digits than AMQP has are written as text. So are NaN and the infinities,
+  for which RabbitMQ closes the connection.
 """
 
 from __future__ import annotations
@@ -59,11 +58,11 @@ __all__ = [
 ]
 
 MAX_TRACEBACK_BYTES = 4 * 1024
-#: Bytes of each text, of where it was published, and of all headers in what fits into the smallest frame there is.
+#: Limits in bytes for :func:`reduced_properties`: of each text, of exchange and routing key, of all headers together.
 _REDUCED_TEXT, _REDUCED_ORIGIN, _REDUCED_HEADERS = 128, 255, 2_560
 _MAX_TEXT = 500
 _MAX_COUNT = 2**31 - 1
-#: Half of what makes the broker end the connection (about 129 KiB), with room for the properties.
+#: RabbitMQ closes the connection for headers of about 129 KiB. This is half of that, minus room for the properties.
 MAX_HEADER_BYTES = 60 * 1024
 _INT64 = 2**63
 _MAX_DEPTH = 16
@@ -73,7 +72,7 @@ _DROPPED = object()
 
 
 class FailedDelivery(Protocol):
-    """What is asked of a delivery in order to move it."""
+    """The part of a delivery that is needed to republish it."""
 
     properties: Properties
     exchange: str
@@ -81,12 +80,12 @@ class FailedDelivery(Protocol):
 
 
 def attempts_made(headers: Mapping[str, Any]) -> int:
-    """How many handler runs this message has failed so far; 0 where the header is absent or no count."""
+    """The number of handler runs that failed for this message so far; 0 if the header is absent or invalid."""
     return _count(headers, ATTEMPTS)
 
 
 def crashes(headers: Mapping[str, Any]) -> int:
-    """How often this message was moved because its last consumer may have died of it."""
+    """How often this message was set aside because it may have crashed its consumer."""
     return _count(headers, CRASHES)
 
 
@@ -105,22 +104,28 @@ def retry_properties(
     delay_ms: int,
     earliest_now: float | None = None,
 ) -> Properties:
-    """What a message bears on its way to a retry queue.
+    """Properties of a message that is republished to a retry queue.
 
     :param attempts: handler runs that failed, this one included.
-    :param now: wall clock, seconds since the epoch.
-    :param delay_ms: how long it will wait there.
-    :param earliest_now: as :func:`expired` has it; the wall clock where it is left out.
+    :param error: what the handler raised, ``None`` if no handler raised: its type and text become headers.
+    :param service: the name of this service.
+    :param now: the wall clock, in seconds since the epoch.
+    :param delay_ms: how long the message will wait in the retry queue, in milliseconds.
+    :param earliest_now: a lower bound of now, in seconds since the epoch; by default ``now``.
     """
     ours = {ATTEMPTS: attempts, SERVICE: service, **_first_failed(delivery, now), **_error(error)}
     return _moved(delivery, {**ours, **_ttl_after(delivery, now if earliest_now is None else earliest_now, delay_ms)})
 
 
 def crash_properties(delivery: FailedDelivery, *, crashes: int, earliest_now: float, delay_ms: int) -> Properties:
-    """What a message bears that is set aside unhandled, because its last consumer may have died of it.
+    """Properties of a message that is set aside unhandled, because it may have crashed its consumer.
 
-    :param crashes: this one included; at least one more than the message bears already is written.
-        Its ``x-attempts`` stays as it is.
+    Its ``x-attempts`` header stays as it is.
+
+    :param crashes: the number of crashes, this one included. If the header has that number or more, it is increased
+        by one.
+    :param earliest_now: a lower bound of now, in seconds since the epoch.
+    :param delay_ms: how long the message will wait in the retry queue, in milliseconds.
     """
     ours = {CRASHES: max(crashes, _count(delivery.properties.headers, CRASHES) + 1)}
     return _moved(delivery, {**ours, **_ttl_after(delivery, earliest_now, delay_ms)})
@@ -129,11 +134,14 @@ def crash_properties(delivery: FailedDelivery, *, crashes: int, earliest_now: fl
 def dead_letter_properties(
     delivery: FailedDelivery, *, error: BaseException | None, reason: str, attempts: int, service: str, now: float
 ) -> Properties:
-    """What a message bears that is given up.
+    """Properties of a dead-lettered message.
 
-    :param error: what the handler raised, ``None`` where none did: type, text and traceback's tail go along.
+    :param error: what the handler raised, ``None`` if no handler raised: its type, its text and the end of its
+        traceback become headers.
+    :param reason: why it is dead-lettered.
     :param attempts: handler runs that failed.
-    :param now: wall clock, seconds since the epoch.
+    :param service: the name of this service.
+    :param now: the wall clock, in seconds since the epoch.
     """
     ours = {ATTEMPTS: attempts, SERVICE: service, REASON: printable(reason, _MAX_TEXT)}
     if error is not None:
@@ -142,12 +150,14 @@ def dead_letter_properties(
 
 
 def reduced_properties(properties: Properties, why: str) -> Properties:
-    """What a message bears that cannot be moved as it is: short ids, our headers shortened, its own small ones.
+    """Properties for a message that cannot be republished with ``properties``: shorter ones.
 
-    They fit into 4096 bytes, the least that a frame may be limited to. Its message id is whole where it is a UUID.
+    They fit into 4,096 bytes, the smallest limit that a frame may have. Texts are cut to 128 bytes, exchange and
+    routing key to 255. So a message id that is a UUID stays whole. Of the message's own headers the small ones are
+    kept.
 
-    :param properties: those that it was to bear.
-    :param why: what AMQP cannot carry.
+    :param properties: the properties that AMQP cannot carry.
+    :param why: the reason, which becomes a header.
     """
     headers = {REASON: "it cannot be moved as it is", **properties.headers, LEFT_OUT: why}
     sizes = {**dict.fromkeys(_OURS, _REDUCED_TEXT), ORIGINAL_EXCHANGE: _REDUCED_ORIGIN}
@@ -155,7 +165,7 @@ def reduced_properties(properties: Properties, why: str) -> Properties:
     ours = {}
     for name, size in sizes.items():
         value = headers.pop(name, None)
-        if isinstance(value, (int, str)):  # whoever may publish can write anything there
+        if isinstance(value, (int, str)):  # any publisher can write anything there
             ours[name] = cut(value, size) if isinstance(value, str) else value
     texts = {name: getattr(properties, name) for name in _SHORT_TEXTS}
     return Properties(
@@ -175,13 +185,13 @@ _SHORT_TEXTS = ("message_id", "correlation_id", "type", "app_id", "content_type"
 
 
 def expired(properties: Properties, earliest_now: float) -> bool:
-    """Whether a message back from a retry queue is past its ttl, which the broker no longer watches.
+    """Whether the ttl of a message that was in a retry queue has passed. The broker no longer checks it.
 
-    What is left of the ttl is carried along and shortened by each delay, for which the broker answers. Clocks are asked
-    only for how long the message waited before it failed first and since it came back: whoever sets one must not
-    have messages given up.
+    A header has the rest of the ttl, shortened by each delay, which the broker's retry queue measures. A clock is read
+    only for (1) how long the message waited before its handler failed first, and (2) how long it has waited since it
+    left the retry queue. So a clock that is set forward does not expire a message.
 
-    :param earliest_now: seconds since the epoch, or fewer: the reading of a clock that nobody has set forward
+    :param earliest_now: a lower bound of now, in seconds since the epoch
         (:func:`~message_hub_sync.runtime.deadlines.earliest_now`).
     """
     left = _ttl_left(properties, earliest_now) if TTL_LEFT in properties.headers else None
@@ -189,23 +199,23 @@ def expired(properties: Properties, earliest_now: float) -> bool:
 
 
 def _ttl_left(properties: Properties, earliest_now: float) -> int | None:
-    """Milliseconds, ``None``: it has none."""
+    """The rest of the ttl in milliseconds; ``None`` if the message has no ttl."""
     headers = properties.headers
     total = properties.expiration if properties.expiration is not None else headers.get(ORIGINAL_EXPIRATION)
     if not isinstance(total, str) or not (total.isascii() and total.isdigit()):
         return None
-    # Ten digits are more than the broker takes; more than 4,300 would make int() raise.
+    # Ten digits can write more than the broker accepts; for more than 4,300 digits int() would raise.
     ttl = int(total[:10])
     left = headers.get(TTL_LEFT)
     if properties.expiration is None and isinstance(left, int) and not isinstance(left, bool):
-        back = _came_back(headers)
-        # The broker writes whole seconds.
+        back = _left_retry_queue_at(headers)
+        # Minus 1: the broker writes whole seconds.
         waited = 0.0 if back is None else max(0.0, earliest_now - back - 1)
         return min(max(left, -ttl), ttl) - int(waited * 1000)
     sent = _epoch(headers.get(TIMESTAMP))
     sent = properties.timestamp if sent is None else sent
     waited = 0.0 if sent is None else earliest_now - sent
-    # The broker would not have handed out one that is past its ttl: where the clocks say so, somebody has set one.
+    # The broker delivers no expired message. If the clocks say expired, one of them is wrong: keep the full ttl.
     return ttl - int(waited * 1000) if 0 <= waited * 1000 < ttl else ttl
 
 
@@ -214,14 +224,15 @@ def _ttl_after(delivery: FailedDelivery, earliest_now: float, delay_ms: int) -> 
     return {} if left is None else {TTL_LEFT: left - delay_ms}
 
 
-def _came_back(headers: Mapping[str, Any]) -> float | None:
-    """When the broker moved it from its retry queue to where it was delivered from."""
+def _left_retry_queue_at(headers: Mapping[str, Any]) -> float | None:
+    """When the broker moved it from the retry queue back to its queue: seconds since the epoch, ``None`` if unknown."""
     deaths = headers.get(X_DEATH)
     latest = deaths[0] if isinstance(deaths, list) and deaths else None
     return _epoch(latest.get("time")) if isinstance(latest, Mapping) else None
 
 
 def _epoch(iso: Any) -> float | None:
+    """A ``datetime`` or an ISO 8601 text as seconds since the epoch; ``None`` if it is neither."""
     try:
         moment = iso if isinstance(iso, datetime) else datetime.fromisoformat(iso.replace("Z", "+00:00"))
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)).timestamp()
@@ -229,10 +240,11 @@ def _epoch(iso: Any) -> float | None:
         return None
 
 
-# --- what a moved message bears ------------------------------------------------------------------
+# --- properties ----------------------------------------------------------------------------------
 
 
 def _moved(delivery: FailedDelivery, ours: dict[str, Any]) -> Properties:
+    """The properties of the delivery, persistent, with the headers ``ours`` and those of where it was published."""
     properties = delivery.properties
     ours = {
         ORIGINAL_EXCHANGE: _earlier(properties, ORIGINAL_EXCHANGE, delivery.exchange),
@@ -254,7 +266,7 @@ def _moved(delivery: FailedDelivery, ours: dict[str, Any]) -> Properties:
 
 
 def _earlier(properties: Properties, name: str, otherwise: str) -> str:
-    """What an earlier move wrote there; anything that no move of ours writes is replaced."""
+    """The header ``name`` if an earlier retry can have written it, else ``otherwise``."""
     value = properties.headers.get(name)
     return value if isinstance(value, str) and len(value.encode("utf-8", "replace")) <= 255 else otherwise
 
@@ -276,30 +288,30 @@ def _error(error: BaseException | None) -> dict[str, Any]:
 
 
 def _traceback_tail(error: BaseException) -> str:
-    # The innermost frames say most; a deep recursion has thousands.
+    # The innermost 64 frames: a deep recursion has thousands.
     try:
         formatted = "".join(traceback.TracebackException.from_exception(error, limit=-64).format())
     except Exception:
-        # An exception that cannot be shown must not keep its message from being moved.
+        # Its own methods raise: the message is republished without a traceback.
         return ""
     lines = "\n".join(printable(line, 2 * _MAX_TEXT) for line in formatted.rstrip("\n").split("\n"))
     return lines.encode()[-MAX_TRACEBACK_BYTES:].decode("utf-8", "ignore")
 
 
-# --- headers ---
+# --- headers -------------------------------------------------------------------------------------
 
 
 def headers_to_move(headers: Mapping[str, Any], ours: dict[str, Any], most: int = MAX_HEADER_BYTES) -> dict[str, Any]:
-    """The headers that go along: ours, then the message's own; where they are too large, its small ones.
+    """The headers of the republished message: ``ours`` and the message's own. If not all fit, its smallest ones.
 
-    :param most: bytes for all of them.
+    :param most: bytes for all of them together.
     """
     room = most - sum(_size(name) + _size(value) for name, value in ours.items())
     others: list[tuple[int, str, Any]] = []
     for name, value in headers.items():
-        if name in ours or not _goes_along(name):
+        if name in ours or not _is_kept(name):
             continue
-        kept = _carried(value, _MAX_DEPTH)
+        kept = _encodable_value(value, _MAX_DEPTH)
         if kept is not _DROPPED:
             others.append((_size(name) + _size(kept), name, kept))
     if sum(size for size, _, _ in others) > room:
@@ -313,12 +325,15 @@ def headers_to_move(headers: Mapping[str, Any], ours: dict[str, Any], most: int 
     return {**found, **ours}
 
 
-def _goes_along(name: Any) -> bool:
+def _is_kept(name: Any) -> bool:
     return _is_key(name) and name not in _DROPPED_HEADERS and not name.startswith(_DROPPED_PREFIXES)
 
 
-def _carried(value: Any, depth: int) -> Any:
-    """``value`` as every AMQP encoder takes it, or ``_DROPPED``."""
+def _encodable_value(value: Any, depth: int) -> Any:
+    """``value`` in a form that every AMQP encoder accepts, or ``_DROPPED``.
+
+    :param depth: how many levels of tables and lists are allowed below.
+    """
     if value is None or isinstance(value, (bool, bytes)):
         return value
     if isinstance(value, str):
@@ -335,10 +350,10 @@ def _carried(value: Any, depth: int) -> Any:
     if depth <= 0:
         return _DROPPED
     if isinstance(value, Mapping):
-        pairs = ((key, _carried(item, depth - 1)) for key, item in value.items() if _is_key(key))
+        pairs = ((key, _encodable_value(item, depth - 1)) for key, item in value.items() if _is_key(key))
         return {key: item for key, item in pairs if item is not _DROPPED}
     if isinstance(value, (list, tuple)):
-        items = (_carried(item, depth - 1) for item in value)
+        items = (_encodable_value(item, depth - 1) for item in value)
         return [item for item in items if item is not _DROPPED]
     return _DROPPED
 
@@ -348,7 +363,7 @@ def _is_key(key: Any) -> bool:
 
 
 def _size(value: Any) -> int:
-    """Bytes in a header table, at most: a kind, a length, the content."""
+    """An upper bound of the bytes that a value takes in a header table: type, length and content."""
     if isinstance(value, str):
         return 5 + len(value.encode())
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""One queue being consumed: its worker threads, from the first delivery to the last settlement."""
+"""The consumer of one queue with its worker threads, from the first delivery to the last acknowledgement."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ __all__ = ["QueueConsumer"]
 
 logger = SafeLogger("message_hub_sync.subscription")
 
-#: Seconds for the last acknowledgements of a handler that outlived the deadline of whoever stopped it.
+#: Seconds for the last acknowledgements if a handler returns after the deadline for stopping.
 CLOSE_TIMEOUT = 1.0
 
 
 class QueueConsumer:
-    """Consumes one queue for all subscriptions to it; the ``first_in_process`` one in this process, or a later one.
+    """Consumes one queue for all subscriptions to it. Any thread may use it.
 
-    Mutable: ``_handlers``, replaced as a whole by the registry that owns this under *its* lock, so that workers
-    read it without; guarded by ``_lock``: the opening (done once, awaited by whoever else starts this) and the
-    ``consumer`` it led to, the threads, the workers that still run, and whether they are to stop. ``_taken`` holds
-    the delivery that each worker took last, ``_republishers`` what each cannot move yet; each writes its own.
+    :param consumed: the queue.
+    :param options: how it is consumed.
+    :param context: what all consumers of the client share.
+    :param first_in_process: whether this process has not consumed the queue before.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class QueueConsumer:
         self.consumed = consumed
         self.options = options
         self._context = context
+        # Replaced as a whole under the lock of the registry that owns this; workers read it without a lock.
         self._handlers: tuple[tuple[object, Handler], ...] = ()
         self._processor = DeliveryProcessor(
             consumed,
@@ -58,46 +59,44 @@ class QueueConsumer:
             first_in_process=first_in_process,
         )
         self._lock = threading.Lock()
-        self._opening: Future[None] | None = None
-        self.consumer: Consumer | None = None
-        self._threads: list[threading.Thread] = []
-        self._workers: list[threading.Thread] = []
-        self._taken: dict[threading.Thread, Delivery] = {}
-        self._republishers: list[Republisher] = []
-        self._stopping = False
-        self._stop_deadline = 0.0
-        self._afterwards: list[Callable[[], None]] = []
+        self._opening: Future[None] | None = None  # set under _lock; the caller that opens resets it after an error
+        self.consumer: Consumer | None = None  # set under _lock
+        self._threads: list[threading.Thread] = []  # guarded by _lock; all that were started
+        self._workers: list[threading.Thread] = []  # changed under _lock; those that still run
+        self._taken: dict[threading.Thread, Delivery] = {}  # the last delivery of each worker, which sets its own
+        self._republishers: list[Republisher] = []  # one for each worker, which appends it
+        self._stopping = False  # set under _lock
+        self._stop_deadline = 0.0  # set under _lock
+        self._afterwards: list[Callable[[], None]] = []  # guarded by _lock
 
-    # --- who handles ------------------------------------------------------------------------------
+    # --- callbacks and state ----------------------------------------------------------------------
 
     def attach(self, owner: object, handler: Handler) -> None:
         """Add a subscription's callback. The caller holds the registry's lock."""
         self._handlers = (*self._handlers, (owner, handler))
 
     def detach(self, owner: object) -> bool:
-        """Remove a subscription's callback; whether it was the last. The caller holds the registry's lock.
-
-        The last one stays until this is cancelled: a delivery that is taken now would be settled unhandled.
-        """
+        """Remove a subscription's callback. Returns whether it was the last. The caller holds the registry's lock."""
         others = tuple(pair for pair in self._handlers if pair[0] is not owner)
+        # Keep the last callback until the consumer is cancelled: without it a delivery would be acked unhandled.
         self._handlers = others or self._handlers
         return not others
 
     @property
     def queue(self) -> str:
-        """The queue's present name."""
+        """The queue's name as declared: with the random part, if it has one."""
         consumer = self.consumer
         return self.consumed.topology.queue.name if consumer is None else consumer.queue
 
     @property
     def active(self) -> bool:
-        """Whether deliveries arrive and a worker takes them."""
+        """Whether the broker delivers and a worker handles deliveries."""
         consumer = self.consumer
         return consumer is not None and consumer.active and bool(self._workers) and not self._stopping
 
     @property
     def error(self) -> str | None:
-        """Why failed messages stay where they are and take up the prefetch; ``None``: none does."""
+        """Why failed messages stay unacked, so that they take up the prefetch; ``None`` if there are none."""
         stuck = sum(
             (Counter(republisher.stuck()) for republisher in list(self._republishers)), Counter[tuple[str, str]]()
         )
@@ -108,15 +107,16 @@ class QueueConsumer:
 
     @property
     def is_current_thread(self) -> bool:
-        """Whether the caller is one of the workers: a handler."""
+        """Whether the calling thread is one of the workers, so that a handler calls."""
         return threading.current_thread() in self._workers
 
     # --- start and stop ---------------------------------------------------------------------------
 
     def start(self, deadline: float) -> None:
-        """Consume. Whoever comes second waits for the first one's result.
+        """Declare and consume the queue, and start the workers. A second caller waits for the first one's result.
 
-        :raises MessageHubError: it could not be declared and consumed in time.
+        :param deadline: until when, by ``time.monotonic()``.
+        :raises MessageHubError: the queue could not be declared and consumed in time.
         """
         while True:
             with self._lock:
@@ -126,18 +126,18 @@ class QueueConsumer:
                     break
             try:
                 opening.result(timeout=remaining(deadline))
-            except FutureTimeoutError:  # the builtin TimeoutError only from 3.11 on
+            except FutureTimeoutError:  # before Python 3.11 another class than the builtin TimeoutError
                 raise MessageHubConnectionError(
                     f"the queue {self.consumed.topology.queue.name} was not consumed in time{uwsgi_hint()}"
                 ) from None
             except CancelledError:
-                continue  # whoever was at it was interrupted
+                continue  # the caller that opened it was interrupted: try it here
             return
         try:
             self._open(deadline)
         except BaseException as error:
             self._opening = None
-            # A signal or a gevent timeout is this caller's own: the others open it without him.
+            # Interrupted by a signal or a gevent timeout: cancel the future, so that a waiting caller opens the queue.
             if isinstance(error, MessageHubError):
                 mine.set_exception(error)
             else:
@@ -152,26 +152,29 @@ class QueueConsumer:
         try:
             with self._lock:
                 if self._stopping:
-                    raise MessageHubConnectionError("it was cancelled meanwhile")
+                    raise MessageHubConnectionError("the subscription was cancelled meanwhile")
                 self.consumer = consumer
-                # Under the lock, so that nobody joins a thread that has not started.
+                # Start the threads under _lock: join() must not see one that has not started.
                 for number in range(1, self.options.workers + 1):
                     worker = threading.Thread(target=self._work, args=(consumer,), name=f"{name}-{number}", daemon=True)
                     worker.start()
                     self._threads.append(worker)
                     self._workers.append(worker)
         except BaseException as error:
-            # The last of the workers that have started closes it; there may be none.
+            # The last worker closes the consumer. If no worker has started, close it here.
             self.cancel(deadline)
             if not self._workers:
                 consumer.close(deadline)
-            # A RuntimeError: no thread starts in a process that is at its end, or at its limit.
+            # RuntimeError: Python cannot start a thread, because the process exits or has too many.
             if isinstance(error, (RuntimeError, MessageHubConnectionError)):
                 raise MessageHubConnectionError(f"the queue {consumer.queue} is not consumed: {error}") from None
             raise
 
     def cancel(self, deadline: float) -> None:
-        """Stop the intake, and have each worker end after the message it is at. Does not wait for them."""
+        """Cancel the consumer. Each worker ends after its current message; this does not wait for the workers.
+
+        :param deadline: until when the broker may answer, and until when the last worker may acknowledge.
+        """
         with self._lock:
             if self._stopping:
                 return
@@ -183,13 +186,13 @@ class QueueConsumer:
         try:
             consumer.cancel(deadline)
         except MessageHubError as error:
-            logger.debug("the consumer of %s was not cancelled in order: %s", consumer.queue, error)
+            logger.debug("cancelling the consumer of %s failed: %s", consumer.queue, error)
         finally:
             for _ in range(self.options.workers):
-                consumer.deliveries.put(None)
+                consumer.deliveries.put(None)  # wakes one worker
 
     def join(self, deadline: float) -> bool:
-        """Wait for the workers, but not for the calling one; whether they have ended."""
+        """Wait until the workers have ended, except the calling one. Returns whether all have ended."""
         with self._lock:
             threads = list(self._threads)
         for thread in threads:
@@ -197,10 +200,10 @@ class QueueConsumer:
                 thread.join(remaining(deadline))
         return not self._workers
 
-    def tell_unfinished(self, seconds: float) -> None:
-        """Log the messages whose handlers run on though they were waited for.
+    def log_unfinished(self, seconds: float) -> None:
+        """Log the messages whose handlers still run.
 
-        :param seconds: how long they were.
+        :param seconds: how long closing waited for them.
         """
         workers = [worker for worker in list(self._workers) if worker is not threading.current_thread()]
         taken = [
@@ -218,7 +221,7 @@ class QueueConsumer:
             )
 
     def afterwards(self, action: Callable[[], None]) -> None:
-        """Have ``action`` run by the last worker when it has settled its message; at once if there is none."""
+        """Run ``action`` on the last worker after it has acknowledged its message; now if no worker runs."""
         with self._lock:
             if self._workers:
                 self._afterwards.append(action)
@@ -250,21 +253,25 @@ class QueueConsumer:
 
     def _process(self, delivery: Delivery, consumer: Consumer, republisher: Republisher) -> None:
         if became_reloader_parent():
-            # A script's app.run(debug=True), seen only now: the child serves, this process watches files.
-            logger.info("%s is consumed no more: this is the parent of werkzeug's reloader", consumer.queue)
+            # The script called app.run(debug=True) after it subscribed: its child process serves, and this one only
+            # watches files.
+            logger.info("%s is no longer consumed: this process is the parent of werkzeug's reloader", consumer.queue)
             self.cancel(time.monotonic() + CLOSE_TIMEOUT)
             return
         try:
             republisher.drop_stale(delivery.origin)
             self._processor.process(delivery, consumer, republisher)
-            # A stream of deliveries must not keep republisher from being tried again.
+            # _next() advances only when no delivery comes: with many deliveries it must be done here.
             if republisher.next_due() == 0:
                 republisher.advance()
         except BaseException:
-            logger.exception("a delivery of %s could not be processed and stays unsettled", consumer.queue)
+            logger.exception("a delivery of %s could not be processed and stays unacked", consumer.queue)
 
     def _leave(self, consumer: Consumer) -> None:
-        """The last worker to end gives back what nobody handled, so that running handlers settle before."""
+        """End a worker. The last one closes the consumer, so that all handlers have acknowledged before that.
+
+        Closing requeues what was not handled.
+        """
         with self._lock:
             self._workers = [worker for worker in self._workers if worker is not threading.current_thread()]
             self._taken.pop(threading.current_thread(), None)
@@ -274,6 +281,6 @@ class QueueConsumer:
         try:
             consumer.close(max(self._stop_deadline, time.monotonic() + CLOSE_TIMEOUT))
         except MessageHubError as error:
-            logger.debug("the consumer of %s was not closed in order: %s", consumer.queue, error)
+            logger.debug("closing the consumer of %s failed: %s", consumer.queue, error)
         for action in actions:
             action()

@@ -1,4 +1,4 @@
-"""SubscriptionRegistry: what a user holds, and the registry that shares one consumer per queue among them."""
+"""Subscriptions, and the registry that shares one consumer for each queue among them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from message_hub_sync.errors import (
 from message_hub_sync.runtime.deadlines import deadline_after, timeout_seconds
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import reloader_parent
+from message_hub_sync.runtime.text import shown
 from message_hub_sync.transport.topology import Topology, retry_queue
 
 __all__ = ["Subscription", "SubscriptionRegistry"]
@@ -29,8 +30,8 @@ logger = SafeLogger("message_hub_sync.subscription")
 class Subscription:
     """A subscription to event types, or to a service's inbox, until it is cancelled.
 
-    Safe from any thread. Its state is kept by the client's registry; a forked child has one of its own, in
-    which the parent's subscriptions are inactive until :meth:`start`.
+    Any thread may use it. In a forked child the parent's subscriptions are inactive until :meth:`start`: the state is
+    in the registry of the client, and each process has its own registry.
     """
 
     def __init__(
@@ -54,42 +55,48 @@ class Subscription:
 
     @property
     def queues(self) -> tuple[str, ...]:
-        """The queues it consumes, by their present names."""
+        """The names of the queues it consumes, as declared."""
         return self._registry().queues(self)
 
     @property
     def active(self) -> bool:
-        """Whether every one of its queues is being consumed now."""
+        """Whether all its queues are consumed now."""
         return self._registry().is_active(self)
 
     def start(self) -> None:
-        """Consume again: after :meth:`cancel`, or in a forked child. Does nothing where it runs.
+        """Consume again, after :meth:`cancel` or in a forked child. Does nothing if the subscription is running.
 
-        :raises MessageHubConnectionError: the queues were not consumed within ``connect_timeout``.
+        :raises MessageHubConnectionError: the queues were not consumed within ``connect_timeout``, or the client is
+            closed.
+        :raises MessageHubAuthorizationError: the broker does not let this user declare or consume a queue.
+        :raises MessageHubConfigurationError: a queue is consumed already with other options, or what the broker holds
+            does not fit.
         """
         self._registry().start(self, time.monotonic() + self._config.connect_timeout)
 
     def cancel(self, timeout: float | None = None) -> None:
-        """Stop. Waits for handlers that run now, but not for itself when one of them calls this.
+        """Stop consuming, and wait for running handlers. A handler that calls this is not waited for.
 
-        :param timeout: seconds, by default ``close_timeout``; a handler that needs longer finishes all the same.
+        :param timeout: seconds, by default ``close_timeout``. A handler that needs longer still finishes.
         """
         self._registry().cancel(self, deadline_after(timeout, self._config.close_timeout))
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is cancelled or its client closed; whether it was.
+        """Wait until the subscription is cancelled or its client is closed.
 
-        :param timeout: seconds, ``None`` for as long as it takes.
+        :param timeout: seconds; ``None`` waits without limit.
+        :returns: whether it has ended; false after the timeout.
         """
         seconds = None if timeout is None else timeout_seconds(timeout, 0.0)
         return self._registry().ended(self).wait(seconds)
 
     def delete(self) -> None:
-        """Cancel, and remove its queues with their bindings, their retry queues and all that is in them.
+        """Cancel the subscription, and delete its durable queues and their retry queues with all messages in them.
 
-        The dead-letter queues stay: somebody has to look at what is in them.
+        The dead-letter queues stay, because somebody must look at the messages in them.
 
-        :raises MessageHubConfigurationError: another subscription of this client consumes one of them.
+        :raises MessageHubConfigurationError: another subscription of this client consumes one of the queues.
+        :raises MessageHubError: a queue was not deleted within ``connect_timeout``.
         """
         self._registry().delete(self, time.monotonic() + self._config.connect_timeout)
 
@@ -99,39 +106,47 @@ class Subscription:
 
 
 class SubscriptionRegistry:
-    """The subscriptions of one client in one process, and one consumer for each queue they name.
+    """The subscriptions of one client in one process, and one consumer for each of their queues.
 
-    Mutable, guarded by ``_lock``: the consumers by queue, those that stop while a handler still runs, the queues
-    that others consumed before, every known subscription with the event that tells its end (set: not running),
-    and whether new ones are refused. Round trips happen outside the lock.
+    Any thread may use it. No call holds ``_lock`` while it waits for the broker.
+
+    :param inherited: in a forked child, the subscriptions of the parent; they are inactive.
     """
 
     def __init__(self, context: ConsumerContext, inherited: Sequence[Subscription] = ()) -> None:
         self._context = context
         self._lock = threading.Lock()
-        self._consumers: dict[tuple[str, bool], QueueConsumer] = {}
-        self._leaving: set[QueueConsumer] = set()
-        self._consumed: set[tuple[str, bool]] = set()
-        self._ended: dict[Subscription, threading.Event] = {}
-        self._closed = False
+        self._consumers: dict[tuple[str, bool], QueueConsumer] = {}  # guarded by _lock
+        # Cancelled consumers of which a handler still runs.
+        self._leaving: set[QueueConsumer] = set()  # changed under _lock, except for the atomic discard()
+        # The queues that this process has consumed before.
+        self._consumed: set[tuple[str, bool]] = set()  # guarded by _lock
+        # An event that is set means: not running.
+        self._ended: dict[Subscription, threading.Event] = {}  # guarded by _lock
+        self._closed = False  # guarded by _lock
         for subscription in inherited:
             self._ended[subscription] = _set_event()
 
     # --- one subscription -------------------------------------------------------------------------
 
     def start(self, subscription: Subscription, deadline: float) -> None:
-        """Consume its queues. All of them, or after an error none."""
+        """Consume the queues of a subscription: all of them, or after an error none.
+
+        :param deadline: until when, by ``time.monotonic()``.
+        """
         parent = reloader_parent()
         with self._lock:
             if self._closed:
-                raise MessageHubConnectionError("this client is closed: nothing is consumed")
+                raise MessageHubConnectionError(
+                    "this client is closed, so nothing is consumed: create a new MessageHubClient"
+                )
             ended = self._ended.get(subscription)
             if ended is not None and not ended.is_set():
                 return
             joined = self._join(subscription) if parent is None else []
             self._ended[subscription] = threading.Event() if parent is None else _set_event()
         if parent is not None:
-            logger.info("%r stays inactive: this is the parent of the %s reloader", subscription, parent)
+            logger.info("%r stays inactive: this process is the parent of the %s reloader", subscription, parent)
             return
         try:
             for consumer in joined:
@@ -141,13 +156,13 @@ class SubscriptionRegistry:
             raise
 
     def _join(self, subscription: Subscription) -> list[QueueConsumer]:
-        """Under the lock: the consumers of its queues, each with its callback."""
+        """The consumers of its queues, with its callback attached. The caller holds ``_lock``."""
         for consumed in subscription._consumed_queues:
             there = self._consumers.get(consumed.key)
             if there is not None and subscription._options not in (there.options, ConsumeOptions()):
                 raise MessageHubConfigurationError(
-                    f"the queue {consumed.topology.queue.name} is already consumed with {there.options}: "
-                    "a second subscription to it takes the same options, or none"
+                    f"the queue {consumed.topology.queue.name} is already consumed with {_shown(there.options)}: "
+                    "a second subscription to it must have the same options, or none"
                 )
         joined = []
         for consumed in subscription._consumed_queues:
@@ -163,7 +178,10 @@ class SubscriptionRegistry:
         return joined
 
     def cancel(self, subscription: Subscription, deadline: float) -> None:
-        """Remove its callbacks, and stop the consumers that have none left."""
+        """Remove the callbacks of a subscription, and stop the consumers that have no other callback.
+
+        :param deadline: until when running handlers are waited for.
+        """
         idle = []
         with self._lock:
             ended = self._ended.pop(subscription, None)
@@ -182,13 +200,14 @@ class SubscriptionRegistry:
             ended.set()
 
     def delete(self, subscription: Subscription, deadline: float) -> None:
-        """Cancel it and remove its queues."""
+        """Cancel a subscription, and delete its durable queues and their retry queues."""
         self.cancel(subscription, deadline)
         with self._lock:
             shared = [consumed for consumed in subscription._consumed_queues if consumed.key in self._consumers]
         if shared:
             raise MessageHubConfigurationError(
-                f"the queue {shared[0].topology.queue.name} is not removed: another subscription consumes it"
+                f"the queue {shared[0].topology.queue.name} was not deleted: another subscription consumes it, "
+                "so cancel that one first"
             )
         transport = self._context.transport
         for consumed in subscription._consumed_queues:
@@ -200,7 +219,7 @@ class SubscriptionRegistry:
                     transport.delete(Topology(spec), spec.name, deadline)
 
     def queues(self, subscription: Subscription) -> tuple[str, ...]:
-        """The present names of its queues."""
+        """The names of its queues, as declared."""
         with self._lock:
             found = [(consumed, self._consumers.get(consumed.key)) for consumed in subscription._consumed_queues]
         return tuple(
@@ -208,7 +227,7 @@ class SubscriptionRegistry:
         )
 
     def is_active(self, subscription: Subscription) -> bool:
-        """Whether it runs, and each of its queues is being consumed."""
+        """Whether it is running, and each of its queues is consumed."""
         with self._lock:
             ended = self._ended.get(subscription)
             if ended is None or ended.is_set():
@@ -217,48 +236,52 @@ class SubscriptionRegistry:
         return all(consumer is not None and consumer.active for consumer in consumers)
 
     def ended(self, subscription: Subscription) -> threading.Event:
-        """What is set when it does not run."""
+        """An event that is set when the subscription is not running."""
         with self._lock:
             return self._ended.get(subscription) or _set_event()
 
     # --- all of them ------------------------------------------------------------------------------
 
     def known(self) -> list[Subscription]:
-        """Every subscription that runs, or was inherited through a fork."""
+        """Every subscription that is running or was inherited from the parent process."""
         with self._lock:
             return list(self._ended)
 
     def known_unlocked(self) -> list[Subscription]:
-        """The same in a forked child, where a thread that does not exist there may hold the lock."""
+        """As :meth:`known`, for a forked child: there, a thread that does not exist may hold the lock."""
         return list(self._ended)
 
     def running(self) -> list[Subscription]:
-        """Those that were started and not cancelled."""
+        """The subscriptions that were started and not cancelled."""
         with self._lock:
             return [subscription for subscription, ended in self._ended.items() if not ended.is_set()]
 
     def any_running_unlocked(self) -> bool:
-        """Whether there is one of these, as far as can be told without the lock."""
+        """Whether a subscription is running. It takes no lock, so a change at the same moment may be missed."""
         return not all(ended.is_set() for ended in list(self._ended.values()))
 
     def consumers(self) -> list[QueueConsumer]:
-        """One for each queue being consumed."""
+        """The consumers, one for each consumed queue."""
         with self._lock:
             return list(self._consumers.values())
 
     def in_handler(self) -> bool:
-        """Whether the calling thread is one of the workers."""
+        """Whether the calling thread is a worker of one of the consumers."""
         with self._lock:
             consumers = [*self._consumers.values(), *self._leaving]
         return any(consumer.is_current_thread for consumer in consumers)
 
-    def refuse(self) -> None:
-        """Take no new subscription from now on."""
+    def stop_accepting(self) -> None:
+        """From now on, :meth:`start` raises :class:`MessageHubConnectionError`."""
         with self._lock:
             self._closed = True
 
     def stop(self, deadline: float) -> QueueConsumer | None:
-        """Stop all consumers and wait for running handlers; returns the consumer whose handler calls this."""
+        """Stop all consumers and wait for running handlers.
+
+        :param deadline: until when, by ``time.monotonic()``.
+        :returns: the consumer whose handler calls this, if any: it is not waited for.
+        """
         began = time.monotonic()
         with self._lock:
             consumers = [*self._consumers.values(), *self._leaving]
@@ -266,12 +289,19 @@ class SubscriptionRegistry:
             consumer.cancel(deadline)
         for consumer in consumers:
             if not consumer.join(deadline):
-                consumer.tell_unfinished(time.monotonic() - began)
+                consumer.log_unfinished(time.monotonic() - began)
         with self._lock:
             ends = list(self._ended.values())
         for ended in ends:
             ended.set()
         return next((consumer for consumer in consumers if consumer.is_current_thread), None)
+
+
+def _shown(options: ConsumeOptions) -> str:
+    return (
+        f"prefetch={options.prefetch}, workers={options.workers}, retry={options.retry}, "
+        f"deduplicate={shown(options.deduplicate)}"
+    )
 
 
 def _set_event() -> threading.Event:

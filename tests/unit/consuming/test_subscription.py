@@ -16,8 +16,8 @@ from scripted_transport import ScriptedConsumer, ScriptedTransport, Step
 
 from message_hub_sync.client.health import health_status
 from message_hub_sync.config import CircuitBreakerConfig, ClientConfig, MemoryAddress
-from message_hub_sync.consuming.handlers import handler_for
 from message_hub_sync.consuming.consumed_queue import ConsumeOptions, ConsumerContext, event_queues, inbox_queues
+from message_hub_sync.consuming.handlers import handler_for
 from message_hub_sync.consuming.queue_consumer import QueueConsumer
 from message_hub_sync.consuming.republishing import FIRST_PAUSE
 from message_hub_sync.consuming.retry_policy import RetryPolicy
@@ -576,7 +576,7 @@ def test_a_fault_of_the_transport_does_not_end_a_worker_either(caplog: pytest.Lo
     bench.deliver()
 
     assert settled.wait(2) == [1, 2]
-    assert "stays unsettled" in caplog.text
+    assert "stays unacked" in caplog.text
 
 
 def test_a_logging_handler_that_raises_keeps_no_message_unsettled() -> None:
@@ -809,7 +809,7 @@ def test_a_reloaders_parent_is_recognised(
 
 def test_refusing_takes_no_new_subscription() -> None:
     bench = Bench()
-    bench.subscriptions.refuse()
+    bench.subscriptions.stop_accepting()
 
     with pytest.raises(MessageHubError, match="closed"):
         bench.subscribe(lambda event: None)
