@@ -63,7 +63,7 @@ class ThreadedConnection(FrameStream):
         self.after_unlock: list[Callable[[], None]] = []  # guarded by lock
         self.ended = False  # guarded by lock
         #: Whether something written now may still arrive. An attribute, because every publish reads it.
-        self.usable = True  # any thread sets it to False, nobody sets it back
+        self.usable = True  # any thread sets it to False, and it stays so
         self.end_reason: BaseException | None = None  # guarded by lock
         self._socket = connected
         self._tls = isinstance(connected, ssl.SSLSocket)
