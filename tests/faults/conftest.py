@@ -1,4 +1,4 @@
-"""What the faults are played with: a node that may be broken, workers, the oracle, and the report."""
+"""Fixtures for the fault tests: a node that tests may break, workers, the oracle, and the report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # Absent when the suite is run from above this directory: the option is known only where this file is first.
+    # The option exists only if pytest loads this file at startup, and not if it runs from a directory above.
     if config.getoption("every_fault", default=False):
         return
     long = [item for item in items if item.get_closest_marker("faults")]
@@ -65,7 +65,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def names() -> Names:
-    """A service and an event of this test alone."""
+    """A service name and an event type that only this test uses."""
     tail = uuid.uuid4().hex[:8]
     return Names(f"fault-{tail}", f"fault.happened_{tail}")
 
@@ -78,7 +78,7 @@ def _node() -> Iterator[RabbitMQNode]:
 
 @pytest.fixture
 def node(_node: RabbitMQNode) -> Iterator[RabbitMQNode]:
-    """A node to break. Afterwards it runs again, without an alarm."""
+    """A node that the test may break. Afterwards it is started again, without an alarm."""
     yield _node
     if _node.running:
         _node.resume()
@@ -87,14 +87,14 @@ def node(_node: RabbitMQNode) -> Iterator[RabbitMQNode]:
 
 @pytest.fixture
 def oracle(tmp_path: Path) -> Iterator[Oracle]:
-    """The ledger of this test, whose counts go into the report."""
+    """The oracle of this test. Its counts go into the report."""
     with Oracle(tmp_path / "oracle") as oracle:
         yield oracle
 
 
 @pytest.fixture
 def new_client(node: RabbitMQNode) -> Iterator[NewClient]:
-    """Makes clients of the node, or of another URL, and closes them at the end."""
+    """Creates clients of the node or of another URL, and closes them after the test."""
     clients = []
 
     def new(service: str, url: str | None = None, **settings: Any) -> MessageHubClient:
@@ -109,7 +109,7 @@ def new_client(node: RabbitMQNode) -> Iterator[NewClient]:
 
 @pytest.fixture
 def workers(tmp_path: Path, oracle: Oracle, node: RabbitMQNode) -> Iterator[Workers]:
-    """Starts processes of this test; whatever still runs at its end is killed."""
+    """Starts processes of this test. Processes that still run after the test are killed."""
     workers = Workers(tmp_path, oracle, node.url)
     yield workers
     workers.close()
@@ -117,6 +117,6 @@ def workers(tmp_path: Path, oracle: Oracle, node: RabbitMQNode) -> Iterator[Work
 
 @pytest.fixture
 def proxy(node: RabbitMQNode) -> Iterator[Proxy]:
-    """A way to the node that can fail."""
+    """A TCP proxy before the node that fails on command."""
     with Proxy(node.port) as proxy:
         yield proxy

@@ -1,4 +1,4 @@
-"""Names that no other test uses, so that all share one broker."""
+"""Names that no other test uses, so that all tests can share one broker."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from message_hub_sync import MessageHubClient
 
 __all__ = ["Names", "NewClient"]
 
-#: Makes a client: ``new_client(service, url=None, **settings)``. Closed at the test's end.
+#: Creates a client: ``new_client(service, url=None, **settings)``. It is closed after the test.
 NewClient = Callable[..., MessageHubClient]
 
 
 @dataclass(frozen=True)
 class Names:
-    """A service and an event of one test alone."""
+    """A service name and an event type that only one test uses."""
 
     service: str
     event: str
 
     @property
     def event_queue(self) -> str:
-        """Where the service receives the event."""
+        """The queue in which the service receives the event."""
         return f"{self.service}.{self.event}"
 
     @property
     def inbox(self) -> str:
-        """Where the service receives messages."""
+        """The queue in which the service receives messages."""
         return f"{self.service}.messages"

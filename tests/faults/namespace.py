@@ -1,4 +1,4 @@
-"""A network namespace in which nft drops every packet on command: a blackhole as the kernel makes it."""
+"""A network namespace in which nft drops all packets on command: a blackhole made by the kernel."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _numbers = itertools.count(os.getpid() % 200)
 
 
 class Namespace:
-    """Holds programs whose only way to the broker is one virtual cable, through a proxy at its other end.
+    """A namespace for programs. They reach the broker only over a virtual cable (veth) and a proxy at its other end.
 
-    The namespace lives as long as its holder, a process that ends with this one, however that ends.
+    The namespace exists until its holder ends. The holder is a process that ends when this process ends in any way.
 
-    :param port: the broker's, on 127.0.0.1.
+    :param port: the broker's port on 127.0.0.1.
     """
 
     def __init__(self, port: int) -> None:
@@ -60,20 +60,20 @@ class Namespace:
 
     @property
     def url(self) -> str:
-        """The broker, as seen from inside."""
+        """The broker's URL for programs in the namespace."""
         return self._proxy.url
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What to put before a command that is to run inside."""
+        """The prefix of a command that must run in the namespace."""
         return ("nsenter", f"--target={self._holder.pid}", "--net", "--")
 
     def blackhole(self) -> None:
-        """From now on no packet leaves or enters; nobody is told."""
+        """Drop all packets in both directions from now on, without closing any connection."""
         _run(*self.command, "nft", "-f", "-", given=_DROP)
 
     def heal(self) -> None:
-        """Packets go through again."""
+        """Let packets pass again."""
         _run(*self.command, "nft", "delete", "table", "inet", "message_hub_blackhole")
 
     def _connect(self) -> None:
@@ -90,13 +90,13 @@ class Namespace:
             if pipe is not None:
                 pipe.close()
         self._holder.wait(10)
-        with contextlib.suppress(RuntimeError):  # it goes with its namespace, but only soon
+        with contextlib.suppress(RuntimeError):  # the kernel removes the device with its namespace, perhaps earlier
             _run("ip", "link", "del", self._device)
 
 
 @functools.cache
 def why_no_namespace() -> str | None:
-    """Why this machine allows none, or ``None`` where it does."""
+    """Why this machine does not allow a namespace, or ``None`` if it does."""
     missing = [name for name in ("ip", "nft", "unshare", "nsenter") if shutil.which(name) is None]
     if missing:
         return f"{', '.join(missing)} is missing (Debian: apt-get install iproute2 nftables)"

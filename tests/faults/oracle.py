@@ -1,8 +1,8 @@
-"""Whether anything was lost: a ledger outside the processes under test, and the verdict over it.
+"""Finds out whether anything was lost: a ledger outside the processes under test, and a verdict over it.
 
-Whoever sends writes ``invoke`` before the call and ``ok``, ``rejected`` or ``unknown`` after it; whoever handles
-writes ``handled`` afterwards. The lines go through a pipe that outlives every process under test: what was written
-before a SIGKILL is read.
+A sender writes ``invoke`` before the call, and ``ok``, ``rejected`` or ``unknown`` after it. A handler writes
+``handled`` at its end. The lines go through a pipe that outlives every process under test, so that lines written
+before a SIGKILL are read.
 
     with Oracle(tmp_path) as oracle:
         oracle.ledger.call(lambda id: client.publish_event("character.created", {}, message_id=id))
@@ -30,9 +30,10 @@ __all__ = ["Call", "Counts", "Ledger", "Oracle", "Verdict"]
 
 
 class Ledger:
-    """Where a process under test writes. Every line is one ``write`` below PIPE_BUF, so that lines never mix.
+    """The end of the pipe to which a process under test writes.
 
-    Safe from any thread, greenlet and forked child: nothing in it changes.
+    Safe in all threads, greenlets and forked children: it has no state, and each line is one ``write`` below PIPE_BUF,
+    so that lines never mix.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -46,9 +47,11 @@ class Ledger:
         *,
         thrown: tuple[type[BaseException], ...] = (),
     ) -> MessageHubError | None:
-        """Make one call under the oracle's eyes; returns the package's error, if there was one.
+        """Make one call, and write its start and outcome.
 
-        Whatever else it raises is raised: as unknown where the test has ``thrown`` it in, else as foreign.
+        Other exceptions are raised. They count as unknown if the test has thrown them in (``thrown``), else as foreign.
+
+        :returns: the package's error, or ``None``.
         """
         message_id = uuid4() if message_id is None else message_id
         self.write("invoke", message_id)
@@ -70,11 +73,11 @@ class Ledger:
         self.write(kind, message_id, f"{time.monotonic() - started:.4f}", error)
 
     def handled(self, message_id: object) -> None:
-        """The handler is through with this message."""
+        """Write that a handler has handled this message."""
         self.write("handled", message_id)
 
     def dead(self, message_id: object) -> None:
-        """It was found in a dead-letter queue."""
+        """Write that this message was found in a dead-letter queue."""
         self.write("dead", message_id)
 
     def write(self, kind: str, *values: object) -> None:
@@ -82,13 +85,13 @@ class Ledger:
         os.write(self._pipe, f"{kind} {' '.join(map(str, values))}\n".encode())
 
     def close(self) -> None:
-        """Free the descriptor."""
+        """Close the file descriptor."""
         os.close(self._pipe)
 
 
 @dataclass(frozen=True)
 class Call:
-    """How one call ended: its outcome, the error's class (empty: none), seconds it took."""
+    """How one call ended: its outcome, the error's class name (empty if none), and its duration."""
 
     outcome: str
     error: str
@@ -97,7 +100,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Counts:
-    """What the report shows: messages by their final outcome, and handler runs beyond the first."""
+    """The numbers of the report: messages by final outcome, and handler runs after the first (``duplicates``)."""
 
     invoked: int = 0
     ok: int = 0
@@ -113,7 +116,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The counts, and the three sets that have to be empty, with what was raised that is not ours."""
+    """The counts, and what must be empty: three sets of message ids, and the errors that are not the package's.
+
+    ``lost``: confirmed, but neither handled nor dead. ``invented``: handled, but never sent. ``false_rejections``:
+    reported as rejected, but handled or dead.
+    """
 
     counts: Counts
     lost: frozenset[str]
@@ -123,7 +130,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Nothing lost, nothing from nowhere, nothing handled or dead that was called rejected, no foreign error."""
+        """Whether all of them are empty."""
         return not (self.lost or self.invented or self.false_rejections or self.foreign)
 
     def __str__(self) -> str:
@@ -132,27 +139,24 @@ class Verdict:
 
 
 class Oracle:
-    """Reads the pipe, keeps the ledger as a file, and judges.
-
-    Mutable, guarded by ``_changed``: all that was read. One thread reads until :meth:`close`.
-    """
+    """Reads the pipe in its own thread until :meth:`close`, copies the lines to a file, and judges them."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / "ledger.pipe"
         os.mkfifo(self.path)
-        # Open for reading and writing: there is no end of file while workers come and go.
+        # Opened for reading and writing, so that there is no end of file when all workers have closed the pipe.
         self._reader = os.open(self.path, os.O_RDWR)
         self._file = (directory / "ledger.txt").open("a", buffering=1)
         self._changed = threading.Condition()
-        self._messages: dict[str, _Message] = {}
-        self._finals: Counter[str] = Counter()
-        self._missing: set[str] = set()
-        self._handled: list[str] = []
-        self._marks: set[str] = set()
-        self._others: Counter[str] = Counter()
-        self._calls: list[Call] = []
-        self._foreign: list[str] = []
+        self._messages: dict[str, _Message] = {}  # guarded by _changed
+        self._finals: Counter[str] = Counter()  # guarded by _changed
+        self._missing: set[str] = set()  # confirmed, but not handled yet; guarded by _changed
+        self._handled: list[str] = []  # guarded by _changed
+        self._marks: set[str] = set()  # guarded by _changed
+        self._others: Counter[str] = Counter()  # lines of workers, by first word; guarded by _changed
+        self._calls: list[Call] = []  # guarded by _changed
+        self._foreign: list[str] = []  # guarded by _changed
         self.ledger = Ledger(self.path)
         self._thread = threading.Thread(target=self._read, name="message-hub-test-oracle", daemon=True)
         self._thread.start()
@@ -166,7 +170,7 @@ class Oracle:
         self.close()
 
     def close(self) -> None:
-        """End the reading; what was read stays."""
+        """Stop reading. The lines read so far are kept."""
         if self._thread.is_alive():
             self.ledger.write("end", "-")
             self._thread.join(10)
@@ -176,22 +180,22 @@ class Oracle:
     # --- waiting ----------------------------------------------------------------------------------
 
     def wait(self, condition: Callable[[Counts], bool], timeout: float) -> Counts:
-        """Wait until the counts are as asked; fails with what they are instead."""
+        """Wait until ``condition`` is true for the counts, and return them. Fails with the counts after the timeout."""
         with self._changed:
             met = self._changed.wait_for(lambda: condition(self._counts()), timeout)
             counts = self._counts()
-        assert met, f"not so within {timeout:g} s: {counts}"
+        assert met, f"the condition was not met within {timeout:g} s: {counts}"
         return counts
 
     def told(self, word: str, count: int = 1, timeout: float = 20) -> int:
-        """Wait until a worker has written lines that begin with a word of its own; how many there are."""
+        """Wait until workers have written ``count`` lines that begin with ``word``. Returns their number."""
         with self._changed:
             met = self._changed.wait_for(lambda: self._others[word] >= count, timeout)
             assert met, f"{self._others[word]} of {count} lines {word!r} came within {timeout:g} s"
             return self._others[word]
 
     def drained(self, timeout: float) -> bool:
-        """Wait until all that was accepted has been handled; false when the time passes first."""
+        """Wait until everything that was accepted has been handled. Returns false after the timeout."""
         self.settle()
         with self._changed:
             return self._changed.wait_for(lambda: not self._missing, timeout)
@@ -206,24 +210,24 @@ class Oracle:
     # --- judging ----------------------------------------------------------------------------------
 
     def counts(self) -> Counts:
-        """The counts of all that was read so far."""
+        """The counts of the lines read so far."""
         with self._changed:
             return self._counts()
 
     def calls(self, since: int = 0) -> list[Call]:
-        """The calls that ended, in order, from number ``since`` on."""
+        """The calls that have ended, in order, from number ``since`` on."""
         self.settle()
         with self._changed:
             return self._calls[since:]
 
     def handled(self) -> list[str]:
-        """The ids that handlers were through with, in order, repeated ones repeated."""
+        """The ids of the handled messages, in order. An id that was handled twice occurs twice."""
         self.settle()
         with self._changed:
             return list(self._handled)
 
     def verdict(self) -> Verdict:
-        """Judge all that was written."""
+        """Judge everything that was written."""
         self.settle()
         with self._changed:
             handled = {key: one for key, one in self._messages.items() if one.handled}
@@ -231,7 +235,7 @@ class Oracle:
                 counts=self._counts(),
                 lost=frozenset(self._missing),
                 invented=frozenset(key for key, one in handled.items() if not one.invoked),
-                # A dead letter was delivered: the broker has had it.
+                # A dead letter was delivered, so that the broker had accepted it.
                 false_rejections=frozenset(
                     key for key, one in self._messages.items() if one.final == "rejected" and (one.handled or one.dead)
                 ),
@@ -294,7 +298,7 @@ class Oracle:
 
 @dataclass
 class _Message:
-    """What is known of one message id."""
+    """What is known about one message id."""
 
     invoked: int = 0
     answers: list[str] = field(default_factory=list)
@@ -303,14 +307,14 @@ class _Message:
 
     @property
     def final(self) -> str:
-        """Of repeated calls: accepted if one was, rejected if all were. A call without an answer is unknown."""
+        """The outcome of all calls: ok if one was, rejected if all were, otherwise unknown."""
         if "ok" in self.answers:
             return "ok"
         rejected = self.answers.count("rejected") == self.invoked > 0
         return "rejected" if rejected else "unknown"
 
     def counted(self) -> list[str]:
-        """The counters it is one of."""
+        """The names of the counters that count this message."""
         found = ["handled"] if self.handled else []
         return [*found, "invoked", self.final] if self.invoked else found
 

@@ -1,4 +1,4 @@
-"""Starting, stopping and killing the processes under test."""
+"""Starts, stops and kills the processes under test."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ import message_hub_sync
 __all__ = ["Program", "Workers", "environment"]
 
 _TESTS = Path(__file__).resolve().parent.parent
-#: The package as this process has it: installed, or the source tree.
+#: The package that this process uses: the installed one, or the source tree.
 _PACKAGE = Path(message_hub_sync.__file__).resolve().parent.parent
 
 
 def environment(**more: str) -> dict[str, str]:
-    """For a program under test."""
+    """The environment for a program under test."""
     path = os.pathsep.join((str(_PACKAGE), str(_TESTS)))
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **more}
 
 
 class Program:
-    """One process; its output goes to a file. It ends with its stdin, so that none outlives the tests."""
+    """One process with its output in a file. It ends when its stdin is closed, so that none outlives the tests."""
 
     def __init__(self, command: Sequence[str], log: Path, **env: str) -> None:
         self._log = log
@@ -44,28 +44,28 @@ class Program:
 
     @property
     def log(self) -> str:
-        """What it wrote so far."""
+        """Its output so far."""
         return self._log.read_text("utf-8", "replace")
 
     def stop(self, timeout: float = 20) -> int:
-        """Have it end in order; its exit code."""
+        """Close its stdin and wait for its end. Returns its exit code."""
         if self.process.stdin is not None:
             self.process.stdin.close()
         return self.wait(timeout)
 
     def wait(self, timeout: float) -> int:
-        """Its exit code, once it has ended."""
+        """Wait for its end. Returns its exit code."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it did not end within {timeout:g} s:\n{self.log[-3000:]}") from None
 
     def terminate(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL, its children included."""
+        """Send SIGKILL to it and its children, and wait for its end."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -74,10 +74,7 @@ class Program:
 
 
 class Workers:
-    """Publishers, consumers and other programs of one test. They are killed at its end, if they still run.
-
-    No lock: it belongs to the test's thread.
-    """
+    """Publishers, consumers and other programs of one test. Used by the test's thread."""
 
     def __init__(self, directory: Path, oracle: Oracle, url: str) -> None:
         self._directory = directory
@@ -87,11 +84,11 @@ class Workers:
         self._ready = {"publish": 0, "consume": 0}
 
     def publisher(self, *arguments: str, url: str | None = None, within: Sequence[str] = ()) -> Program:
-        """Start one; it runs when this returns."""
+        """Start a publisher, and wait until it is ready."""
         return self._worker("publish", "publisher", arguments, url, within)
 
     def consumer(self, *arguments: str, url: str | None = None, within: Sequence[str] = ()) -> Program:
-        """Start one; it consumes when this returns."""
+        """Start a consumer, and wait until it consumes."""
         return self._worker("consume", "consumer", arguments, url, within)
 
     def script(self, name: str, *arguments: str, within: Sequence[str] = (), **env: str) -> Program:
@@ -119,13 +116,13 @@ class Workers:
         return program
 
     def close(self) -> None:
-        """End what still runs."""
+        """Kill all programs that still run."""
         for program in self._programs:
             program.kill()
 
     def complaints(self) -> list[str]:
-        """Lines of the logs that speak of a fault of the library's own."""
-        signs = ("unexpected way", "Exception in thread", "failed: the connection ends")
+        """Log lines that report a fault of the library itself."""
+        signs = ("unexpected way", "Exception in thread", "failed; closing the connection")
         return [
             line
             for program in self._programs

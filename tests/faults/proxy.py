@@ -1,4 +1,4 @@
-"""A TCP proxy that fails on command: for where the machine allows no network namespace, and for counting."""
+"""A TCP proxy that fails on command. It needs no network namespace, and counts connections."""
 
 from __future__ import annotations
 
@@ -14,21 +14,17 @@ _CHUNK = 65536
 
 
 class Proxy:
-    """Stands before a broker. ``with Proxy(node.port) as proxy: MessageHubClient(…, proxy.url)``.
-
-    Mutable, guarded by ``_lock``: the open pairs of sockets, how many were ever accepted, how many threads
-    carry bytes. The gates are
-    events: a closed one holds everything in that direction back, as a network that drops it does.
-    """
+    """A proxy before a broker: ``with Proxy(node.port) as proxy: MessageHubClient(…, proxy.url)``. Thread-safe."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._target = port
         self._listener = socket.create_server((host, 0))
         self.host, self.port = self._listener.getsockname()[:2]
         self._lock = threading.Lock()
-        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
-        self._accepted = 0
-        self._pumping = 0
+        self._pairs: set[tuple[socket.socket, socket.socket]] = set()  # guarded by _lock
+        self._accepted = 0  # guarded by _lock
+        self._pumping = 0  # number of threads that copy bytes; guarded by _lock
+        # Gates: a cleared event holds back everything in its direction, as a network that drops packets does.
         self._to_broker = _opened()
         self._to_client = _opened()
         self._closing = threading.Event()
@@ -45,48 +41,48 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """The URL for clients."""
         return f"amqp://guest:guest@{self.host}:{self.port}"
 
     @property
     def accepted(self) -> int:
-        """Connections ever accepted."""
+        """Number of connections accepted so far."""
         with self._lock:
             return self._accepted
 
     @property
     def open(self) -> int:
-        """Connections open now."""
+        """Number of open connections."""
         with self._lock:
             return len(self._pairs)
 
     @property
     def pumps(self) -> int:
-        """Threads that carry bytes: two for each connection, until they have noticed its end."""
+        """Number of threads that copy bytes: two per connection. They end after they have noticed its end."""
         with self._lock:
             return self._pumping
 
     def blackhole(self) -> None:
-        """Hold everything back, new connections included; nobody is told."""
+        """Hold back all bytes and new connections, without closing any connection."""
         self._to_broker.clear()
         self._to_client.clear()
 
     def swallow_answers(self) -> None:
-        """Half open: the broker hears the client, the client hears nothing."""
+        """Half-open connections: the broker receives from the client, but the client receives nothing."""
         self._to_client.clear()
 
     def heal(self) -> None:
-        """What was held back goes on, late."""
+        """Pass on everything that was held back."""
         self._delay = 0.0
         self._to_broker.set()
         self._to_client.set()
 
     def delay(self, seconds: float) -> None:
-        """Every piece takes so much longer, in each direction."""
+        """Delay each received chunk by so many seconds, in both directions."""
         self._delay = seconds
 
     def cut(self) -> int:
-        """End every connection with RST, both ways; how many there were."""
+        """Reset (RST) both ends of every connection. Returns the number of connections."""
         with self._lock:
             pairs, self._pairs = self._pairs, set()
         for pair in pairs:
@@ -95,7 +91,7 @@ class Proxy:
         return len(pairs)
 
     def close(self) -> None:
-        """End it."""
+        """Close the listener and all connections."""
         self._closing.set()
         self.heal()
         with contextlib.suppress(OSError):
@@ -146,7 +142,7 @@ class Proxy:
                 sink.sendall(data)
         except OSError:
             pass
-        gate.wait()  # an end, too, does not get through a blackhole
+        gate.wait()  # a closed connection is not noticed through a blackhole, either
         for one in pair:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -165,6 +161,6 @@ def _opened() -> threading.Event:
 def _reset(one: socket.socket) -> None:
     with contextlib.suppress(OSError):
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # The descriptor itself is closed by shutdown's waking of the pump, else a blocked recv keeps it open.
+        # shutdown() wakes the thread that is blocked in recv(): otherwise recv() keeps the descriptor open.
         one.shutdown(socket.SHUT_RD)
     one.close()

@@ -1,4 +1,4 @@
-"""Talking to the broker past the library: what an operator, another client or an attacker does."""
+"""Talks to the broker without the library, as an operator, another client or an attacker does."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["kill", "publish_raw", "raw_channel"]
 
 
 def kill(node: RabbitMQNode) -> None:
-    """Kill the broker. It forgets no queue over it: RabbitMQ writes a new one down up to two seconds later, and one
-    that is forgotten takes its confirmed messages along, and lets events pass by until it is there again.
-    """
+    """Kill the broker with SIGKILL, after it has written its queues to disk."""
+    # RabbitMQ writes a new queue to disk up to 2 s later. A kill before that loses the queue with its confirmed
+    # messages, and events that are published until it is declared again reach no queue.
     node.ctl("eval", "mnesia:sync_log().")
     node.kill()
 
 
 @contextlib.contextmanager
 def raw_channel(url: str) -> Iterator[Any]:
-    """A blocking channel of pika's, in confirm mode."""
+    """A blocking channel of pika in confirm mode."""
     parameters = pika.URLParameters(url)
     parameters.socket_timeout = parameters.stack_timeout = 10
     with contextlib.closing(pika.BlockingConnection(parameters)) as connection:
@@ -34,7 +34,7 @@ def raw_channel(url: str) -> Iterator[Any]:
 
 
 def publish_raw(url: str, queue: str, body: bytes, header: bytes) -> None:
-    """Publish with a content header that pika would not encode; returns when the broker has it."""
+    """Publish with a content header that pika does not encode. Returns when the broker has handled it."""
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(url))) as connection:
         channel = connection.channel()
         number = channel.channel_number
@@ -44,4 +44,4 @@ def publish_raw(url: str, queue: str, body: bytes, header: bytes) -> None:
             frame.Body(number, body).marshal(),
         ]
         connection._impl._adapter_emit_data(b"".join(frames))
-        channel.queue_declare(queue, passive=True)  # answered only after what came before it on this channel
+        channel.queue_declare(queue, passive=True)  # the broker answers only after handling the publish

@@ -1,4 +1,4 @@
-"""The table in docs/reliability.md, written by the suite: rows that ran replace what the table held."""
+"""Writes the table in docs/reliability.md. Rows of faults that ran replace their old rows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _COLUMNS = [one.name for one in fields(Counts)]
 
 @dataclass
 class Row:
-    """What became of the tests of one fault. Mutable while the suite runs, by its one thread.
+    """The results of the tests of one fault. Used by the one thread of the suite.
 
-    ``played``: what is said of those that passed instead of their number.
+    ``played``: a text that the table shows instead of the number of passed tests.
     """
 
     passed: int = 0
@@ -30,7 +30,7 @@ class Row:
     played: str = ""
 
     def line(self, number: int) -> str:
-        """As the table shows it."""
+        """The row as a line of the table."""
         if self.failed:
             result = "**fails**"
         else:
@@ -43,7 +43,7 @@ class Row:
 
 
 def write_table(rows: dict[int, Row], document: Path = DOCUMENT) -> None:
-    """Put these rows into the document; the others stay as they are."""
+    """Replace these rows in the document. Other rows stay unchanged."""
     text = document.read_text("utf-8")
     before, table, after = _parts(text)
     lines = {int(match[1]): match[0] for match in re.finditer(r"^\| (\d+) \|.*$", table, re.MULTILINE)}

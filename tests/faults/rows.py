@@ -1,4 +1,4 @@
-"""The faults, by number: what the table in docs/reliability.md is made of."""
+"""The faults by number: the rows of the table in docs/reliability.md."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Random faults for as long as you like, then healing, draining, and the oracle's verdict.
+"""Random faults for a given time. Then all faults are healed, all messages are consumed, and the oracle judges.
 
     python -m faults.soak --minutes 10 --seed 42
 
-A line of progress a second; a report at the end, and with ``--write-report`` a row in docs/reliability.md. Exit code
-0 when nothing was lost, no call outlived its deadline, no process ended badly and none complained; 1 otherwise. The
-seed decides which faults come when, and how long they last; it is printed, and the same seed draws the same faults
-again.
+It prints a line of progress every second and a report at the end. With ``--write-report`` it writes a row in
+docs/reliability.md. The exit code is 0 if nothing was lost, no call exceeded its deadline, no process ended with an
+error, and no log reports a fault of the library; otherwise 1. The seed decides which faults happen, when, and for how
+long. It is printed; the same seed gives the same faults.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from faults.report import Row, write_table
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode, RabbitMQNodeError
 
 SERVICE, EVENT = "fault-soak", "fault.soaked"
-#: Seconds for everything to be consumed once the last fault is healed.
+#: Seconds for consuming everything after the last fault is healed.
 DRAIN = 120.0
-#: Seconds that a call may take: the workers' delivery_timeout, and what a machine at its limit adds.
+#: Seconds that a call may take: the workers' delivery_timeout, and a margin for a machine under full load.
 DEADLINE, MARGIN = 5.0, 2.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is judged: the messages, each call's duration, how the processes ended, and what their logs complain of."""
+    """What is judged: the messages, the calls' durations, the ends of the processes, and faults in their logs."""
 
     verdict: Verdict
     calls: tuple[Call, ...] = ()
@@ -48,27 +48,23 @@ class Outcome:
 
     @property
     def late(self) -> list[Call]:
-        """The calls that outlived their deadline."""
+        """The calls that exceeded their deadline."""
         return [call for call in self.calls if call.seconds > DEADLINE + MARGIN]
 
     @property
     def holds(self) -> bool:
-        """Whether there is nothing to find fault with."""
+        """Whether all of it is in order."""
         return self.verdict.holds and not (self.late or self.bad_ends or self.complaints)
 
 
 class Soak:
-    """One run: a node, a proxy, two publishers, two consumers, and the faults.
-
-    Mutable: ``_publishers``, ``_consumers`` and ``_bad_ends``, by the main thread alone; ``_now``, what is
-    happening, which the thread that prints reads.
-    """
+    """One run: a node, a proxy, two publishers, two consumers, and the faults. Used by the main thread."""
 
     def __init__(self, seed: int, directory: Path) -> None:
         self.dice = random.Random(seed)
         self.faults: Counter[str] = Counter()
         self._bad_ends: list[str] = []
-        self._now = "starting"
+        self._now = "starting"  # the current fault; also read by the progress thread
         self._stop = threading.Event()
         self._started = time.monotonic()
         self.node = RabbitMQNode(install=True).start()
@@ -91,7 +87,7 @@ class Soak:
 
     def __enter__(self) -> Soak:
         self._begin()
-        threading.Thread(target=self._tell, name="message-hub-soak-progress", daemon=True).start()
+        threading.Thread(target=self._print_progress, name="message-hub-soak-progress", daemon=True).start()
         return self
 
     def __exit__(
@@ -104,7 +100,7 @@ class Soak:
         self.node.stop()
 
     def run(self, seconds: float) -> None:
-        """Draw faults until the time is over."""
+        """Cause random faults until the time is over."""
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
             name = self.dice.choice(list(self._kinds))
@@ -115,7 +111,7 @@ class Soak:
             self._stop.wait(self.dice.uniform(0.5, 5))
 
     def finish(self) -> Outcome:
-        """Stop sending, wait until all is consumed, count the dead letters, judge."""
+        """Stop the publishers, wait until everything is consumed, count the dead letters, and judge."""
         self._now = "draining"
         for publisher in self._publishers:
             self._end("publisher", publisher, 30)
@@ -141,10 +137,10 @@ class Soak:
             self._bad_ends.append(f"a {name} ended with {code}")
             print(program.log[-3000:], file=sys.stderr)
 
-    # --- the players ------------------------------------------------------------------------------
+    # --- the processes ----------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        # The retry queue is made before the first kill: RabbitMQ 3.10 forgets a quorum queue made just before one.
+        # Create the retry queue before the first kill: RabbitMQ 3.10 loses a quorum queue that is created just before.
         self._consumers = [self._consumer("--fail-first", "5"), self._consumer(url=self.proxy.url)]
         self._publishers = [self._publisher(), self._publisher(url=self.proxy.url)]
         self.oracle.wait(lambda counts: counts.handled >= 100, 30)
@@ -166,7 +162,7 @@ class Soak:
         try:
             self.node.start()
         except RabbitMQNodeError as error:
-            # A start that fails is the machine's trouble (its load, mostly), and no verdict about the library.
+            # Not a failure of the library, but of the machine, mostly because of its load: try again.
             print(f"the broker did not start, once more: {error}", file=sys.stderr)
             self.node.start(120)
 
@@ -212,9 +208,9 @@ class Soak:
     def _ctl(self, *arguments: str) -> None:
         self.node.ctl(*arguments, timeout=60)
 
-    # --- telling and judging ----------------------------------------------------------------------
+    # --- progress and report ----------------------------------------------------------------------
 
-    def _tell(self) -> None:
+    def _print_progress(self) -> None:
         while not self._stop.wait(1):
             counts = self.oracle.counts()
             print(
@@ -236,7 +232,7 @@ class Soak:
 
 
 def report(seed: int, minutes: float, faults: Counter[str], outcome: Outcome) -> str:
-    """What is printed at the end."""
+    """The report that is printed at the end."""
     verdict, late = outcome.verdict, outcome.late
     counts: Counts = verdict.counts
     longest = max((call.seconds for call in outcome.calls), default=0.0)

@@ -1,4 +1,4 @@
-"""The broker takes no messages: a memory alarm, a disk alarm."""
+"""The broker accepts no messages, because of a memory alarm or a disk alarm."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DISK = (("set_disk_free_limit", "900000GB"), ("set_disk_free_limit", "50MB"))
 
 @pytest.fixture
 def calm(node: RabbitMQNode) -> Iterator[None]:
-    """However the test ends, no alarm is left."""
+    """Clear the alarms after the test, also if it fails."""
     yield
     node.ctl(*MEMORY[1])
     node.ctl(*DISK[1])
@@ -97,14 +97,14 @@ def test_while_an_alarm_lasts_callers_learn_in_time_and_consumers_still_settle(
     node.ctl(*alarm[0])
 
     started = time.monotonic()
-    error = publish(oracle, client, names)  # its answer does not come: it finds out
+    error = publish(oracle, client, names)  # no confirm comes: the client learns of the alarm
     assert isinstance(error, MessageHubDeliveryError)
     health = client.get_health_status()
     assert health["status"] == "blocked"
     assert health["connected"]
     error = publish(oracle, client, names)
     assert isinstance(error, MessageHubDeliveryError)
-    # It is known by now that the broker takes nothing, so that this one was not written at all.
+    # The client knows by now that the broker accepts nothing: this message was not written at all.
     assert error.outcome == "rejected"
     assert 4 <= time.monotonic() - started <= 4 + 2 * TOLERANCE
 
@@ -173,7 +173,7 @@ def test_an_alarm_of_a_minute_loses_nothing(
     node.ctl(*MEMORY[0])
     threading.Event().wait(60)
     node.ctl(*MEMORY[1])
-    # An open circuit admits its next trial after reset_timeout, the connection having been there all the time.
+    # The connection was open all the time: only reset_timeout decides when an open circuit permits the next trial.
     ok = oracle.counts().ok
     oracle.wait(lambda counts: counts.ok >= ok + 100, 70)
     assert publisher.stop() == 0

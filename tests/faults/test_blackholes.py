@@ -1,4 +1,4 @@
-"""The network swallows everything, and tells nobody."""
+"""The network drops all packets without closing connections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
 
 
 def needs_namespace() -> None:
-    """Say by name and reason why the kernel's own blackhole is not played here; the proxy's is, all the same."""
+    """Skip the test, with the reason, if a network namespace is not possible. The tests with a proxy run anyway."""
     reason = why_no_namespace()
     if reason is not None:
         pytest.skip(reason)
@@ -31,7 +31,7 @@ def test_a_network_that_drops_everything_for_half_a_minute_loses_nothing(
     node: RabbitMQNode, oracle: Oracle, workers: Workers, names: Names
 ) -> None:
     needs_namespace()
-    # The consumer is not cut off: it shows what arrived of the calls that ended unknown.
+    # The consumer is outside the namespace: it shows which of the calls with an unknown outcome arrived.
     workers.consumer("--service", names.service, "--event", names.event, "--inbox")
     with Namespace(node.port) as namespace:
         publisher = workers.publisher(
@@ -74,7 +74,7 @@ def test_a_silent_network_makes_calls_unknown_in_time_and_the_late_answers_settl
     with in_thread(publish), in_thread(publish):
         pass
     assert [call.outcome for call in oracle.calls()][1:] == ["unknown"] * 2
-    assert oracle.wait(lambda counts: counts.handled == 3, 5).unknown == 2  # unknown, and there
+    assert oracle.wait(lambda counts: counts.handled == 3, 5).unknown == 2  # unknown, but the broker has them
     proxy.heal()
     assert publish() is None
     proxy.blackhole()
@@ -126,7 +126,7 @@ def test_connecting_to_a_stopped_broker_ends_in_time(
 @pytest.mark.rabbitmq
 @pytest.mark.row(5)
 def test_several_silent_hosts_share_one_timeout(new_client: NewClient, names: Names) -> None:
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]  # accept, and never say a word
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]  # accept connections, but send nothing
     try:
         urls = [f"amqp://guest:guest@127.0.0.1:{one.getsockname()[1]}" for one in listeners]
         client = new_client(names.service, urls, connect_timeout=3)

@@ -1,4 +1,4 @@
-"""The broker is killed, stopped, not there yet."""
+"""The broker is killed, stopped, or not started yet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_broker_killed_while_publishing_loses_nothing_and_every_caller_learns_
 
     kill(node)
     dead_from = len(oracle.calls())
-    # Twelve threads wait out their deadline together; then the circuits are open, and everybody fails fast.
+    # Twelve threads wait until their deadlines pass. Then the circuits are open, and all calls fail at once.
     oracle.wait(lambda counts: counts.rejected >= 200, 20)
     while_dead = oracle.calls(dead_from)
     node.start()
@@ -58,7 +58,7 @@ def test_a_call_under_way_when_the_broker_is_killed_is_published_again_with_the_
 
     counts = judge(oracle, workers, slowest=40).counts
     assert (counts.unknown, counts.rejected) == (0, 0)
-    # Eight calls were repeated or delivered again at most; the subscription dropped what it had handled before.
+    # At most eight messages were published or delivered twice. The subscription dropped the duplicates.
     assert counts.duplicates == 0
 
 
@@ -86,7 +86,7 @@ def stop_and_start(times: int, node: RabbitMQNode, oracle: Oracle, workers: Work
         oracle.wait(lambda counts, handled=handled: counts.handled >= handled + 50, 20)
         node.ctl("stop_app")
         node.ctl("start_app")
-        # A publisher that was waiting in an open circuit and a consumer that was waiting for its next try.
+        # The publisher may have to wait for its open circuit, and the consumer for its next attempt to connect.
         handled = oracle.counts().handled
         oracle.wait(lambda counts, handled=handled: counts.handled >= handled + 10, 10 + TOLERANCE)
     judge(oracle, workers)
@@ -119,7 +119,7 @@ def test_a_client_used_before_the_broker_is_up_says_so_in_time_and_works_once_it
 
 
 def ours() -> int:
-    """Threads of the library."""
+    """The library's threads."""
     return sum(thread.name.startswith("message-hub-fault") for thread in threading.enumerate())
 
 
@@ -144,7 +144,7 @@ def test_the_late_answer_of_a_stopped_broker_settles_no_other_call(
         pass
     assert [call.outcome for call in oracle.calls()][1:] == ["unknown"] * 3
     node.resume()
-    # The answers to the three come now; these calls have answers of their own.
+    # The late answers to those three calls arrive now. They must not be taken for answers to the following calls.
     outcomes = []
     for send in (send_nowhere, publish) * 10:
         send()

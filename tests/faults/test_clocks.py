@@ -1,4 +1,4 @@
-"""The wall clock jumps. The machine's own is never touched: the workers see another one (libfaketime)."""
+"""The wall clock jumps. The workers run with libfaketime; the machine's own clock is not changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
 
 class WallClock:
-    """What the wall clock is for the programs that run under it; their monotonic clock is the machine's."""
+    """A simulated wall clock for programs that run with ``command``. Their monotonic clock is the machine's."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -33,7 +33,7 @@ class WallClock:
         )
 
     def jump(self, seconds: int) -> None:
-        """From now on it differs by so much from the machine's."""
+        """Set the difference to the machine's clock."""
         self._file.write_text(f"{seconds:+d}s\n")
 
 
@@ -61,11 +61,11 @@ def test_a_wall_clock_that_jumps_moves_no_deadline_no_circuit_and_no_retry(
         oracle.wait(lambda counts, unknown=unknown: counts.unknown >= unknown + 1, 5)
         clock.jump(seconds)
         threading.Event().wait(4)
-        # A call that was under way when the broker stopped may have had its answer already.
+        # Without the first calls: a call that was in flight when the broker stopped may already have had its answer.
         assert {call.outcome for call in oracle.calls(before + 4)} <= {"unknown", "rejected"}
         node.resume()
         ok = oracle.counts().ok
-        # reset_timeout, and no more: not the hour that the wall clock says is missing.
+        # Only reset_timeout passes until the circuit's next trial, not the hour by which the wall clock jumped.
         oracle.wait(lambda counts, ok=ok: counts.ok >= ok + 20, 3 + 2 + 2 * TOLERANCE)
     clock.jump(0)
     assert publisher.stop() == 0

@@ -1,4 +1,4 @@
-"""Three nodes on loopback: a queue's home, its leader, its majority go down."""
+"""Three nodes on loopback: a queue's home node, its leader, or its majority ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
-#: Seconds in which a quorum queue has another leader, and a client another node.
+#: Seconds within which a quorum queue must elect a leader, and a client must find another node.
 FAILOVER = 3
 
 
@@ -35,13 +35,13 @@ def _cluster() -> Iterator[list[RabbitMQNode]]:
             node.ctl("start_app")
         yield nodes
     finally:
-        for node in reversed(nodes):  # the first one's epmd serves them all
+        for node in reversed(nodes):  # all nodes use the first node's epmd: stop it last
             node.stop()
 
 
 @pytest.fixture
 def cluster(_cluster: list[RabbitMQNode]) -> Iterator[list[RabbitMQNode]]:
-    """Three nodes; all of them run again afterwards."""
+    """Three nodes. All of them are started again after the test."""
     yield _cluster
     for node in _cluster:
         node.start(120)
@@ -51,12 +51,12 @@ def cluster(_cluster: list[RabbitMQNode]) -> Iterator[list[RabbitMQNode]]:
 
 @pytest.fixture
 def node(cluster: list[RabbitMQNode]) -> RabbitMQNode:
-    """The node that the other fixtures know: the first one."""
+    """The first node, for the other fixtures."""
     return cluster[0]
 
 
 def leader(nodes: list[RabbitMQNode], queue: str) -> RabbitMQNode:
-    """The node that leads a quorum queue."""
+    """The node with the leader of a quorum queue."""
     for line in nodes[0].ctl("list_queues", "name", "leader").splitlines():
         name, *rest = line.split("\t")
         if name == queue:
@@ -103,13 +103,14 @@ def test_an_event_for_a_classic_queue_whose_home_is_down_is_lost_unseen_and_for_
     classic.close()
     home.kill()
     for _ in range(10):
-        # The broker confirms: to it the classic queue does not exist. This is what docs/reliability.md warns of.
+        # The broker confirms although the classic queue gets nothing: while its home node is down, it does not exist
+        # for the other nodes. docs/reliability.md warns of this.
         assert oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id)) is None
     assert judge(oracle).counts.handled == 11
     home.start(120)
     with raw_channel(home.url) as channel:
         queue = f"{names.service}-classic.{names.event}"
-        # At most the first one, whose acknowledgement the killed node had not written down yet.
+        # At most the first message, if the killed node had not written its acknowledgement to disk.
         assert channel.queue_declare(queue, passive=True).method.message_count <= 1
 
 
@@ -119,7 +120,7 @@ def test_a_quorum_queue_survives_the_death_of_a_node_within_seconds(
     victim: str, cluster: list[RabbitMQNode], oracle: Oracle, workers: Workers, names: Names
 ) -> None:
     lead, consumes, publishes = cluster
-    with raw_channel(lead.url) as channel:  # its leader is where it was declared
+    with raw_channel(lead.url) as channel:  # the leader is on the node that declares the queue
         for queue in (names.event_queue, names.inbox):
             channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
     assert leader(cluster, names.event_queue) is lead

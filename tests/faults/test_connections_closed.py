@@ -1,4 +1,4 @@
-"""Connections end while messages are under way, and while a handler runs."""
+"""Connections are closed while messages are in flight, and while a handler runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def close_connections(times: int, node: RabbitMQNode, oracle: Oracle, workers: W
     assert publisher.stop() == 0
     counts = judge(oracle, workers).counts
     only(oracle, CONNECTION, CIRCUIT, DELIVERY)
-    # A call that has no answer is published again: the connection is back within its deadline.
+    # No call failed: the connection was restored before their deadlines, and unconfirmed messages were published again.
     assert (counts.rejected, counts.unknown) == (0, 0)
 
 
@@ -92,14 +92,14 @@ def test_the_settling_of_a_message_whose_connection_died_settles_no_other(
     eventually(lambda: subscription.active, 10)
     go_on.set()
     oracle.wait(lambda counts: counts.handled == 20, 10)
-    # The one that was being handled comes again, first, and everything after it in order.
+    # The message that was being handled is redelivered first, and all others follow in order.
     assert oracle.handled() == [sent[0], *sent]
     assert judge(oracle).counts.duplicates == 1
     eventually(lambda: unsettled(node, names.event_queue) == (0, 0), 5)
 
 
 def unsettled(node: RabbitMQNode, queue: str) -> tuple[int, int]:
-    """Messages ready and unacknowledged in a queue."""
+    """The numbers of ready and of unacknowledged messages in a queue."""
     for line in node.ctl("list_queues", "name", "messages_ready", "messages_unacknowledged").splitlines():
         name, *counts = line.split("\t")
         if name == queue:

@@ -1,4 +1,4 @@
-"""Processes end: by a signal, by an exception, by themselves; and signals interrupt calls."""
+"""Processes end by a signal, by an exception, or normally; and signals interrupt calls."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_consumer_killed_in_the_middle_repeats_what_it_had_not_settled_and_los
         consumer = workers.consumer(*arguments)
     assert publisher.stop() == 0
     counts = judge(oracle, workers).counts
-    # Two queues, each with 64 pending_acks at most that a killed process had not said.
+    # Two killed processes, each with two queues and at most 64 handled messages per queue that were not acknowledged.
     assert counts.duplicates <= 2 * 2 * 64
 
 
@@ -61,8 +61,8 @@ def test_a_consumer_killed_in_the_middle_repeats_what_it_had_not_settled_and_los
 def test_with_settle_each_and_a_prefetch_of_one_a_killed_consumer_repeats_one_message_at_most(
     oracle: Oracle, workers: Workers, names: Names
 ) -> None:
-    # The next one comes when the broker has read the last one's acknowledgement; with more handed out ahead, several
-    # acknowledgements may be under way when the process is killed.
+    # With a prefetch of 1, the broker delivers the next message after it has read the acknowledgement of the last one.
+    # With more, several acknowledgements can be in flight when the process is killed.
     arguments = ("--service", names.service, "--event", names.event, "--settle-each", "--prefetch", "1")
     consumer = workers.consumer(*arguments)
     publisher = workers.publisher("--event", names.event, "--threads", "4", "--rate", "40")
@@ -72,7 +72,7 @@ def test_with_settle_each_and_a_prefetch_of_one_a_killed_consumer_repeats_one_me
         consumer.kill()
         consumer = workers.consumer(*arguments)
     assert publisher.stop() == 0
-    # One for each killed process: the message that was handled, and whose acknowledgement was on its way.
+    # One per killed process: the handled message whose acknowledgement was in flight.
     assert judge(oracle, workers).counts.duplicates <= 3
 
 
@@ -86,7 +86,7 @@ def test_a_signal_handler_that_raises_inside_a_call_shifts_no_answer(
         oracle.told("interrupted", timeout=25)
     except AssertionError:
         pytest.fail(program.log[-3000:])
-    # An interruption of the writing itself ends the connection, and is in the log.
+    # Logs are not judged here: a signal that interrupts the write itself ends the connection, and this is logged.
     counts = judge(oracle).counts
     assert program.stop() == 0, program.log
     assert counts.rejected >= 50
@@ -113,7 +113,7 @@ def test_the_interpreter_exits_within_the_close_timeout(
     program.process.stdin.write(b"go\n")
     program.process.stdin.flush()
     started = time.monotonic()
-    # What the process itself publishes at its end has a deadline of its own, delivery_timeout.
+    # A call of the process's own atexit handler has its own deadline: delivery_timeout (5 s).
     limit = 5 + 2 if silent and way == "atexit" else 2
     assert program.wait(limit + 2 * TOLERANCE) == code, program.log
     assert time.monotonic() - started <= limit + TOLERANCE

@@ -1,4 +1,4 @@
-"""Handlers that take long, fail, hang, or take their process with them."""
+"""Handlers that take long, fail, hang, or crash their process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_handler_that_outlives_three_heartbeats_keeps_its_connection(
     client = new_client(names.service, heartbeat=2)
 
     def handler(event: dict[str, Any], envelope: Any) -> None:
-        time.sleep(7)  # the work: longer than the two missed heartbeats after which either side gives up
+        time.sleep(7)  # longer than the two missed heartbeats after which both sides close the connection
         oracle.ledger.handled(envelope.id)
 
     client.subscribe([names.event], handler)
@@ -66,14 +66,14 @@ def test_a_handler_that_outlives_consumer_timeout_finishes_and_nothing_of_its_ch
                 eventually(lambda: subscription.active, 10)
             oracle.ledger.handled(envelope.id)
 
-        # One round through the retry queue as a crash would be the last.
+        # attempts=1: a redelivery that counted as a crash would be dead-lettered at once.
         subscription = client.subscribe([names.event], handler, retry=RetryPolicy(attempts=1))
         for number in range(5):
             publish(oracle, client, names, {"number": number})
         lost.wait(1, 20)
         counts = judge(oracle).counts
         assert (counts.handled, counts.duplicates) == (5, 1)
-        # The first one comes again, as it was not settled in time; in place, in order, all of them.
+        # The first one is redelivered, because it was not acknowledged in time. All are handled in order.
         assert runs == [(number, None) for number in (0, 0, 1, 2, 3, 4)]
         assert client.get_health_status()["connected"]
         assert client.get_health_status()["last_error"] is None, "the connection outlives one channel"
@@ -146,7 +146,7 @@ def test_a_hanging_handler_holds_up_neither_close_nor_the_message(
     assert hangs.wait(5)
     with within(2):
         client.close(2)
-    # Whoever takes over cannot know whether its last handler died of it: it waits out the first rung.
+    # The other process cannot know whether the message crashed its last consumer: it goes to the 1 s retry queue first.
     another = new_client(names.service)
     another.subscribe([names.event], lambda event, envelope: oracle.ledger.handled(envelope.id))
     judge(oracle)
@@ -175,10 +175,11 @@ def test_a_message_that_kills_its_process_is_dead_lettered_after_as_many_crashes
         runs += 1
         oracle.told("ready", runs)
         eventually(lambda process=process: process.poll() is not None or depth(node, dead) > 0, 10)
-    # Once before anything could be known, and once after each round through the retry queue.
+    # Once at the first delivery, and once after each pass through the retry queue.
     assert oracle.told("crashing") == 4
     assert runs == 1 + 4 + 1
-    # With a larger prefetch, what the broker had handed out with it is suspected too, and may be given up.
+    # With a larger prefetch, messages that were delivered together with it count the crashes, too, and may be
+    # dead-lettered.
     eventually(lambda: depth(node, dead) + oracle.counts().handled == 3, 10)
     given_up = depth(node, dead)
     assert given_up == 1 or prefetch > 1
@@ -204,7 +205,7 @@ def test_a_move_under_way_when_the_broker_is_killed_is_not_lost(
         oracle.ledger.handled(envelope.id)
 
     client.subscribe([names.event], handler)
-    # RabbitMQ 3.10 forgets a quorum queue that it made less than half a second before it was killed.
+    # RabbitMQ 3.10 loses a quorum queue that was created less than half a second before a kill.
     publish(oracle, client, names)
     assert oracle.drained(10)
     for _ in range(300):
@@ -216,7 +217,7 @@ def test_a_move_under_way_when_the_broker_is_killed_is_not_lost(
 
 
 def depth(node: RabbitMQNode, queue: str) -> int:
-    """Messages ready in a queue; 0 also when there is no such queue."""
+    """The number of ready messages in a queue; 0 if the queue does not exist."""
     import pika
 
     try:
@@ -227,7 +228,7 @@ def depth(node: RabbitMQNode, queue: str) -> int:
 
 
 def dead_letters(node: RabbitMQNode, queue: str, count: int, timeout: float) -> list[tuple[Any, bytes]]:
-    """Take exactly so many out of a queue's dead letters: properties and body of each."""
+    """Remove exactly so many dead letters of a queue. Returns the properties and body of each."""
     eventually(lambda: depth(node, f"{queue}.dead") >= count, timeout)
     found = []
     with raw_channel(node.url) as channel:

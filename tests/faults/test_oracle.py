@@ -1,4 +1,4 @@
-"""The oracle finds what it is there to find."""
+"""Tests of the oracle: it finds every kind of error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def oracle(tmp_path: Path) -> Iterator[Oracle]:
 
 
 def accept(message_id: UUID) -> None:
-    """A broker that takes everything."""
+    """A simulated broker that accepts everything."""
 
 
 def lose_the_answer(message_id: UUID) -> None:

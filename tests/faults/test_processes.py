@@ -1,4 +1,4 @@
-"""Processes that fork, after the client was made, connected and used."""
+"""Processes that fork after their client was created, connected and used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
 
 
 def frame_errors(node: RabbitMQNode) -> list[str]:
-    """What the broker's log says when two processes write to one connection."""
+    """The log lines that the broker writes if two processes write to one connection."""
     return [line for line in node.log().splitlines() if "unexpected_frame" in line.lower() or " 505" in line]
 
 
@@ -41,7 +41,7 @@ def test_parent_and_forked_children_publish_and_the_parent_consumes(
 
 
 def needs(module: str) -> None:
-    """Say by name what is missing to play this row."""
+    """Skip the test, with the name of the module, if it is not installed."""
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
 
@@ -49,7 +49,7 @@ def needs(module: str) -> None:
 def served(
     workers: Workers, oracle: Oracle, node: RabbitMQNode, names: Names, command: Sequence[str], port: int, name: str
 ) -> set[str]:
-    """Send 200 requests to the server that ``command`` starts; the ids of the processes that answered."""
+    """Start a server and send 200 requests. Returns the ids of the processes that answered."""
     workers.consumer("--service", names.service, "--event", names.event)
     server = workers.program(command, name, FAULT_URL=node.url, FAULT_LEDGER=str(oracle.path), FAULT_EVENT=names.event)
     address = f"http://127.0.0.1:{port}/"

@@ -1,4 +1,4 @@
-"""The broker does not let this user in, or not do that."""
+"""The broker refuses the login of a user, or a permission."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MISSING_OPENSSL = "openssl is missing, to make certificates with"
 
 @pytest.fixture
 def user(node: RabbitMQNode, names: Names) -> Iterator[str]:
-    """A user who may do everything, to be taken his rights from."""
+    """A broker user with all permissions, which the test can take away."""
     name = f"user-{names.service}"
     node.ctl("add_user", name, SECRET)
     node.ctl("set_permissions", name, ".*", ".*", ".*")
@@ -38,7 +38,7 @@ def url_of(node: RabbitMQNode, user: str, password: str = SECRET) -> str:
 
 
 def logins(node: RabbitMQNode) -> int:
-    """Connections that the broker has accepted so far."""
+    """The number of connections that the broker has accepted so far."""
     return node.log().count("accepting AMQP connection")
 
 
@@ -64,7 +64,7 @@ def test_a_user_without_permission_is_told_at_once_and_the_circuit_stays_closed(
             assert isinstance(error, MessageHubAuthorizationError), error
 
     with in_thread(publish_too), in_thread(publish_too), in_thread(publish_too):
-        publish_too()  # together on one channel: none of them was ever let in
+        publish_too()  # concurrently on one channel, on which the broker has never accepted a publish to the exchange
     with within(1), pytest.raises(MessageHubAuthorizationError):
         client.subscribe([names.event], lambda event: None)
     health = client.get_health_status()
@@ -88,17 +88,17 @@ def test_permissions_taken_away_while_running_and_given_back(
     assert publish() is None
     assert oracle.drained(5)
     node.ctl("set_permissions", user, "^$", "^$", "^$")
-    # The broker remembers permissions per channel: they bite from the next connection on.
+    # The broker caches permissions per channel: the change applies to new connections.
     node.ctl("close_all_connections", "taken away")
     before = logins(node)
     with within(1):
         error = publish()
-    # The connection is just being made anew.
+    # Also while the client is reconnecting.
     assert isinstance(error, MessageHubAuthorizationError), error
     eventually(lambda: not subscription.active, 5)
     with within(1):
         assert isinstance(publish(), MessageHubAuthorizationError)
-    # Disconnected at first; degraded once the connection is back and the queue is not.
+    # First the status is disconnected. It is degraded when the connection is restored, but the queue is not consumed.
     eventually(lambda: client.get_health_status()["status"] == "degraded", 5)
     assert client.get_health_status()["circuit_breaker_state"] == "closed"
 
@@ -138,7 +138,7 @@ def test_a_consumer_that_may_not_make_its_dead_letter_queue_says_so_and_goes_on_
     eventually(lambda: error().startswith("10 messages cannot be moved"), 5)
     assert f"declaring the queue '{names.event_queue}.dead'" in error()
     assert client.get_health_status()["status"] == "degraded"
-    # Two lines of the log for each attempt: may it declare, does it exist.
+    # Each attempt writes two lines to the broker's log: for the declare, and for the passive declare.
     assert node.log().count("access_refused") - refused <= 12, "each message has it refused for itself"
 
     node.ctl("set_permissions", user, ".*", ".*", ".*")
@@ -189,7 +189,7 @@ def test_a_changed_password_is_an_authorization_error_at_once_and_no_storm(
         ("amqp://guest:{secret}@no-such-host.invalid:{port}", MessageHubConnectionError),
         ("amqp://guest:{secret}@127.0.0.1:1", MessageHubConnectionError),
         ("amqps://guest:{secret}@127.0.0.1:{port}", MessageHubConnectionError),
-        # Nobody's AMQP: the port of Erlang's name server, which waits for a request of its own kind.
+        # Not an AMQP server: the port of epmd, which waits for a request of its own protocol.
         ("amqp://guest:{secret}@127.0.0.1:{epmd_port}", MessageHubConnectionError),
     ],
     ids=["password", "user", "vhost", "host", "port", "tls-to-plain", "not-a-broker"],
@@ -221,7 +221,7 @@ def test_a_wrong_address_is_a_typed_error_in_time_without_the_secret(
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RabbitMQNode, Path]]:
-    """A node that speaks TLS, and the directory of its authority."""
+    """A node with TLS, and the directory of its certificate authority."""
     directory = tmp_path_factory.mktemp("tls")
     make_certificates(directory)
     from message_hub_sync.testing._node.free_ports import free_port
@@ -240,7 +240,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RabbitMQNode
 
 
 def make_certificates(directory: Path) -> None:
-    """An authority, a server's certificate for localhost, and an authority of somebody else's."""
+    """A certificate authority, its server certificate for localhost, and another certificate authority."""
 
     def openssl(*arguments: str) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What the broker refuses is said to be rejected, and only that."""
+"""Exactly those messages that the broker returns or nacks are reported as rejected."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_an_unroutable_message_is_rejected_and_its_neighbours_are_not(
 
     with in_thread(alternate), in_thread(alternate):
         alternate()
-    counts = judge(oracle, slowest=0).counts  # fast: an answer is awaited, not a deadline
+    counts = judge(oracle, slowest=0).counts  # slowest=0: the calls end with the broker's answer, not at their deadline
     assert (counts.ok, counts.rejected, counts.unknown, counts.duplicates) == (300, 300, 0, 0)
     assert client.get_health_status()["circuit_breaker_state"] == "closed"
 

@@ -1,4 +1,4 @@
-"""Nothing leaks, and nothing grows with what waits in the broker."""
+"""No resource leaks, and memory does not grow with the number of messages in the broker."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_thousand_reconnects_leave_the_same_threads_and_descriptors(
 
 
 def reconnect(clients: int, rounds: int, oracle: Oracle, new_client: NewClient, names: Names, proxy: Proxy) -> None:
-    """Each client has two connections, and each round ends them all."""
+    """Close the two connections of every client in each round."""
     all_clients = [new_client(names.service, proxy.url) for _ in range(clients)]
     subscriptions = [
         client.subscribe([names.event], lambda event, envelope: oracle.ledger.handled(envelope.id))
@@ -91,12 +91,12 @@ def reconnect(clients: int, rounds: int, oracle: Oracle, new_client: NewClient, 
             assert oracle.ledger.call(lambda id, c=client: c.publish_event(names.event, {}, message_id=id)) is None
 
     def one_round() -> None:
-        # A connection that lived for less than a second would count as one more failure in a row, and wait.
+        # A connection that was open for less than 1 s counts as one more failure in a row: the next attempt waits.
         threading.Event().wait(1.1)
         assert proxy.cut() == 2 * clients
         publish()
         eventually(lambda: all(subscription.active for subscription in subscriptions), 10)
-        # The proxy runs in this process, too: its threads for the old connections have to be gone.
+        # The proxy runs in this process: wait for the end of its threads for the old connections.
         eventually(lambda: proxy.pumps == 2 * proxy.open == 4 * clients, 5)
 
     publish()
@@ -163,11 +163,11 @@ def slow_consumer(
         return len(oracle.handled()) >= 2 * seconds
 
     eventually(slow_for_long_enough, seconds * 3)
-    # A body is there as bytes, as text and as a dict while it is decoded; the others wait as bytes.
+    # Each prefetched body is kept as bytes. The one that is decoded also exists as text and as a dict.
     assert most - empty <= prefetch + 3 + 40, f"{most - empty:.0f} MiB"
     assert "recovering" not in consumer.log, "its heartbeats stopped"
     consumer.kill()
-    workers.consumer("--service", names.service, "--inbox", "--prefetch", str(prefetch))  # one that is not slow
+    workers.consumer("--service", names.service, "--inbox", "--prefetch", str(prefetch))  # a fast consumer for the rest
     counts = judge(oracle, workers, drain=120, slowest=30).counts
     assert counts.handled == backlog_mib
     assert counts.duplicates <= prefetch

@@ -1,4 +1,4 @@
-"""What the soak finds fault with, and how it says so."""
+"""Tests of the soak's verdict and report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the broker holds is not what it was, or not what is expected."""
+"""Queues and exchanges in the broker were deleted or changed, or have other arguments than expected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.rabbitmq
 
 @pytest.fixture
 def vhost(node: RabbitMQNode, names: Names) -> Iterator[str]:
-    """A virtual host of this test alone, for what all clients share: the event exchange."""
+    """A virtual host for this test alone, because all clients share the event exchange."""
     yield node.create_vhost(names.service)
     node.delete_vhost(names.service)
 
@@ -54,7 +54,7 @@ def test_a_queue_deleted_under_its_consumer_is_declared_and_consumed_again(
 
 
 def consumers(node: RabbitMQNode, queue: str) -> int:
-    """How many consume it; 0 also when it does not exist."""
+    """The number of consumers of a queue; 0 if it does not exist."""
     import pika
 
     try:
@@ -78,7 +78,7 @@ def test_a_queue_with_other_arguments_is_adopted_with_one_warning(
 
     client.subscribe([names.event], handler)
     client.subscribe_messages(handler)
-    node.ctl("close_all_connections", "a fault test")  # restored, they are adopted again, without a word
+    node.ctl("close_all_connections", "a fault test")  # the client adopts the queues again, without another warning
     for _ in range(10):
         assert oracle.ledger.call(lambda id: client.publish_event(names.event, {}, message_id=id)) is None
         assert oracle.ledger.call(lambda id: client.send_message(names.service, {}, message_id=id)) is None
@@ -138,7 +138,7 @@ def test_a_missing_exchange_is_declared_and_no_publisher_of_the_channel_suffers(
     with in_thread(send_messages), in_thread(send_messages), in_thread(send_messages):
         try:
             for _ in range(5):
-                client.publish_event(names.event, {})  # there was none, or it was deleted: it is declared
+                client.publish_event(names.event, {})  # the exchange is missing or was deleted: the client declares it
                 with raw_channel(vhost) as channel:
                     channel.exchange_declare("events", passive=True)
                     channel.exchange_delete("events")
@@ -148,7 +148,7 @@ def test_a_missing_exchange_is_declared_and_no_publisher_of_the_channel_suffers(
     assert errors == []
     counts = judge(oracle).counts
     assert counts.ok > 100
-    # Each died with the channel at most once per deletion, and was sent again.
+    # A publish to the missing exchange closes the channel. Messages in flight on it were published again.
     assert counts.unknown == 0
 
     client.subscribe([names.event], lambda event, envelope: oracle.ledger.handled(envelope.id))

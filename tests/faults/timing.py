@@ -1,4 +1,4 @@
-"""By when something has to have happened, on a machine that is also doing other things."""
+"""Time limits for tests on a machine that also runs other programs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 
 __all__ = ["TOLERANCE", "eventually", "in_thread", "within"]
 
-#: Seconds that two shared cores may add to any bound.
+#: Seconds to add to any limit, because two cores are shared with other programs.
 TOLERANCE = 1.0
 
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """The block ends in time, however it ends."""
+    """Check that the block ends within so many seconds, also if it raises."""
     started = time.monotonic()
     try:
         yield
@@ -25,7 +25,7 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def eventually(condition: Callable[[], bool], timeout: float) -> None:
-    """Wait for something that nothing announces, such as the broker's own list of queues."""
+    """Wait for a condition by polling, for example for the broker's list of queues."""
     deadline = time.monotonic() + timeout
     pause = threading.Event()
     while not condition():
@@ -35,7 +35,7 @@ def eventually(condition: Callable[[], bool], timeout: float) -> None:
 
 @contextlib.contextmanager
 def in_thread(work: Callable[[], object], timeout: float = 30) -> Iterator[threading.Thread]:
-    """Run ``work`` beside the block, and wait for its end after it; what it raises is raised here."""
+    """Run ``work`` in a thread during the block, and wait for its end. An exception of ``work`` is raised here."""
     failed: list[BaseException] = []
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""What a process uses, read from /proc."""
+"""The resources that a process uses, read from /proc."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ __all__ = ["Usage", "memory_mib", "usage"]
 
 
 class Usage(NamedTuple):
-    """Open descriptors and living threads of this process."""
+    """The numbers of open file descriptors and of threads of this process."""
 
     descriptors: int
     threads: int
 
 
 def usage() -> Usage:
-    """Now."""
+    """The current numbers."""
     return Usage(len(os.listdir("/proc/self/fd")), threading.active_count())
 
 
 def memory_mib(process: int | str = "self") -> float:
-    """Resident memory of a process, in MiB."""
+    """The resident memory of a process in MiB."""
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024

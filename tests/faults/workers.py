@@ -1,9 +1,9 @@
-"""A publisher and a consumer, each a process of its own, so that killing one is real.
+"""A publisher and a consumer. Each is a separate process, which a test can kill.
 
     python -m faults.workers publish --url amqp://… --ledger …/ledger.pipe --event fault.happened --rate 100
     python -m faults.workers consume --url amqp://… --ledger …/ledger.pipe --event fault.happened
 
-They run until their stdin ends or SIGTERM comes, close their client and end with 0.
+They run until their stdin ends or they get SIGTERM. Then they close their client and exit with 0.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from message_hub_sync import (
 
 logger = logging.getLogger("faults.workers")
 
-#: Seconds between two tries of a process that starts while the broker is down.
+#: Seconds between two attempts to connect, if the process starts while the broker is down.
 _START_PAUSE = 0.5
 
 
 def publish(client: MessageHubClient, ledger: Ledger, options: argparse.Namespace, stop: threading.Event) -> None:
-    """Send at a steady rate from several threads, every call under the oracle's eyes."""
+    """Send at a constant rate from several threads, and write every call to the ledger."""
     sends: list[Callable[[UUID], Any]] = []
     for event in options.event:
         sends.append(lambda id, event=event: client.publish_event(event, {"text": options.text}, message_id=id))
@@ -79,7 +79,7 @@ def publish(client: MessageHubClient, ledger: Ledger, options: argparse.Namespac
 
 
 def consume(client: MessageHubClient, ledger: Ledger, options: argparse.Namespace, stop: threading.Event) -> None:
-    """Write down what was handled, after handling it."""
+    """Consume, and write to the ledger what was handled."""
 
     def handle(message: Any, envelope: Any) -> None:
         if options.seconds:
@@ -118,7 +118,7 @@ def consume(client: MessageHubClient, ledger: Ledger, options: argparse.Namespac
 
 
 def main() -> int:
-    """Parse, run, close."""
+    """Run the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=("publish", "consume"))
     parser.add_argument("--url", action="append", required=True)

@@ -1,4 +1,4 @@
-"""A Celery application whose client connects when it is loaded: before prefork makes its workers."""
+"""A Celery application whose client connects on import, before prefork forks its workers."""
 
 from __future__ import annotations
 

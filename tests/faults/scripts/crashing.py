@@ -1,4 +1,4 @@
-"""A consumer whose process dies of one of its messages, as of a fault in a C extension or for want of memory."""
+"""A consumer whose process is killed by one of its messages, as by a fault in a C extension or a lack of memory."""
 
 from __future__ import annotations
 

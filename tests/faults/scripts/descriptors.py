@@ -1,4 +1,4 @@
-"""All file descriptors but a few are taken, then given back."""
+"""Uses all file descriptors but a few, then closes them again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process ends in one of several ways, while its client has connections, subscriptions, calls under way."""
+"""A process ends in one of several ways while its client has connections, subscriptions and calls in flight."""
 
 from __future__ import annotations
 

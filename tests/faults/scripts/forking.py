@@ -1,4 +1,4 @@
-"""Forks after connecting: parent and children publish at the same time, and the parent goes on consuming."""
+"""Forks after connecting. Parent and children publish at the same time, and the parent continues to consume."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def publish() -> None:
 
 
 def child() -> int:
-    """What a forked child does, from a thread of its own too; its exit code."""
+    """Publish in a forked child, also in another thread. Returns the exit code of the child."""
     if subscription.active:
-        return 3  # the parent's consumers are the parent's
+        return 3  # a child must not have the parent's consumers
     another = threading.Thread(target=publish, name="message-hub-test-child")
     another.start()
     publish()

@@ -1,4 +1,4 @@
-"""200 greenlets publish over one client; into one of them a timeout is thrown, in the middle of its call."""
+"""200 greenlets publish with one client. A timeout is thrown into one of them during its call."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ assert all(greenlet.ready() for greenlet in greenlets)
 
 interrupted = 0
 for number in range(200):
-    # From none at all to about as long as a call takes, so that every moment of one is hit.
+    # Delays from zero to about the duration of a call, so that every moment of a call is interrupted.
     timeout = gevent.Timeout(0.0001 * (number % 20))
     timeout.start()
     try:

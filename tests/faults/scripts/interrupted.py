@@ -1,4 +1,4 @@
-"""A signal handler raises in the middle of calls, again and again; no later call gets an earlier one's answer."""
+"""A signal handler raises during calls, again and again. No call may get the answer of an earlier one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ dice = random.Random(1)
 
 
 class Interrupted(Exception):
-    """What the signal handler raises."""
+    """The exception that the signal handler raises."""
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -44,7 +44,7 @@ def publish() -> Any:
 
 
 def interruptible(work: Any) -> Any:
-    """Let a signal come at any moment of ``work``, and at none of the oracle's own writing."""
+    """Send a signal at a random moment of ``work``, but never while the ledger is written."""
     signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00001, 0.003))
     try:
         return work()
@@ -54,7 +54,7 @@ def interruptible(work: Any) -> Any:
 
 interrupted = calls = 0
 ends = time.monotonic() + float(seconds)
-# Each interrupted write costs a connection, and the next one a pause: on a slow machine so many calls take longer.
+# Each interrupted write ends the connection, and reconnecting includes a pause: this takes longer on a slow machine.
 while time.monotonic() < ends or (calls < 60 and time.monotonic() < ends + 15):
     calls += 1
     try:
