@@ -274,8 +274,8 @@ def checked_middleware(given: Any) -> tuple[Middleware, ...]:
     found = tuple(given)
     for each in found:
         if not isinstance(each, Middleware):
-            what = f"the class {each.__name__}: write {each.__name__}()" if isinstance(each, type) else shown(each)
-            raise MessageHubConfigurationError(f"middleware must hold Middleware objects, not {what}")
+            hint = f": write {each.__name__}()" if isinstance(each, type) else ""
+            raise MessageHubConfigurationError(f"middleware must hold Middleware objects, not {shown(each)}{hint}")
         for name in _METHODS:
             method = getattr(each, name)
             if inspect.iscoroutinefunction(method) or inspect.isgeneratorfunction(method):

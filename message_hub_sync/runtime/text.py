@@ -44,9 +44,11 @@ def shown(value: Any) -> str:
 
     A ``str``, a number, a ``bool`` and ``None`` are shown as Python writes them (``1`` and ``'1'`` differ), cut to 80
     characters. Any other object is shown by the name of its type only: its ``repr`` may contain a secret or a message
-    body, or may raise. A ``str`` that contains ``://`` is shown as ``a URL``: it may contain a password.
+    body, or may raise. A class is shown by its name. A ``str`` that contains ``://`` is shown as ``a URL``: it may contain a password.
     """
     kind = type(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     if value is not None and kind not in (bool, int, float, str):
         return kind.__name__
     if kind is str and "://" in value:

@@ -96,7 +96,7 @@ def test_an_event_type_cannot_be_changed_and_its_copies_are_alike(created: Event
         ({"publisher": "Character Service"}, "publisher"),
         ({"subscribers": ("llm service",)}, "subscriber"),
         ({"subscribers": "llm-service"}, "^subscribers must be a list of service names, not 'llm-service'$"),
-        ({"model": dict}, "^model of character.created must be a class derived from BaseModel, not type$"),
+        ({"model": dict}, "^model of character.created must be a class derived from BaseModel, not the class dict$"),
     ],
 )
 def test_an_event_type_that_cannot_be_is_refused(created: EventType, changed: dict[str, Any], named: str) -> None:

@@ -44,9 +44,10 @@ class Silent:
         ({"password": "secret"}, "dict"),
         (Colour.RED, "Colour"),
         (Silent(), "Silent"),
+        (Silent, "the class Silent"),
         (10**5_000, "an int of many digits"),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_an_error_shows_plain_values_as_python_writes_them_and_others_by_their_type(value: Any, text: str) -> None:
     assert shown(value) == text
