@@ -70,7 +70,7 @@ def test_a_dead_letter_is_replayed_into_a_handler(memory: MessageHubTestFramewor
 
     with pytest.raises(KeyError, match="race"):
         letter.replay(broken)
-    with pytest.raises(MessageValidationError, match="nothing that a handler of events can get"):
+    with pytest.raises(MessageValidationError, match="a handler of events cannot get message: 'Message'"):
         letter.replay(lambda_for_messages)
 
 
