@@ -1,1 +1,1 @@
-"""The way in: from a delivery to its acknowledgement."""
+"""From a delivery to its acknowledgement."""

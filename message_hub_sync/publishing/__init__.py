@@ -1,1 +1,1 @@
-"""The way out: from a call to the receipt that the broker has the message."""
+"""From a call that sends to the broker's confirm."""

@@ -1,4 +1,4 @@
-"""From what a caller gives to the one value that travels: an ``Outgoing``, every part of it checked."""
+"""Makes an ``Outgoing`` of the arguments of a call, and checks each of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, EVENTS, inbox_
 
 __all__ = ["DEFAULT_TTL", "outgoing_event", "outgoing_events", "outgoing_message", "outgoing_messages"]
 
-#: Seconds a message lives when the caller says nothing (the guide's five minutes).
+#: The default ttl of a message in seconds: the five minutes of the integration guide.
 DEFAULT_TTL = 300
 
 
@@ -36,13 +36,21 @@ def outgoing_message(
     headers: Mapping[str, Any] | None = None,
     reply_to: str | None = None,
 ) -> Outgoing:
-    """A message to a service's inbox.
+    """A message to the inbox of a service.
 
-    :raises MessageValidationError: which value is wrong and what is allowed.
+    :param destination: the service, or a ``Message`` given alone.
+    :param payload: a JSON object: a dict, a pydantic model or a dataclass.
+    :param correlation_id: a UUID or printable text; by default that of the message being handled, else new.
+    :param ttl: seconds; ``None``: never expires.
+    :param priority: 0 to 9.
+    :param message_id: its id; by default a new one.
+    :param headers: additional ones: texts, whole numbers, bools.
+    :param reply_to: the queue in which the sender waits for a reply.
+    :raises MessageValidationError: a value is invalid; the text says which one and what is allowed.
     """
     if isinstance(destination, Message):
         if payload is not None:
-            raise MessageValidationError("a Message was given with a second payload: give the Message alone")
+            raise MessageValidationError("payload must be left out if a Message is given: the Message contains one")
         given = destination
         destination, payload = given.destination, given.payload
         correlation_id = given.correlation_id if correlation_id is None else correlation_id
@@ -73,14 +81,19 @@ def outgoing_event(
     message_id: UUID | None = None,
     headers: Mapping[str, Any] | None = None,
 ) -> Outgoing:
-    """An event for the exchange. ``event_type`` may be an ``Event`` or a catalogued payload, given alone.
+    """An event for the event exchange.
 
-    :raises MessageValidationError: which value is wrong and what is allowed.
+    :param event_type: its name; or, given alone, an ``Event`` or a catalogued payload.
+    :param payload: a JSON object: a dict, a pydantic model or a dataclass.
+    :param correlation_id: a UUID or printable text; by default that of the message being handled, else new.
+    :param message_id: its id; by default a new one.
+    :param headers: additional ones: texts, whole numbers, bools.
+    :raises MessageValidationError: a value is invalid; the text says which one and what is allowed.
     """
     if isinstance(event_type, BaseModel):
         if payload is not None:
             raise MessageValidationError(
-                f"a {type(event_type).__name__} was given as event_type with a second payload: give it alone"
+                f"payload must be left out if event_type is an object of {type(event_type).__name__}: it is the payload"
             )
         payload = event_type
         if isinstance(payload, Event):
@@ -100,13 +113,17 @@ def outgoing_event(
         correlation_id=correlation_id,
         headers=headers,
     )
-    # Last, so that it warns of no event that is refused.
+    # Last, because it may log a warning: not for an event that is invalid otherwise.
     catalogue.check_publish(name, payload, config.service_name, config.strict_catalogue)
     return Outgoing(EVENTS, name, body, properties)
 
 
 def outgoing_messages(config: ClientConfig, messages: Any) -> list[Outgoing]:
-    """Those of a bulk call: pairs of destination and payload, or ``Message`` envelopes."""
+    """The messages of a bulk call.
+
+    :param messages: pairs of destination and payload, or ``Message`` envelopes.
+    :raises MessageValidationError: an item is invalid; the text begins with its index.
+    """
     return _each(
         _items(messages, "messages"),
         lambda item: outgoing_message(config, *_parts(item, Message, "(destination, payload)")),
@@ -114,7 +131,11 @@ def outgoing_messages(config: ClientConfig, messages: Any) -> list[Outgoing]:
 
 
 def outgoing_events(config: ClientConfig, events: Any) -> list[Outgoing]:
-    """Those of a bulk call: pairs of event type and payload, ``Event`` envelopes, or catalogued payloads."""
+    """The events of a bulk call.
+
+    :param events: pairs of event type and payload, ``Event`` envelopes, or catalogued payloads.
+    :raises MessageValidationError: an item is invalid; the text begins with its index.
+    """
     return _each(
         _items(events, "events"),
         lambda item: outgoing_event(config, *_parts(item, BaseModel, "(event_type, payload)")),
@@ -125,7 +146,7 @@ def _each(items: list[Any], make: Callable[[Any], Outgoing]) -> list[Outgoing]:
     made: list[Outgoing] = []
     try:
         for item in items:
-            made.append(make(item))  # how many there are says which one failed
+            made.append(make(item))  # the length of made is the index of the item that fails
     except MessageValidationError as error:
         raise MessageValidationError(f"item {len(made)}: {error}") from None
     return made
@@ -133,11 +154,11 @@ def _each(items: list[Any], make: Callable[[Any], Outgoing]) -> list[Outgoing]:
 
 def _items(items: Any, name: str) -> list[Any]:
     if isinstance(items, (str, bytes, Mapping, BaseModel)):
-        raise MessageValidationError(f"{name} of type {type(items).__name__} is not usable: a list is")
+        raise MessageValidationError(f"{name} must be a list, not {type(items).__name__}")
     try:
         return list(items)
     except TypeError:
-        raise MessageValidationError(f"{name} of type {type(items).__name__} is not usable: a list is") from None
+        raise MessageValidationError(f"{name} must be a list, not {type(items).__name__}") from None
 
 
 def _parts(item: Any, envelope: type[BaseModel], pair: str) -> tuple[Any, ...]:
@@ -145,11 +166,12 @@ def _parts(item: Any, envelope: type[BaseModel], pair: str) -> tuple[Any, ...]:
         return (item,)
     if isinstance(item, (tuple, list)) and len(item) == 2:
         return tuple(item)
-    raise MessageValidationError(f"its type {type(item).__name__} is not usable: a pair {pair} or an envelope is")
+    # By its type only: the item may contain a message body.
+    raise MessageValidationError(f"it must be a pair {pair} or an envelope, not {type(item).__name__}")
 
 
 def _own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """The sender's own headers of an envelope that is sent on; the hub's are made anew."""
+    """The sender's own headers of an envelope that is sent again. The hub's headers are written anew."""
     return {
         name: value
         for name, value in headers.items()

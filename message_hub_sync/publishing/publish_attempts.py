@@ -1,4 +1,4 @@
-"""What the attempts to publish one message amount to, and what its caller is told. Pure."""
+"""The result of the attempts to publish one message, and the error that its caller gets. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PRECONDITION_FAILED = 406
 
 
 class Verdict(Enum):
-    """What became of one message in the end."""
+    """The final result of publishing one message."""
 
     CONFIRMED = "confirmed"
     NOT_SENT = "not sent"
@@ -45,32 +45,33 @@ class Verdict(Enum):
     UNKNOWN = "unknown"
 
 
-#: Only these open a circuit: the destination, or the way to it, is in trouble.
+#: Only these count as failures for a circuit: the destination or the connection has a problem.
 _COUNTED = (Verdict.NOT_SENT, Verdict.NACKED, Verdict.UNKNOWN)
-#: The broker answered, so that a trial has shown what it was to show.
+#: The broker answered, so a trial call has shown that it is reachable.
 _ANSWERED = (Verdict.UNROUTABLE, Verdict.CHANNEL_ERROR, Verdict.UNAUTHORIZED)
 
-#: Of a bulk in which all ended so, the caller gets that error and no list: nothing was sent.
+#: If all messages of a bulk call have the same one of these verdicts, nothing was sent: the caller gets that error, not
+#: a list of failures.
 _ERRORS_OF_THEIR_OWN = {Verdict.NOT_SENT, Verdict.UNAUTHORIZED, Verdict.MISCONFIGURED, Verdict.INVALID}
 
 
 class PublishAttempts:
-    """What the attempts to publish one message amount to. No lock: it belongs to one call.
+    """The result of the attempts to publish one message. No lock: only the thread of the call uses it."""
 
-    ``unanswered``: an attempt was written and no answer can come any more, or none that says enough, so that it
-    may have been accepted. ``shared_code``: the same of an attempt that ended with a channel it shared with others,
-    and the channel's reason.
-    ``verdict`` is what the caller is told; ``last``, what the last attempt came to, is what its circuit goes by.
-    """
-
-    # Of the class until they change: nearly every message is confirmed at once, and changes the verdict alone.
+    # Class attributes are the initial values: nearly every message is confirmed at once, which sets only the verdict.
+    #: Publish the next attempt on a channel of its own.
     own_channel = False
+    #: An attempt was written and may have been accepted: its answer is lost, or does not tell.
     unanswered = False
+    #: An attempt on a shared channel ended because the channel was closed, and may have been accepted: the reply code.
     shared_code: int | None = None
+    #: Declare the event exchange before the next attempt.
     exchange_missing = False
     exchange_declared = False
     lost_connection = False
+    #: The result for the caller; ``None``: another attempt is due.
     verdict: Verdict | None = None
+    #: The result of the last attempt, which the circuit counts.
     last: Verdict | None = None
     reason = ""
     _message_id: UUID | None = None
@@ -79,25 +80,33 @@ class PublishAttempts:
         self.outgoing = outgoing
 
     def note(self, result: PublishResult | None, reason: str = "", code: int = 0) -> None:
-        """Take in what one attempt came to; without a verdict afterwards, the next attempt is due."""
+        """Note the result of one attempt. If there is no verdict afterwards, another attempt is due.
+
+        :param result: ``None``: no confirm came before the deadline.
+        :param reason: the reason that the broker gave, if any.
+        :param code: the reply code of a channel that the broker closed.
+        """
         if result is PublishResult.CONFIRMED:
             self.verdict = Verdict.CONFIRMED
         elif result is PublishResult.RETURNED:
             self.end(Verdict.UNROUTABLE, self._no_queue())
         elif result is PublishResult.BLOCKED:
-            self.lost_connection = True  # there will be news of it, as of a connection
+            # Counts as a lost connection: the transport reports the end of an alarm as it reports a new connection, and
+            # the circuit then admits a trial call.
+            self.lost_connection = True
             self.end(Verdict.NACKED, reason)
         elif result is PublishResult.NACKED:
-            # An exchange hands on to any number of queues: one that refuses is enough, and the others have it.
+            # An exchange routes to any number of queues. A nack means that one queue rejected the event; others may
+            # have accepted it.
             self.unanswered = self.unanswered or self.outgoing.exchange != DEFAULT_EXCHANGE
-            self.end(Verdict.NACKED, reason or "the broker refused it (nack)")
+            self.end(Verdict.NACKED, reason or "the broker rejected it (nack)")
         elif result is PublishResult.INVALID:
             self.end(Verdict.INVALID, reason)
         elif result is PublishResult.CHANNEL_ERROR_SHARED and not self.own_channel:
             self.own_channel = True
             self.shared_code = code
         elif result in (PublishResult.CHANNEL_ERROR_SHARED, PublishResult.CHANNEL_ERROR):
-            self._refused(reason, code)
+            self._channel_closed(reason, code)
         elif result is PublishResult.LOST:
             self.unanswered = self.lost_connection = True
             self.reason = reason
@@ -109,19 +118,19 @@ class PublishAttempts:
             self.end(Verdict.UNKNOWN, f"no confirm came before the deadline{uwsgi_hint()}")
 
     def end(self, verdict: Verdict, reason: str) -> None:
-        """Give up. Once an attempt was written and not answered, all that is certain is that nothing is."""
+        """Set the verdict. If any attempt may have been accepted, it is UNKNOWN."""
         certain = not self.unanswered and self.shared_code is None
         self.last = verdict
         self.verdict = verdict if certain else Verdict.UNKNOWN
         self.reason = reason
 
     def out_of_time(self) -> None:
-        """The deadline passed between two attempts."""
+        """Set the verdict: the deadline passed between two attempts."""
         reason = self.reason or "the connection to the hub was lost"
         self.end(Verdict.NOT_SENT, f"{reason}, and the deadline passed{uwsgi_hint()}")
 
-    def refused(self, error: MessageHubError) -> None:
-        """The transport raised: this attempt was not written, and no other will be."""
+    def transport_raised(self, error: MessageHubError) -> None:
+        """Set the verdict: the transport raised ``error``, so this attempt was not written."""
         if isinstance(error, MessageHubAuthorizationError):
             self.end(Verdict.UNAUTHORIZED, str(error))
         elif isinstance(error, MessageHubConfigurationError):
@@ -129,23 +138,25 @@ class PublishAttempts:
         else:
             self.end(Verdict.NOT_SENT, f"{error}{uwsgi_hint()}")
 
-    def broken(self) -> None:
-        """The transport failed somewhere, so that it is not known what the broker got."""
+    def transport_failed(self) -> None:
+        """Set the verdict: the transport raised an unexpected exception, so the attempt may have been written."""
         self.unanswered = True
         self.end(Verdict.UNKNOWN, "the transport failed in an unexpected way (see the log)")
 
-    def _refused(self, reason: str, code: int) -> None:
-        # What a 406 complains of is in the message, so that an earlier attempt met the same. Permissions and exchanges
-        # come and go: that attempt may have been accepted before, its channel closed over another one.
+    def _channel_closed(self, reason: str, code: int) -> None:
+        """The broker closed a channel on which this message was alone."""
+        # The cause of a 406 is in the message itself, so an earlier attempt was not accepted either. For a 403 or 404
+        # that is not certain: permissions and exchanges change, and the shared channel may have been closed because of
+        # another message.
         if self.shared_code == code == _PRECONDITION_FAILED:
             self.shared_code = None
         if code == _NOT_FOUND and self.outgoing.exchange == EVENTS and not self.exchange_declared:
             self.own_channel = True
             self.exchange_missing = True
         elif code == _ACCESS_REFUSED:
-            self.end(Verdict.UNAUTHORIZED, f"{reason}; the broker's permissions of this user have to allow it")
+            self.end(Verdict.UNAUTHORIZED, f"{reason}; allow it in the broker's permissions of this user")
         else:
-            self.end(Verdict.CHANNEL_ERROR, reason or f"the broker closed the channel over it ({code})")
+            self.end(Verdict.CHANNEL_ERROR, reason or f"the broker closed the channel because of it ({code})")
 
     def _no_queue(self) -> str:
         destination = self.outgoing.properties.headers.get(DESTINATION)
@@ -159,18 +170,18 @@ class PublishAttempts:
         return self._message_id or self.identify()
 
     def identify(self) -> UUID:
-        """Make :attr:`message_id` of its text, which takes some time, now and not when it is asked for."""
+        """Parse :attr:`message_id` now instead of at its first use, since parsing takes some time."""
         self._message_id = found = uuid_of(self.outgoing.properties.message_id)
         return found
 
     def error(self) -> MessageHubError:
-        """The verdict as the error that the caller sees."""
+        """The error that the caller gets for the verdict."""
         reason = printable(self.reason, 500)
         what = _described(self.outgoing)
         if self.verdict is Verdict.NOT_SENT:
             return MessageHubConnectionError(f"{what} was not sent: {reason}")
         if self.verdict is Verdict.UNAUTHORIZED:
-            return MessageHubAuthorizationError(f"{what} was refused: {reason}")
+            return MessageHubAuthorizationError(f"{what} was not accepted: {reason}")
         if self.verdict is Verdict.INVALID:
             return MessageValidationError(f"{what} was not sent: {reason}")
         if self.verdict is Verdict.MISCONFIGURED:
@@ -195,10 +206,11 @@ def _described(outgoing: Outgoing) -> str:
 
 
 def report_to_circuit(permit: Permit, all_attempts: list[PublishAttempts]) -> None:
-    """Tell a circuit what its call came to; of many messages the worst counts, once."""
+    """Report the result of a call to its circuit. Of several messages the worst result counts, once."""
     verdicts = {attempts.last or attempts.verdict for attempts in all_attempts}
     if verdicts.intersection(_COUNTED):
-        # A silent network is noticed by the callers' deadlines first, and by the connection only later.
+        # Also without a lost connection: if the network is silent, calls reach their deadline before the connection
+        # notices it.
         silent = verdicts.intersection((Verdict.NOT_SENT, Verdict.UNKNOWN))
         permit.failed(connection=bool(silent) or any(attempts.lost_connection for attempts in all_attempts))
     elif Verdict.CONFIRMED in verdicts:
@@ -207,11 +219,13 @@ def report_to_circuit(permit: Permit, all_attempts: list[PublishAttempts]) -> No
         permit.not_counted(answered=bool(verdicts.intersection(_ANSWERED)))
 
 
-def bulk_error(all_attempts: list[PublishAttempts], refusal: MessageHubCircuitBreakerError | None) -> MessageHubError:
-    """What the caller of a bulk call is told; ``refusal`` is that of an open circuit."""
+def bulk_error(
+    all_attempts: list[PublishAttempts], circuit_error: MessageHubCircuitBreakerError | None
+) -> MessageHubError:
+    """The error that the caller of a bulk call gets; ``circuit_error``: that of an open circuit, if any."""
     verdicts = {attempts.verdict for attempts in all_attempts}
-    if refusal is not None and verdicts == {Verdict.CIRCUIT_OPEN}:
-        return refusal
+    if circuit_error is not None and verdicts == {Verdict.CIRCUIT_OPEN}:
+        return circuit_error
     if len(verdicts) == 1 and verdicts <= _ERRORS_OF_THEIR_OWN:
         return all_attempts[0].error()
     failures = [

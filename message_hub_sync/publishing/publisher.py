@@ -1,4 +1,4 @@
-"""Publishing: circuit breaker, transport, receipt; and what the attempts at one message amount to."""
+"""Publishes messages: asks the circuit breaker, hands them to the transport, waits for confirms, repeats attempts."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["BULK_SLICE", "SLICES_UNDER_WAY", "Publisher"]
 
 logger = SafeLogger("message_hub_sync.publisher")
 
-#: Messages of a bulk call handed to the transport at a time, and how many such slices may be unconfirmed while the next
-#: one goes out. RabbitMQ confirms a thousand at once: with two thousand under way it was out of work each time.
+#: Messages of a bulk call that are handed to the transport at a time, and how many such slices may be unconfirmed while
+#: the next one is written. RabbitMQ confirms a thousand messages at once: with only two thousand unconfirmed ones it
+#: had nothing to do after each confirm.
 BULK_SLICE, SLICES_UNDER_WAY = 250, 16
 
 
 class Publisher:
-    """Hands messages to the transport and waits for what became of them.
+    """Publishes messages and waits until the broker has confirmed them. Any thread may use it.
 
-    Safe from any thread; callers share nothing but the transport. Mutable: ``_awaited``, the receipts being
-    waited for, whose single ``add`` and ``discard`` calls the interpreter makes atomic.
+    Callers share only the transport, the circuit breakers and the metrics.
     """
 
     def __init__(
@@ -41,12 +41,14 @@ class Publisher:
         self._config = config
         self._breakers = breakers
         self._metrics = metrics
+        # The receipts that callers wait for. No lock: add(), discard() and copy() are atomic.
         self._awaited: set[Receipt] = set()
 
     def publish(self, outgoing: Outgoing, timeout: float) -> UUID:
-        """Publish one message and return its id once the broker has it.
+        """Publish one message. Returns its id after the broker has confirmed it.
 
-        :param timeout: seconds for everything: connection, repeated attempts, confirm.
+        :param outgoing: the message.
+        :param timeout: seconds for all of it: connection, repeated attempts, confirm.
         :raises MessageHubError: a connection, circuit-breaker, authorization or delivery error.
         """
         started = time.monotonic()
@@ -58,7 +60,7 @@ class Publisher:
             raise
         try:
             self._attempt(attempts, started + (self._trial_seconds(timeout) if permit.trial else timeout))
-        except BaseException:  # a signal or a gevent timeout: nobody knows, so nothing is counted
+        except BaseException:  # a signal or a gevent timeout: the result is not known, so nothing is counted
             permit.not_counted()
             raise
         if attempts.verdict is Verdict.CONFIRMED:
@@ -71,7 +73,12 @@ class Publisher:
         return attempts.message_id
 
     def hand_over(self, outgoing: Outgoing, timeout: float) -> None:
-        """Publish what is no user's call to a destination (a reply): past the circuit breakers."""
+        """Publish a reply, without circuit breaker: it is no call to a destination.
+
+        :param outgoing: the message.
+        :param timeout: seconds for all of it.
+        :raises MessageHubError: a connection, authorization or delivery error.
+        """
         attempts = PublishAttempts(outgoing)
         started = time.monotonic()
         self._attempt(attempts, started + timeout)
@@ -80,18 +87,19 @@ class Publisher:
             raise attempts.error()
 
     def publish_many(self, batch: Sequence[Outgoing], timeout: float) -> list[UUID]:
-        """Publish messages in order, pipelined, and return their ids once the broker has all of them.
+        """Publish messages in order, pipelined. Returns their ids after the broker has confirmed all of them.
 
+        :param batch: the messages.
         :param timeout: seconds for the whole call.
-        :raises MessageHubDeliveryError: ``failures`` names each that was not confirmed.
-        :raises MessageHubError: none was sent, and all for the same reason: that reason's own error.
+        :raises MessageHubDeliveryError: ``failures`` names each message that was not confirmed.
+        :raises MessageHubError: no message was sent, all for the same reason: the error of that reason.
         """
         started = time.monotonic()
         all_attempts = [PublishAttempts(outgoing) for outgoing in batch]
         by_circuit: dict[str, list[PublishAttempts]] = {}
         for attempts in all_attempts:
             by_circuit.setdefault(_circuit(attempts.outgoing), []).append(attempts)
-        permits, refusal = self._admit_all(by_circuit)
+        permits, circuit_error = self._admit_all(by_circuit)
         try:
             trial = any(permit.trial for permit in permits.values())
             self._attempt_many(all_attempts, started + (self._trial_seconds(timeout) if trial else timeout))
@@ -101,7 +109,7 @@ class Publisher:
             raise
         for key, permit in permits.items():
             report_to_circuit(permit, by_circuit[key])
-        # Each its share: none of them took as long as all.
+        # The latency of one message is its share of the call, in which all are under way together.
         share = (time.monotonic() - started) / max(1, len(all_attempts))
         unconfirmed = 0
         for group in by_circuit.values():
@@ -111,16 +119,19 @@ class Publisher:
             self._metrics.count(kind, False, share, len(group) - confirmed)
             unconfirmed += len(group) - confirmed
         if unconfirmed:
-            raise bulk_error(all_attempts, refusal)
+            raise bulk_error(all_attempts, circuit_error)
         return [attempts.message_id for attempts in all_attempts]
 
     def await_confirms(self, deadline: float) -> None:
-        """Wait for the answers to what is under way now; for an orderly close."""
+        """Wait until all messages that are under way now are confirmed or failed. Used when the client closes.
+
+        :param deadline: until when, by ``time.monotonic()``.
+        """
         for receipt in self._awaited.copy():
             receipt.wait(deadline)
 
     def _trial_seconds(self, timeout: float) -> float:
-        # Others fail fast while a trial runs, so that it may not take as long as it likes.
+        # While a trial call runs, all other calls to its destination fail, so its time is limited.
         return min(timeout, self._config.circuit_breaker.half_open_timeout, self._config.delivery_timeout)
 
     # --- attempts ---------------------------------------------------------------------------------
@@ -128,7 +139,7 @@ class Publisher:
     def _attempt(self, attempts: PublishAttempts, deadline: float) -> MessageHubError | None:
         """Publish until there is a verdict. Raises only what interrupts the thread.
 
-        :returns: why the transport takes nothing at all, where that was the end of it.
+        :returns: the error with which the transport ended the last attempt, if it raised one.
         """
         while attempts.verdict is None:
             if attempts.lost_connection and time.monotonic() >= deadline:
@@ -141,13 +152,13 @@ class Publisher:
             except MessageValidationError as error:
                 attempts.end(Verdict.INVALID, str(error))  # a value that only the transport can judge
             except MessageHubError as error:
-                attempts.refused(error)
+                attempts.transport_raised(error)
                 return error
             except Exception:
                 logger.exception("the transport failed in an unexpected way")
-                attempts.broken()
+                attempts.transport_failed()
             else:
-                # Outside: what is raised while waiting is a signal handler's, and the caller's to see.
+                # Outside the try: an exception raised while waiting comes from a signal handler, so the caller gets it.
                 self._await(attempts, receipt, deadline)
         return None
 
@@ -177,17 +188,17 @@ class Publisher:
                     self._attempt(attempts, deadline)
             due = [attempts for attempts in due if attempts.verdict is None]
             if due:
-                # The first one waits for the connection; where none will come, none of the others waits again.
+                # Only the first one waits for the connection. If the transport raised, the others end with its error.
                 error = self._attempt(due[0], deadline)
                 for attempts in due[1:]:
                     if error is not None:
-                        attempts.refused(error)
+                        attempts.transport_raised(error)
                     elif time.monotonic() >= deadline:
                         attempts.out_of_time()
             due = [attempts for attempts in due if attempts.verdict is None]
 
     def _pipelined(self, due: list[PublishAttempts], deadline: float) -> None:
-        """One attempt for each. While some slices are being confirmed, the next ones are written already."""
+        """Make one attempt for each message. Later slices are written while earlier ones are being confirmed."""
         under_way: deque[list[tuple[PublishAttempts, Receipt]]] = deque()
         for start in range(0, len(due), BULK_SLICE):
             part = due[start : start + BULK_SLICE]
@@ -195,40 +206,43 @@ class Publisher:
                 receipts = self._transport.publish_many([attempts.outgoing for attempts in part], deadline)
             except MessageHubError as error:
                 for attempts in part:
-                    attempts.refused(error)
+                    attempts.transport_raised(error)
                 receipts = []
             except Exception:
                 logger.exception("the transport failed in an unexpected way")
                 for attempts in part:
-                    attempts.broken()
+                    attempts.transport_failed()
                 receipts = []
             under_way.append(list(zip(part, receipts, strict=False)))
             if len(under_way) > SLICES_UNDER_WAY:
-                self._settled(under_way.popleft(), deadline)
+                self._await_slice(under_way.popleft(), deadline)
         while under_way:
-            self._settled(under_way.popleft(), deadline)
+            self._await_slice(under_way.popleft(), deadline)
 
-    def _settled(self, waiting: list[tuple[PublishAttempts, Receipt]], deadline: float) -> None:
+    def _await_slice(self, waiting: list[tuple[PublishAttempts, Receipt]], deadline: float) -> None:
         for attempts, receipt in waiting:
             self._await(attempts, receipt, deadline)
-            attempts.identify()  # while the broker is at work on those behind it
+            attempts.identify()  # now, while the broker works on the later messages
 
-    # --- around them ------------------------------------------------------------------------------
+    # --- circuits and metrics ---------------------------------------------------------------------
 
     def _admit_all(
         self, by_circuit: dict[str, list[PublishAttempts]]
     ) -> tuple[dict[str, Permit], MessageHubCircuitBreakerError | None]:
-        """One permit per circuit; what an open one bars gets its verdict at once."""
+        """A permit for each circuit that admits the call. The messages of the others get their verdict now.
+
+        :returns: the permits, and the error of an open circuit, if any.
+        """
         permits: dict[str, Permit] = {}
-        refusal = None
+        circuit_error = None
         for key, group in by_circuit.items():
             try:
                 permits[key] = self._breakers.admit(key)
             except MessageHubCircuitBreakerError as error:
-                refusal = error
+                circuit_error = error
                 for attempts in group:
                     attempts.end(Verdict.CIRCUIT_OPEN, str(error))
-        return permits, refusal
+        return permits, circuit_error
 
     def _count(self, attempts: PublishAttempts, seconds: float) -> None:
         self._metrics.count(_kind(attempts), attempts.verdict is Verdict.CONFIRMED, seconds)

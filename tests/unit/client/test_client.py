@@ -171,7 +171,11 @@ def test_the_parent_of_a_reloader_never_connects(
 
 @pytest.mark.parametrize(
     ("second", "reason"),
-    [(("quest.started", "text"), "payload"), (("Quest", {}), "event type"), (7, "its type int is not usable: a pair")],
+    [
+        (("quest.started", "text"), "payload"),
+        (("Quest", {}), "event type"),
+        (7, r"it must be a pair \(event_type, payload\) or an envelope, not int$"),
+    ],
 )
 def test_of_many_the_item_that_is_not_usable_is_named(client: MessageHubClient, second: Any, reason: str) -> None:
     with pytest.raises(MessageValidationError, match=f"^item 1: .*{reason}"):
