@@ -1,4 +1,4 @@
-"""RequestCaller and their replies, for both sides: who waits for which reply, and how a request is answered."""
+"""Requests and replies: the side that waits for a reply (RequestCaller), and the side that sends it (ReplySender)."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ __all__ = ["ReplySender", "RequestCaller"]
 
 logger = SafeLogger("message_hub_sync.request_reply")
 
-#: ReplySender the broker may hand over at once; a waiting caller takes its own out within microseconds.
+#: Replies that the broker delivers ahead, at most. A reply reaches its waiting caller within microseconds.
 PREFETCH = 256
-#: An error's text in a header; what is longer belongs into the responder's log, where it is whole.
+#: Characters of an error's text in a header. The log of the responder has the whole text.
 MAX_ERROR_TEXT = 1_000
 
 
@@ -55,7 +55,8 @@ class _Waiter:
     correlation_id: str
     destination: str
     reply: Delivery | None = None
-    #: Set after ``reply``. Not a SimpleQueue, whose timed get may never end before Python 3.13 (deadlines.take).
+    #: Set after ``reply``. Not a SimpleQueue: before Python 3.13 its get() with a timeout may never end
+    #: (deadlines.take).
     answered: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, reply: Delivery | None) -> None:
@@ -65,14 +66,11 @@ class _Waiter:
 
 
 class RequestCaller:
-    """The calling side: one exclusive reply queue and one thread for however many callers.
+    """The calling side: one exclusive reply queue and one thread for all callers. Any thread may use it.
 
-    The queue is there from the first request on. Its name changes with each connection, so that the reply to a
-    request in flight when the connection is lost does not arrive: that request times out. The next one waits
-    for a queue that is there.
-
-    Mutable, guarded by ``_lock``: the waiters, by message id and in order of arrival; the reply queue's consumer
-    and its thread; its opening while somebody is at it, which the others await; whether this is closed.
+    The first request declares the reply queue. The queue has another name on each connection. So if the connection is
+    lost while a request is in flight, its reply does not arrive and the request times out. The next request waits until
+    the new queue is declared.
     """
 
     def __init__(
@@ -89,18 +87,23 @@ class RequestCaller:
         self._metrics = metrics
         self._middleware = HandlerMiddleware(middleware)
         self._lock = threading.Lock()
-        self._waiters: dict[str, _Waiter] = {}
-        self._opening: Future[Consumer] | None = None
-        self._consumer: Consumer | None = None
-        self._thread: threading.Thread | None = None
-        self._closed = False
+        self._waiters: dict[str, _Waiter] = {}  # guarded by _lock; by message id, in order of their requests
+        # Set while a caller opens the reply queue; the other callers wait for it.
+        self._opening: Future[Consumer] | None = None  # guarded by _lock
+        self._consumer: Consumer | None = None  # guarded by _lock
+        self._thread: threading.Thread | None = None  # guarded by _lock
+        self._closed = False  # guarded by _lock
 
     def request(self, outgoing: Outgoing, timeout: float) -> Message[Any]:
-        """Send a request, naming the queue for its reply, and wait for it.
+        """Send a request with the name of the reply queue, and wait for the reply.
 
+        :param outgoing: the request; its ``reply_to`` is set here.
         :param timeout: seconds for all of it.
-        :raises MessageHubTimeoutError: it was delivered, and no reply came.
-        :raises MessageHubRemoteError: the handler on the other side raised.
+        :returns: the envelope of the reply.
+        :raises MessageHubTimeoutError: the request was delivered, and no reply came in time.
+        :raises MessageHubRemoteError: the handler on the other side raised, or the reply cannot be decoded.
+        :raises MessageValidationError: a request with the same message id still waits for its reply.
+        :raises MessageHubError: the reply queue could not be opened, or what :meth:`Publisher.publish` raises.
         """
         deadline = time.monotonic() + timeout
         consumer = self._opened(min(deadline, time.monotonic() + self._config.connect_timeout))
@@ -110,11 +113,11 @@ class RequestCaller:
             str(properties.message_id), str(properties.correlation_id), str(properties.headers[DESTINATION])
         )
         with self._lock:
-            self._refuse_when_closed()
+            self._check_not_closed()
             if waiter.message_id in self._waiters:
                 raise MessageValidationError(
-                    f"a request with the message_id {waiter.message_id} waits for its reply already: "
-                    "repeat it when that one has ended"
+                    f"message_id must be that of no other request in progress, not {waiter.message_id}: "
+                    "repeat the request after the other one has ended"
                 )
             self._waiters[waiter.message_id] = waiter
         try:
@@ -131,13 +134,14 @@ class RequestCaller:
             )
         if waiter.reply is None:
             raise MessageHubTimeoutError(f"the client was closed before {waiter.destination} replied")
-        return self._understood(waiter.reply, waiter)
+        return self._decoded(waiter.reply, waiter)
 
     def claim_reply(self, delivery: Delivery) -> bool:
-        """Whether a message of the inbox is a reply that a caller here waits for; it is the caller's then.
+        """Hand a message to the caller that waits for it as a reply. Returns whether there is such a caller.
 
-        A reply of this library names its request. One of the guide's services has only its correlation id:
-        the oldest caller waiting for that service with that id gets it.
+        A reply of this library names the message id of its request. A reply of another service of the integration
+        guide has only the correlation id: of the callers that wait for that service with that id, the oldest one gets
+        it.
         """
         waiter = self._waiter_for(delivery)
         if waiter is None:
@@ -151,7 +155,10 @@ class RequestCaller:
         return len(self._waiters)
 
     def close(self, deadline: float) -> None:
-        """Stop taking replies."""
+        """Stop taking replies. Callers that still wait get a :class:`MessageHubTimeoutError`.
+
+        :param deadline: until when the broker may answer and the thread may end.
+        """
         with self._lock:
             self._closed = True
             consumer, thread = self._consumer, self._thread
@@ -164,9 +171,10 @@ class RequestCaller:
     # --- the reply queue --------------------------------------------------------------------------
 
     def _opened(self, deadline: float) -> Consumer:
+        """The consumer of the reply queue. The first caller opens the queue; the others wait for it."""
         while True:
             with self._lock:
-                self._refuse_when_closed()
+                self._check_not_closed()
                 consumer, thread, opening = self._consumer, self._thread, self._opening
                 if consumer is not None and consumer.active and thread is not None and thread.is_alive():
                     return consumer
@@ -176,12 +184,12 @@ class RequestCaller:
                     break
             try:
                 return opening.result(timeout=remaining(deadline))
-            except FutureTimeoutError:  # the builtin TimeoutError only from 3.11 on
+            except FutureTimeoutError:  # before Python 3.11 another class than the builtin TimeoutError
                 raise MessageHubConnectionError(
-                    f"the reply queue was not there in time: nothing was sent{uwsgi_hint()}"
+                    f"the reply queue was not declared in time, so nothing was sent{uwsgi_hint()}"
                 ) from None
             except CancelledError:
-                continue  # whoever was at it was interrupted
+                continue  # the caller that opened it was interrupted: try it here
         return self._open(mine, consumer, thread, deadline)
 
     def _open(
@@ -191,7 +199,7 @@ class RequestCaller:
         thread: threading.Thread | None,
         deadline: float,
     ) -> Consumer:
-        """Instead of the consumer and the thread that there were, if any."""
+        """Open a new reply queue; first end the previous ``consumer`` and its ``thread``, if any."""
         try:
             if consumer is not None:
                 self._end(consumer, thread, deadline)
@@ -206,16 +214,16 @@ class RequestCaller:
             )
             thread.start()
             with self._lock:
-                self._refuse_when_closed()
+                self._check_not_closed()
                 self._opening, self._consumer, self._thread = None, consumer, thread
         except BaseException as error:
             with self._lock:
-                self._opening = None  # the next request tries anew
+                self._opening = None  # the next request tries again
             if consumer is not None:
                 self._end(consumer, thread, deadline)
             if isinstance(error, RuntimeError):
-                error = MessageHubConnectionError(f"no thread can be started any more: {error}")
-            # A signal or a gevent timeout is this caller's own: the others open it without him.
+                error = MessageHubConnectionError(f"no thread can be started: {error}")
+            # Interrupted by a signal or a gevent timeout: cancel the future, so that a waiting caller opens the queue.
             if isinstance(error, MessageHubError):
                 opening.set_exception(error)
             else:
@@ -229,15 +237,15 @@ class RequestCaller:
             consumer.cancel(deadline)
             consumer.close(deadline)
         except MessageHubError as error:
-            logger.debug("the reply queue was not closed in order: %s", error)
+            logger.debug("closing the reply queue failed: %s", error)
         finally:
-            consumer.deliveries.put(None)
+            consumer.deliveries.put(None)  # ends the thread
         if thread is not None and thread.ident is not None:
             thread.join(remaining(deadline))
 
-    def _refuse_when_closed(self) -> None:
+    def _check_not_closed(self) -> None:
         if self._closed:
-            raise MessageHubConnectionError("this client is closed: nothing was sent")
+            raise MessageHubConnectionError("this client is closed, so nothing was sent: create a new MessageHubClient")
 
     def _take_replies(self, consumer: Consumer) -> None:
         while (delivery := consumer.deliveries.get()) is not None:
@@ -247,22 +255,22 @@ class RequestCaller:
                 elif not self.claim_reply(delivery):
                     self._metrics.late_reply_dropped()
                     logger.info(
-                        "a reply came when nobody waited for it any more (correlation id %s)",
+                        "a reply came too late and was dropped: no caller waits for it (correlation id %s)",
                         printable(delivery.properties.correlation_id or "absent"),
                     )
                 consumer.ack(delivery)
             except Exception:
-                logger.exception("a reply could not be taken")
+                logger.exception("processing a reply failed; the reply stays unacked")
 
     def _accepted(self, delivery: Delivery) -> bool:
-        """Whether the middleware lets a reply in. One that it does not let in is dropped and counted."""
+        """Show a reply to the middleware. Returns whether it accepts it; a reply that it rejects is counted."""
         config = self._config
         decoded = DecodedDelivery(delivery, "message", config.service_name, config.max_message_bytes)
         try:
-            # A context of its own, as each delivery of any other queue has.
+            # A new, empty context, as for each delivery of any other queue.
             Context().run(self._middleware.arrived, decoded, reply=True)
         except Exception as error:
-            # The reply queue has no dead-letter queue. Its name has a random part, so it is no label.
+            # The reply queue has no dead-letter queue. Its real name has a random part, so it cannot be a label.
             self._metrics.dead_lettered(f"{config.service_name}.replies")
             decided = isinstance(error, MessageHubRejectError)
             logger.error(
@@ -277,6 +285,8 @@ class RequestCaller:
     # --- matching ---------------------------------------------------------------------------------
 
     def _waiter_for(self, delivery: Delivery) -> _Waiter | None:
+        # 1: it names its request: only that caller. 2: it has a reply_to, so it is a request itself. 3: by correlation
+        # id and sender.
         if not self._waiters:
             return None
         properties = delivery.properties
@@ -285,14 +295,14 @@ class RequestCaller:
             if request is not None:
                 return self._waiters.pop(request, None) if isinstance(request, str) else None
             if properties.reply_to:
-                return None  # a request of its own, in the course of the same conversation
+                return None  # it may have the correlation id of the request, but it is a new one
             source = properties.headers.get(SOURCE) or properties.app_id
             for waiter in self._waiters.values():
                 if waiter.correlation_id == properties.correlation_id and waiter.destination == source:
                     return self._waiters.pop(waiter.message_id)
         return None
 
-    def _understood(self, reply: Delivery, waiter: _Waiter) -> Message[Any]:
+    def _decoded(self, reply: Delivery, waiter: _Waiter) -> Message[Any]:
         headers = reply.properties.headers
         if ERROR_TYPE in headers:
             kind = printable(str(headers[ERROR_TYPE]))
@@ -307,24 +317,29 @@ class RequestCaller:
             return message_from_wire(reply.properties, self._config.service_name, payload)
         except InvalidMessage as error:
             raise MessageHubRemoteError(
-                f"the reply of {waiter.destination} cannot be read: {error}",
+                f"the reply of {waiter.destination} cannot be decoded: {error}",
                 error_type="InvalidMessage",
                 error_message=str(error),
             ) from None
 
 
 class ReplySender:
-    """The answering side. Nothing in it changes."""
+    """The side that replies. Nothing in it changes, so any thread may use it."""
 
     def __init__(self, config: ClientConfig, publisher: Publisher) -> None:
         self._config = config
         self._publisher = publisher
 
     def reply(self, message: Message[Any], payload: Any) -> UUID:
-        """Answer a received message: to its ``reply_to``, else to its sender's inbox.
+        """Reply to a received message: to its ``reply_to`` queue, else to the inbox of its sender.
 
+        :param message: the received message.
+        :param payload: a JSON object: a dict, a pydantic model or a dataclass.
+        :returns: the message id of the reply.
         :raises MessageValidationError: the payload is not a JSON object.
-        :raises MessageHubDeliveryError: nobody waits for it any more, or the hub did not take it.
+        :raises MessageHubDeliveryError: the queue does not exist (its owner stopped waiting or is gone), or the broker
+            did not accept the reply.
+        :raises MessageHubError: what :meth:`Publisher.hand_over` raises.
         """
         body = encode_payload(payload, self._config.max_message_bytes)
         outgoing = self._reply(str(message.id), message.correlation_id, message.source, message.reply_to, body)
@@ -332,11 +347,14 @@ class ReplySender:
         return uuid_of(outgoing.properties.message_id)
 
     def answer(self, received: DecodedDelivery, payload: Any) -> None:
-        """Send what a handler returned. Raises only for a payload that cannot be sent."""
+        """Send the result of a handler as the reply to its request. If sending fails, this logs a warning.
+
+        :raises MessageValidationError: the payload is not a JSON object.
+        """
         self._send(received, encode_payload(payload, self._config.max_message_bytes), {})
 
     def fail(self, received: DecodedDelivery, error: BaseException) -> None:
-        """Tell the caller that the handler raised. Raises nothing."""
+        """Send type and text of an error as the reply to a request. Raises nothing: a failure is logged."""
         try:
             text = str(error)
         except Exception:
@@ -352,12 +370,16 @@ class ReplySender:
             outgoing.properties.headers.update(headers)
             self._publisher.hand_over(outgoing, self._config.delivery_timeout)
         except MessageHubError as error:
-            # The request is settled all the same: handling it again would not find its caller either.
-            logger.warning("the reply to message %s was not delivered: %s", printable(received.message_id), error)
+            # The request is acknowledged nevertheless: handling it again would not reach its caller either.
+            logger.warning(
+                "the reply to message %s was not delivered, and is not sent again: %s",
+                printable(received.message_id),
+                error,
+            )
 
     def _reply(self, message_id: str, correlation_id: str, source: str, reply_to: str | None, body: bytes) -> Outgoing:
         properties = message_properties(source=self._config.service_name, destination=source)
-        # As it came, even where this library would not make one like it: it is what the caller looks for.
+        # Unchanged, even if this library would not accept such an id: the caller looks for exactly this one.
         properties.correlation_id = correlation_id
         properties.headers[IN_REPLY_TO] = message_id
         return Outgoing(DEFAULT_EXCHANGE, reply_to or inbox_name(source), body, properties, mandatory=True)

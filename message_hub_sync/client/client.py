@@ -1,4 +1,4 @@
-"""The client: what a service imports. It wires the rest together and decides nothing itself."""
+"""The client, which a service creates: configuration, connection, closing and state. Its calls are in its bases."""
 
 from __future__ import annotations
 
@@ -30,31 +30,32 @@ logger = SafeLogger("message_hub_sync.client")
 
 
 class MessageHubClient(SendingCalls, ReceivingCalls):
-    """A service's connection to the Message Hub. One per process is enough: any thread may use it.
+    """A service's connection to the Message Hub. One client per process is enough: any thread may use it.
 
-    Nothing connects before it is needed. A closed client stays closed. A client that is dropped without :meth:`close`
-    keeps its connections and their threads until the process ends; a ``ResourceWarning`` says so, unless one of its
-    subscriptions runs. In a forked child the client starts anew on first use. The parent's subscriptions are inactive
-    there until their ``start()``.
+    The client connects when it is first used. A closed client stays closed. A client that is garbage-collected without
+    :meth:`close` keeps its connections and their threads until the process ends. Python then issues a
+    ``ResourceWarning``, unless one of the client's subscriptions is running. In a forked child the client connects
+    again on first use. The parent's subscriptions are inactive there until their ``start()``.
 
     :param service_name: this service's name, as others send messages to it (``character-service``).
     :param rabbitmq_url: ``amqp://user:password@host:port/vhost``, ``amqps://…``, several of either for
         failover (a list, or hosts separated by commas), or ``memory://name`` for a hub inside this process.
     :param auth_key: kept for the service's own use; never sent, logged or shown.
-    :param circuit_breaker_config: when a destination's circuit opens.
+    :param circuit_breaker_config: when the circuit of a destination opens; by default ``CircuitBreakerConfig()``.
     :param connect_timeout: seconds for a connection, or for consuming the queues of one ``subscribe``.
-    :param delivery_timeout: seconds for a send or publish in all: connection, repeated attempts, confirm.
-    :param close_timeout: seconds for an orderly end.
+    :param delivery_timeout: seconds for a whole send or publish: connection, repeated attempts, confirm.
+    :param close_timeout: seconds for :meth:`close`.
     :param heartbeat: the AMQP heartbeat timeout in seconds; a heartbeat is sent every half of it.
     :param message_priorities: declare the inbox so that the broker delivers by ``priority``.
     :param queue_type: ``"classic"`` or ``"quorum"``, for queues that do not exist yet.
     :param max_message_bytes: the largest body sent or handled, in bytes.
-    :param strict_catalogue: refuse events that the catalogue does not know, or gives to another service.
+    :param strict_catalogue: raise for events that the catalogue does not have, or has for another service. By default
+        they are published; the first one with an unknown name is logged as a warning.
     :param settle_each: acknowledge each message by itself. This is slower; a killed process that consumes with
         ``prefetch=1`` repeats at most one message.
-    :param retry: what becomes of messages whose handler fails; by default four attempts, after 1, 5 and 30 s.
+    :param retry: how messages are retried whose handler fails; by default four attempts, with 1, 5 and 30 s between.
     :param ssl_context: for ``amqps://``, instead of the system's trust store.
-    :param middleware: what stands around each call that sends and each delivery that is handled; the first is the
+    :param middleware: objects that are called around each send and each handled delivery; the first is the
         outermost. See :class:`Middleware`.
     :raises MessageHubConfigurationError: a value is invalid; the text says which one and what is allowed.
     """
@@ -101,7 +102,7 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
         # The finalizer keeps the lifecycle alive, and handlers that may refer to this client, until close() detaches
         # it.
         self._finalizer = weakref.finalize(self, lifecycle.dropped)
-        # At the interpreter's end the lifecycle closes what is open, and nothing was dropped.
+        # No warning at interpreter exit: there the lifecycle closes the client.
         self._finalizer.atexit = False
 
     @property
@@ -125,15 +126,15 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
     # --- connection -------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Open the connection that publishes. Optional, since the first use connects; idempotent.
+        """Open the connection that publishes. Optional, since the first use connects. Idempotent.
 
-        :raises MessageHubConnectionError: there was none within ``connect_timeout``, or the client is closed.
-        :raises MessageHubAuthorizationError: the broker refused the user or the vhost.
+        :raises MessageHubConnectionError: no connection within ``connect_timeout``, or the client is closed.
+        :raises MessageHubAuthorizationError: the login failed, or the user may not use the virtual host.
         """
         session = self._entered()
         parent = reloader_parent()
         if parent is not None:
-            logger.info("not connecting: this is the parent of the %s reloader, its child will", parent)
+            logger.info("not connecting: this process is the parent of the %s reloader; its child connects", parent)
             return
         try:
             session.transport.connect(time.monotonic() + self._config.connect_timeout)
@@ -141,22 +142,25 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
             raise MessageHubConnectionError(f"{error}{uwsgi_hint()}") from None
 
     def close(self, timeout: float | None = None) -> None:
-        """End in order: no new work, consumers cancelled, running handlers finished, confirms awaited. Idempotent.
+        """Close the client in order. Idempotent.
 
-        :param timeout: seconds for all of it, by default ``close_timeout``; what is not done by then is cut off,
-            and delivered again by the broker.
+        It accepts no new calls, cancels the consumers, waits for running handlers and for confirms, then closes the
+        connections. If a handler calls it, it does not wait for that handler; the connections are closed after the
+        handler has returned.
 
-        Called by a handler it does not wait for that handler; the connections end when it has returned.
+        :param timeout: seconds for all of it, by default ``close_timeout``. Messages whose handlers have not returned
+            by then are delivered again by the broker.
         """
         deadline = deadline_after(timeout, self._config.close_timeout)
         self._finalizer.detach()
         self._lifecycle.session().close(deadline)
 
     def run_forever(self) -> None:
-        """Block until SIGTERM, SIGINT or :meth:`close`; then end in order, and return.
+        """Block until SIGTERM, SIGINT or :meth:`close`; then close the client, and return.
 
-        On the main thread it handles both signals, and puts the earlier handlers back when it returns; on
-        another thread it leaves signals alone, and only :meth:`close` ends it. A client closed already: it returns.
+        On the main thread it installs handlers for both signals, and restores the previous ones when it returns. On
+        another thread it does not touch signals, and only :meth:`close` ends it. If the client is closed already, it
+        returns at once.
         """
         session = self._lifecycle.session()
         self._warn_of_loop()
@@ -170,18 +174,22 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
             signals.wait()
             self.close()
 
-    # --- looking at it ----------------------------------------------------------------------------
+    # --- state ------------------------------------------------------------------------------------
 
     def get_health_status(self) -> dict[str, Any]:
-        """How the client is now; asks nobody, so it never blocks.
+        """The state of the client now, as plain values. It asks the broker nothing, so it returns at once.
 
-        ``connected``: every connection needed so far is open, and the client is not closed. ``subscriptions``:
-        their event types. ``circuit_breaker_state``: the worst of all. ``service_name``. ``status``: ``ok``,
-        ``idle`` (no connection was needed so far), ``degraded``, ``blocked``, ``disconnected``.
-        ``circuit_breakers``, ``connections``, ``queues``: each by itself, a queue with the ``error`` for which failed
-        messages cannot leave it. ``last_error``: what ended a connection or kept it from being made, whichever came
-        last; it stays when the connection is back. What the broker refuses a single call is told to its caller alone.
-        ``last_error_at``: when, ISO 8601 in UTC.
+        * ``service_name``: the name of this service.
+        * ``connected``: whether every connection needed so far is open, and the client is not closed.
+        * ``subscriptions``: the event types subscribed to.
+        * ``status``: ``ok``, ``idle`` (no connection was needed so far), ``degraded`` (a circuit is not closed, a
+          subscription is inactive, or a queue has an ``error``), ``blocked`` or ``disconnected``.
+        * ``circuit_breaker_state``: the worst state of all circuits.
+        * ``circuit_breakers``, ``connections``, ``queues``: the state of each one. A queue has an ``error`` if failed
+          messages cannot be moved to its retry or dead-letter queue.
+        * ``last_error``: the last error that ended a connection, or that an attempt to connect ended with. It stays
+          after the connection is back. An error of a single call is not here: only its caller gets it.
+        * ``last_error_at``: when that was, ISO 8601 in UTC.
         """
         session = self._lifecycle.session()
         return health_status(
@@ -193,10 +201,11 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
         )
 
     def get_queue_stats(self, *, timeout: float | None = None) -> dict[str, dict[str, int]]:
-        """``depth`` (messages ready) and ``consumers`` of this client's queues and their dead-letter queues.
+        """Ask the broker for the state of this client's queues and their dead-letter queues.
 
         :param timeout: seconds, by default ``connect_timeout``.
-        :raises MessageHubConnectionError: the hub did not answer in time.
+        :returns: by queue name, ``depth`` (messages ready) and ``consumers``.
+        :raises MessageHubConnectionError: the broker did not answer in time, or the client is closed.
         """
         session = self._publishing()
         deadline = deadline_after(timeout, self._config.connect_timeout)

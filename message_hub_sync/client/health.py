@@ -1,4 +1,4 @@
-"""How a client is, as plain values that JSON can hold."""
+"""The state of a client, as plain values that JSON can represent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ def health_status(
     *,
     closed: bool,
 ) -> dict[str, Any]:
-    """The guide's keys, and beside them what makes them understood. Asks nobody: it returns at once."""
+    """The state of a client: the keys of the integration guide, and more detailed ones. It asks the broker nothing.
+
+    :param service: the name of the service.
+    :param closed: whether the client is closed.
+    """
     connections = list(transport.status())
     known = subscriptions.known()
     circuits = breakers.states()
@@ -75,7 +79,7 @@ def _status(
     errors: dict[str, str | None],
     connected: bool,
 ) -> str:
-    """One word; ``degraded``: a circuit or a queue is not as it should be; ``idle``: nothing was needed so far."""
+    # First match wins.
     if not connected:
         return "disconnected"
     if any(connection.state is ConnectionState.BLOCKED for connection in connections):
@@ -88,9 +92,10 @@ def _status(
 def queue_stats(
     transport: Transport, subscriptions: SubscriptionRegistry, deadline: float
 ) -> dict[str, dict[str, int]]:
-    """Depth and consumers of each queue consumed here, and of its dead-letter queue where there is one.
+    """Depth and consumers of each queue consumed here, and of its dead-letter queue if it is durable.
 
-    :raises MessageHubError: the hub did not answer in time.
+    :param deadline: until when the broker may answer, by ``time.monotonic()``.
+    :raises MessageHubError: the broker did not answer in time.
     """
     names: list[str] = []
     for consumer in subscriptions.consumers():

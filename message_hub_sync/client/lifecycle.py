@@ -1,4 +1,4 @@
-"""A client over the life of its process: its session made on first use, made anew after a fork, closed at exit."""
+"""The session of a client: created on first use, created anew in a forked child, closed at interpreter exit."""
 
 from __future__ import annotations
 
@@ -26,25 +26,26 @@ logger = SafeLogger("message_hub_sync.client")
 
 
 class Lifecycle:
-    """Gives the session of the process that asks.
+    """Creates and returns the session of the current process. Any thread may use it.
 
-    Mutable, guarded by ``_lock``: the session. A forked child replaces both, as a thread that does not exist
-    there may hold the lock. SubscriptionRegistry keep this alive; a client without any may be collected.
+    Subscriptions refer to this object, so they keep it alive. They do not refer to the client, which may be
+    garbage-collected.
     """
 
     def __init__(self, config: ClientConfig, retry: RetryPolicy, middleware: tuple[Middleware, ...] = ()) -> None:
         self._config = config
         self._retry = retry
         self._middleware = middleware
-        self._lock = threading.Lock()
-        self._process = os.getpid()
-        self._session: Session | None = None
-        self._inherited: list[Subscription] = []
+        self._lock = threading.Lock()  # replaced in a forked child: a thread that does not exist there may hold it
+        self._process = os.getpid()  # set in a forked child only
+        self._session: Session | None = None  # set under _lock; after_fork_in_child() resets it
+        self._inherited: list[Subscription] = []  # set in a forked child only
         prepare(config)
         _all.add(self)
 
     def session(self) -> Session:
-        """The session of this process; a fork that no hook announced is noticed by the process id."""
+        """The session of this process, created at the first call."""
+        # The fork hook does not run in every kind of fork, so compare the process id, too.
         if self._process != os.getpid():
             self.after_fork_in_child()
         session = self._session
@@ -56,7 +57,7 @@ class Lifecycle:
                     self._session = Session(self._config, self._retry, self._middleware, self._inherited)
                 session = self._session
             if inactive:
-                # Without the lock: a logging handler may publish through this client.
+                # After releasing _lock: a logging handler may publish through this client.
                 logger.info(
                     "%d subscriptions of %s are inactive in this forked process until their start()",
                     inactive,
@@ -65,17 +66,20 @@ class Lifecycle:
         return session
 
     def subscriptions(self) -> SubscriptionRegistry:
-        """Those of this process."""
+        """The subscriptions of this process."""
         return self.session().subscriptions
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed; makes no session."""
+        """Whether the client is closed in this process. It creates no session."""
         session = self._session
         return session is not None and session.closed.is_set() and self._process == os.getpid()
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: leave the parent's sockets and locks alone, and begin anew on first use."""
+        """Forget the parent's session in a forked child, without using its sockets and locks.
+
+        The next use creates a new session.
+        """
         session, self._session = self._session, None
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -85,46 +89,50 @@ class Lifecycle:
             session.transport.after_fork_in_child()
 
     def exiting(self, deadline: float) -> None:
-        """At the interpreter's end: close."""
+        """Close the session at interpreter exit.
+
+        :param deadline: until when, by ``time.monotonic()``.
+        """
         session = self._session
         if session is None or session.closed.is_set() or self._process != os.getpid():
             return
         running = len(session.subscriptions.running())
         if running:
-            # News to whoever wrote a script that was to serve; of a server that was told to end it is the usual end.
+            # A warning if a script reached its end: its author probably expects it to serve. A server that is stopped
+            # also ends with active subscriptions, which is usual.
             forgotten = script_ended()
             logger.log(
                 logging.WARNING if forgotten else logging.INFO,
-                "%s ends with live subscriptions (%d), and they with it%s",
+                "%s: the interpreter exits with %d active subscriptions, which end now%s",
                 self._config.service_name,
                 running,
-                ": a script goes on serving with run_forever()" if forgotten else "",
+                ": call run_forever() to keep a script serving" if forgotten else "",
             )
         session.close(deadline)
 
     def dropped(self) -> None:
-        """The client is gone, so that nobody can close it any more: warn where it leaves connections behind.
+        """Warn if the client was garbage-collected and its connections stay open.
 
-        Runs wherever it is collected, in a thread that may hold any lock of ours: none is taken here.
+        A garbage collection may run in any thread, which may hold any lock of this library. So this takes no lock.
         """
         session = self._session
         if session is not None and self._process == os.getpid() and session.left_open:
-            # The source: with tracemalloc the warning shows where the client was made.
+            # source: with tracemalloc the warning shows where the client was created.
             warnings.warn(
                 f"the client of {self._config.service_name} was dropped without close(): its connections and their "
                 "threads stay until the process ends",
                 ResourceWarning,
-                stacklevel=3,  # past weakref, to the line that let go of it
+                stacklevel=3,  # past weakref, to the line that dropped the last reference
                 source=self,
             )
 
     @property
     def close_timeout(self) -> float:
-        """Seconds that closing may take."""
+        """Seconds that closing may take at most."""
         return self._config.close_timeout
 
 
-# Mutable, without a lock: single operations, and a copy before iterating. A child inherits it as it was.
+# No lock: only single operations, and a copy before iterating. A forked child inherits it.
 _all: WeakSet[Lifecycle] = WeakSet()
 
 
@@ -135,15 +143,15 @@ def _after_fork_in_child() -> None:
 
 def _at_exit() -> None:
     every = list(_all)
-    # One deadline for all of them: a script with twenty clients must not take twenty timeouts to end.
+    # One deadline for all clients: a script with twenty clients must not wait for twenty timeouts.
     deadline = time.monotonic() + max((lifecycle.close_timeout for lifecycle in every), default=0.0)
     for lifecycle in every:
         try:
             lifecycle.exiting(deadline)
         except Exception:
-            logger.exception("a client was not closed in order")
+            logger.exception("closing a client at interpreter exit failed")
 
 
 call_after_fork_in_child(_after_fork_in_child)
-# Once per process: it cannot be taken back.
+# Once per process, not per client.
 atexit.register(_at_exit)

@@ -1,4 +1,4 @@
-"""What one client has in one process: everything with threads, locks and sockets. A forked child gets another."""
+"""What one client has in one process: all that has threads, locks and sockets. A forked child has another one."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ logger = SafeLogger("message_hub_sync.client")
 
 
 class Session:
-    """One transport with what publishes, consumes and requests over it.
+    """One transport, with the objects that publish, consume and request over it. Any thread may use it.
 
-    Mutable, guarded by ``_lock``: whether it is closing, and by whom. ``closed`` is set at its end, ``_connected``
-    by whichever thread connects first.
+    :param config: the configuration of the client.
+    :param retry: the policy of subscriptions without one of their own.
+    :param middleware: the middleware of the client, the outermost first.
+    :param inherited: in a forked child, the subscriptions of the parent; they are inactive.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Session:
             on_new=metrics.circuit_made,
         )
         self.transport = _transport(config)
-        self._connected = False
+        self._connected = False  # set by the thread that connects first
         self.transport.on_connected(self._note_connection)
         self.transport.on_connected(self.breakers.connection_restored)
         self.publisher = _publisher(self.transport, config, self.breakers, metrics, middleware)
@@ -67,26 +69,26 @@ class Session:
             middleware=middleware,
         )
         self.subscriptions = SubscriptionRegistry(context, inherited)
-        self.closed = threading.Event()
+        self.closed = threading.Event()  # set at the end of close()
         self._lock = threading.Lock()
-        self._closing = False
-        self._on_close: list[Callable[[], None]] = []
+        self._closing = False  # set under _lock
+        self._on_close: list[Callable[[], None]] = []  # guarded by _lock
 
     def admit(self) -> None:
-        """Let a call through; once the session closes, only those of handlers that still run.
+        """Check that a call may be made now. While the session closes, only running handlers may make calls.
 
-        :raises MessageHubConnectionError: it is closed, or closing.
+        :raises MessageHubConnectionError: the session is closed or closing.
         """
         if self._closing and (self.closed.is_set() or not self.subscriptions.in_handler()):
             raise MessageHubConnectionError(
-                "this client is closed, and nothing was done: make another one to go on (a closed one stays closed)"
+                "this client is closed, so the call did nothing: create a new MessageHubClient"
             )
 
     @property
     def left_open(self) -> bool:
-        """Whether it would stay connected for nothing: to publish, with nobody to close it and no subscription.
+        """Whether it is connected, not closing, and has no running subscription: without its client it is of no use.
 
-        Takes no lock: it is asked where a garbage collection may run, in a thread that holds any of them.
+        It takes no lock: a garbage collection may call it in a thread that holds any lock.
         """
         return self._connected and not self._closing and not self.subscriptions.any_running_unlocked()
 
@@ -94,7 +96,7 @@ class Session:
         self._connected = True
 
     def on_close(self, listener: Callable[[], None]) -> None:
-        """Have ``listener`` called when the session begins to close; at once where it has begun."""
+        """Call ``listener`` when closing begins; at once if it has begun."""
         with self._lock:
             if not self._closing:
                 self._on_close.append(listener)
@@ -102,7 +104,10 @@ class Session:
         listener()
 
     def close(self, deadline: float) -> None:
-        """End in order, as far as the deadline allows; afterwards all at once. Idempotent."""
+        """Close in order. After the deadline nothing is waited for. Idempotent: a second caller waits for the first.
+
+        :param deadline: until when, by ``time.monotonic()``.
+        """
         with self._lock:
             first = not self._closing
             self._closing = True
@@ -114,21 +119,22 @@ class Session:
         try:
             for listener in listeners:
                 listener()
-            # Handlers may still send and settle while they finish: the connections end last.
+            # The connections are closed last: handlers that finish may still send, and must acknowledge.
             self.subscriptions.stop_accepting()
             mine = self.subscriptions.stop(deadline)
-        except BaseException:  # a signal's, say: nobody would close the connections any more
+        except BaseException:  # a signal handler raised: close the connections now, as no later call would
             self._finish(deadline)
             raise
         if mine is None:
             self._finish(deadline)
         else:
-            # Called by a handler: its own message can be settled only when it has returned.
+            # A handler called close(): its own message can be acknowledged only after the handler has returned.
             mine.afterwards(lambda: self._finish(max(deadline, time.monotonic() + 1.0)))
 
     def _finish(self, deadline: float) -> None:
         try:
-            # Each step is taken, whatever the one before it raised; the last one named here is the first.
+            # Every step runs even if another raised. ExitStack runs them bottom up: confirms, requests, transport,
+            # breakers.
             with contextlib.ExitStack() as steps:
                 steps.callback(self.closed.set)
                 steps.callback(self.breakers.close)
@@ -136,15 +142,15 @@ class Session:
                 steps.callback(self.requests.close, deadline)
                 steps.callback(self.publisher.await_confirms, deadline)
         except Exception:
-            logger.exception("closing did not go in order")
+            logger.exception("a step of closing the client failed; all other steps were done")
 
 
 def prepare(config: ClientConfig) -> None:
-    """Import what sessions need, where the client is made and not in whichever thread uses it first.
+    """Import now what a session needs, on the thread that creates the client, instead of at its first use.
 
-    A fork while another thread imports leaves the module's lock held in the child for ever.
+    If one thread forks while another one imports, the import lock stays held in the child for ever.
     """
-    from message_hub_sync.catalogue import catalogue  # noqa: F401  # and with it all that it is made of
+    from message_hub_sync.catalogue import catalogue  # noqa: F401  # imports all modules of the catalogue
 
     _transport_class(config)
 
@@ -156,7 +162,7 @@ def _publisher(
     metrics: ServiceMetrics,
     middleware: tuple[Middleware, ...],
 ) -> Publisher:
-    # Decided once: a client whose middleware does not look at what is sent takes no step more for each message.
+    # Decided once here, so that sending costs nothing more if no middleware overrides send().
     if overriding(middleware, "send"):
         return MiddlewarePublisher(transport, config, breakers, metrics, middleware)
     return Publisher(transport, config, breakers, metrics)
@@ -167,7 +173,8 @@ def _transport(config: ClientConfig) -> Transport:
 
 
 def _transport_class(config: ClientConfig) -> Callable[[ClientConfig], Transport]:
-    # Imported where it is needed: a service under test never loads pika, and one in production no embedded hub.
+    # Import only the transport that is used: a test with memory:// does not load pika, and production does not load the
+    # embedded hub.
     if isinstance(config.address, MemoryAddress):
         from message_hub_sync.transport.memory import MemoryTransport
 
