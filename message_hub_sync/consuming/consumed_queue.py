@@ -1,4 +1,4 @@
-"""What a consumer works with: which queue, how it is consumed, and what all queues of a client share."""
+"""What a consumer is made of: its queue, the options of consuming, and what all consumers of a client share."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ class ConsumedQueue:
 
     @property
     def key(self) -> tuple[str, bool]:
-        """A durable queue and a transient queue of one name are two."""
+        """Identifies the queue: a durable and a transient queue may have the same name."""
         return self.topology.queue.name, self.topology.queue.durable
 
 
 @dataclass(frozen=True)
 class ConsumeOptions:
-    """How a queue is consumed: one set for each queue, for all subscriptions to it.
+    """How a queue is consumed. All subscriptions to one queue share one set of options.
 
-    ``retry``: ``None`` takes the policy of the client.
+    ``retry``: ``None`` means the policy of the client.
     """
 
     prefetch: int = 64
@@ -75,7 +75,7 @@ class ConsumerContext:
     config: ClientConfig
     metrics: ServiceMetrics
     retry: RetryPolicy
-    #: Whether a message of the inbox is a reply that a caller here waits for; it is the caller's then.
+    #: Hands a message of the inbox to the caller that waits for it as a reply; returns whether there is one.
     claim_reply: Callable[[Delivery], bool]
     #: Answers a request with what its handler returned.
     send_reply: Callable[[DecodedDelivery, Any], None]
@@ -115,7 +115,7 @@ def event_queues(config: ClientConfig, event_types: Any, *, durable: bool) -> tu
 
 
 def check_durable(durable: Any) -> None:
-    """Refuse what is no bool (:class:`MessageValidationError`)."""
+    """Check that ``durable`` is a bool; else raise :class:`MessageValidationError`."""
     if not isinstance(durable, bool):
         raise MessageValidationError(f"durable must be True or False, not {shown(durable)}")
 

@@ -6,7 +6,7 @@ import typing
 from typing import Any, Literal
 from uuid import UUID
 
-from message_hub_sync.consuming.moved_properties import attempts_made
+from message_hub_sync.consuming.republished_properties import attempts_made
 from message_hub_sync.envelope.decode import checked_identity, decode_payload, event_from_wire, message_from_wire
 from message_hub_sync.envelope.header_names import EVENT_TYPE, IN_REPLY_TO, ORIGINAL_ROUTING_KEY, UNDECODABLE
 from message_hub_sync.envelope.values import EVENT, SERVICE_MESSAGE, Event, InvalidMessage, Message

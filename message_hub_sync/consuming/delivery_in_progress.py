@@ -1,4 +1,4 @@
-"""One delivery that a worker is at, with the ways in which it ends: acknowledged, retried, dead-lettered."""
+"""One delivery that a worker handles, and the ways in which it ends: acknowledged, retried, dead-lettered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from message_hub_sync.consuming.consumed_queue import ConsumedQueue, ConsumerContext
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
 from message_hub_sync.consuming.handlers import Handler
-from message_hub_sync.consuming.moved_properties import (
+from message_hub_sync.consuming.republished_properties import (
     attempts_made,
     crash_properties,
     dead_letter_properties,
@@ -31,10 +31,10 @@ logger = SafeLogger("message_hub_sync.subscription")
 
 
 class DeliveryInProgress:
-    """One delivery in the hands of one worker thread. No lock: it belongs to that thread.
+    """One delivery that a worker thread handles. No lock: only that thread uses it.
 
-    ``handler``: the callback that runs or ran last. ``handled``: false if a duplicate or a middleware made its
-    callbacks unnecessary, so that it does not count as received.
+    ``handler``: the callback that runs or ran last. ``handled``: false if its callbacks were not run, because it is a
+    duplicate or a middleware skipped them; it does not count as received then.
     """
 
     __slots__ = ("_consumed", "_consumer", "_context", "_republisher", "decoded", "delivery", "handled", "handler")
@@ -58,15 +58,15 @@ class DeliveryInProgress:
         self.decoded = DecodedDelivery(delivery, consumed.kind, config.service_name, config.max_message_bytes)
 
     def ack(self) -> None:
-        """Acknowledge it: nothing more happens to it."""
+        """Acknowledge it."""
         self._consumer.ack(self.delivery)
         if self._context.config.settle_each:
             self._consumer.flush()
 
     def set_aside(self, crashes: int) -> None:
-        """Republish it unhandled to the shortest retry queue, as its handler may have crashed a process.
+        """Republish it unhandled to the shortest retry queue, because its handler may have crashed a process.
 
-        :param crashes: how often, this one included.
+        :param crashes: the number of possible crashes, this one included.
         """
         delay_ms = RETRY_DELAYS_MS[0]
         properties = crash_properties(self.delivery, crashes=crashes, earliest_now=earliest_now(), delay_ms=delay_ms)
@@ -137,7 +137,7 @@ class DeliveryInProgress:
                 self._consumed.name,
                 printable(str(error)),
             )
-            # Not to a retry queue: without its headers its handler would get another message.
+            # Not to a retry queue: without some of its headers it would be another message for its handler.
             return self._dead_letter_queue(), reduced_properties(properties, str(error)), self._dead_lettered
 
         self._republisher.add(self.delivery, queue, properties, done, fallback)

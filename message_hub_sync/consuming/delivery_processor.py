@@ -1,4 +1,4 @@
-"""What becomes of one delivery, from its arrival to its acknowledgement."""
+"""Decides what happens to a delivery, from its arrival to its acknowledgement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
 from message_hub_sync.consuming.delivery_in_progress import DeliveryInProgress
 from message_hub_sync.consuming.handler_middleware import HandlerMiddleware
 from message_hub_sync.consuming.handlers import Handler
-from message_hub_sync.consuming.moved_properties import attempts_made, crashes, expired
+from message_hub_sync.consuming.republished_properties import attempts_made, crashes, expired
 from message_hub_sync.consuming.republishing import Republisher
 from message_hub_sync.consuming.retry_policy import RetryLater, decide
 from message_hub_sync.envelope.correlation import MessageContext, enter
@@ -30,11 +30,11 @@ logger = SafeLogger("message_hub_sync.subscription")
 
 
 class DeliveryProcessor:
-    """Decides what becomes of each delivery of one queue. Nothing in it changes, so all workers share one.
+    """Decides what happens to each delivery of one queue. Nothing in it changes, so all workers share one.
 
-    :param first_in_process: this process has not consumed the queue before. So a redelivered message may have crashed
-        an earlier process.
-    :param handlers: asked at each delivery, as subscriptions come and go.
+    :param handlers: returns the current callbacks. Called for each delivery, because subscriptions start and end.
+    :param first_in_process: whether this process has not consumed the queue before. If so, a redelivered message may
+        have crashed an earlier process.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class DeliveryProcessor:
         self._deduplicate = options.deduplicate
         self._metrics = context.metrics
         self._handlers = handlers
-        # The entry points, bound once: a client without middleware takes no step more for each message.
+        # Choose the entry points once here, so that a message costs nothing more without middleware.
         middleware = HandlerMiddleware(context.middleware)
         self._middleware = middleware
         self._begin = self._begin_with_middleware if middleware.looks_at_arrivals else self._decide
         self._run = self._run_with_middleware if middleware.stands_around_handlers else self._run_handlers
 
     def process(self, delivery: Delivery, consumer: Consumer, republisher: Republisher) -> None:
-        """Handle one delivery; afterwards it is acknowledged, or being republished. Errors of handlers end here."""
+        """Handle one delivery. Afterwards it is acknowledged or being republished. Errors of handlers are not raised."""
         work = DeliveryInProgress(delivery, self._consumed, self._context, consumer, republisher)
         # A new, empty context: a context variable that one handler sets is not seen with the next message.
         Context().run(self._process, work)
@@ -87,7 +87,7 @@ class DeliveryProcessor:
         except MessageHubRejectError as error:
             self._rejected_on_arrival(work, error)
         except BaseException as error:
-            # No reply to a request: the middleware may be what finds out who sent it.
+            # No reply to a request: the middleware may be the one that verifies the sender.
             self._failed(work, error, reply=False)
         else:
             self._decide(work)
@@ -180,7 +180,7 @@ class DeliveryProcessor:
         # First match wins. 1: it is not a message of the hub: dead-letter queue at once. 2: a request: the error is
         # the reply. 3: the retry policy decides.
         if isinstance(error, InvalidMessage):
-            # Its bytes come from anywhere: one line, without its control characters, and no traceback.
+            # Any client may have sent it: log one line without control characters, and no traceback.
             logger.error(
                 "message %s in %s is not handled but %s: %s",
                 printable(decoded.message_id or "without an id"),
@@ -205,7 +205,7 @@ class DeliveryProcessor:
             work.dead_letter(error, "")
         elif isinstance(decision, RetryLater):
             after = f"attempt {attempt} of {self._retry.attempts}, again in {decision.delay_ms / 1000:g} s"
-            # A traceback for the first and the last attempt, one line for each between: theirs would be the same.
+            # Log a traceback for the first and the last attempt, and one line for each between.
             between = attempt > 1
             if isinstance(error, MessageHubRetryError):
                 after = f"{after}: {error.args[0]}" if error.args else after
@@ -231,7 +231,7 @@ class DeliveryProcessor:
     ) -> None:
         handler = work.handler
         hint = None if handler is None else handler.hint(error)
-        # An error that a handler raises to decide is no fault, so nobody needs its traceback.
+        # With these two errors a handler decides about the message. They are no failure, so log no traceback.
         decided = isinstance(error, (MessageHubRejectError, MessageHubRetryError))
         logger.log(
             level,
@@ -246,5 +246,5 @@ class DeliveryProcessor:
 
 
 def _key(decoded: DecodedDelivery) -> str:
-    # The queue by the name that it has now: one store may serve several subscriptions, and each handles the message.
+    # With the name of the queue: one store may serve several subscriptions, and each of them handles the message.
     return f"{decoded.delivery.queue}/{decoded.message_id}"

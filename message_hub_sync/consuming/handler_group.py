@@ -125,7 +125,7 @@ class HandlerGroup:
         return declare if callback is None else declare(callback)
 
     def _declare(self, declared: DeclaredHandler) -> None:
-        # Now, where the traceback shows the handler's module, and not at include().
+        # Check now, not at include(): the traceback then shows the module of the handler.
         handler_for(declared.callback, declared.kind)
         with self._lock:
             if not self._included:
@@ -148,9 +148,9 @@ class HandlerGroup:
 
 
 def check_event_types_named(event_types: tuple[Any, ...], decorator: str) -> None:
-    """Refuse ``@on_event`` without parentheses, which would take the handler for an event type.
+    """Check that ``@on_event`` was not used without parentheses: it would take the handler for an event type.
 
-    :raises MessageValidationError: it was used so.
+    :raises MessageValidationError: it was used without parentheses.
     """
     if len(event_types) == 1 and callable(event_types[0]):
         raise MessageValidationError(

@@ -43,8 +43,9 @@ def shown(value: Any) -> str:
     """A value for an error text of the form "NAME must be RULE, not VALUE".
 
     A ``str``, a number, a ``bool`` and ``None`` are shown as Python writes them (``1`` and ``'1'`` differ), cut to 80
-    characters. Any other object is shown by the name of its type only: its ``repr`` may contain a secret or a message
-    body, or may raise. A class is shown by its name. A ``str`` that contains ``://`` is shown as ``a URL``: it may contain a password.
+    characters. A class is shown by its name. Any other object is shown by the name of its type only: its ``repr`` may
+    contain a secret or a message body, or may raise. A ``str`` that contains ``://`` is shown as ``a URL``: it may
+    contain a password.
     """
     kind = type(value)
     if isinstance(value, type):

@@ -12,11 +12,11 @@ from pika import exceptions as amqp
 from pika import spec
 
 from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt
-from message_hub_sync.transport.rabbitmq.confirms import OutstandingConfirms
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END
 from message_hub_sync.transport.rabbitmq.frames.encoding import OWN_FRAMES
-from message_hub_sync.transport.rabbitmq.rpc import RpcChannel, open_channel
+from message_hub_sync.transport.rabbitmq.outstanding_confirms import OutstandingConfirms
+from message_hub_sync.transport.rabbitmq.rpc_channel import RpcChannel, open_channel
 from message_hub_sync.transport.rabbitmq.translation import RpcTimedOut, describe
 
 __all__ = ["ConfirmChannel"]

@@ -18,7 +18,7 @@ from message_hub_sync.transport.rabbitmq.consumer_channel import ConsumerChannel
 from message_hub_sync.transport.rabbitmq.declaring import Declarations
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_reject
 from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
-from message_hub_sync.transport.rabbitmq.rpc import open_channel
+from message_hub_sync.transport.rabbitmq.rpc_channel import open_channel
 from message_hub_sync.transport.rabbitmq.translation import (
     ChannelClosed,
     ConnectionEnded,

@@ -16,7 +16,7 @@ from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END, FRAME
 from message_hub_sync.transport.rabbitmq.frames.encoding import OWN_FRAMES, encode_ack, properties_from_pika
 from message_hub_sync.transport.rabbitmq.frames.fast_decoding import Deliver, decode_deliver, decode_properties
 from message_hub_sync.transport.rabbitmq.pending_acks import PendingAcks
-from message_hub_sync.transport.rabbitmq.rpc import RpcChannel
+from message_hub_sync.transport.rabbitmq.rpc_channel import RpcChannel
 
 __all__ = ["ConsumerChannel"]
 

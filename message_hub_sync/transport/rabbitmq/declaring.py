@@ -6,7 +6,7 @@ from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import QueueStats
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
-from message_hub_sync.transport.rabbitmq.rpc import temporary_channel
+from message_hub_sync.transport.rabbitmq.rpc_channel import temporary_channel
 from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, entity_error
 from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 

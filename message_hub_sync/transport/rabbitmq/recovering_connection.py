@@ -15,8 +15,8 @@ from message_hub_sync.transport.base import ConnectionState, ConnectionStatus
 from message_hub_sync.transport.rabbitmq.backoff import Backoff
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.connection_gate import ConnectionGate
+from message_hub_sync.transport.rabbitmq.connection_opening import GivenUp, Opening
 from message_hub_sync.transport.rabbitmq.io_tasks import IOTask, IOTaskQueue
-from message_hub_sync.transport.rabbitmq.opening import GivenUp, Opening
 from message_hub_sync.transport.rabbitmq.polling import Waker
 from message_hub_sync.transport.rabbitmq.translation import (
     ChannelClosed,

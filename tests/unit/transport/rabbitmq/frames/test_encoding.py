@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import spec
 
-from message_hub_sync.consuming import moved_properties
-from message_hub_sync.consuming.moved_properties import headers_to_move
+from message_hub_sync.consuming import republished_properties
+from message_hub_sync.consuming.republished_properties import headers_to_move
 from message_hub_sync.envelope import header_names
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import MessageValidationError
@@ -203,6 +203,8 @@ def test_what_a_reduced_message_bears_fits_into_the_smallest_frame(
     headers = {**{f"own-{number}": "n" * 100 for number in range(100)}, **own, **dict.fromkeys(names, text)}
     headers["x-crashes"] = spoofed
     texts = dict.fromkeys(("message_id", "correlation_id", "type", "app_id", "content_type", "reply_to"), text)
-    properties = moved_properties.reduced_properties(Properties(**texts, content_encoding=text, headers=headers), text)
+    properties = republished_properties.reduced_properties(
+        Properties(**texts, content_encoding=text, headers=headers), text
+    )
     encode_publish(Outgoing("", "q" * 255, b"{}", properties), 1, FRAGMENT)
     assert properties.headers["x-reason"] == text.encode()[:128].decode("utf-8", "ignore")

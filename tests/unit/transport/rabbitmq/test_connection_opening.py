@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from message_hub_sync.config import parse_addresses
-from message_hub_sync.transport.rabbitmq import opening
+from message_hub_sync.transport.rabbitmq import connection_opening
 from message_hub_sync.transport.rabbitmq.polling import new_selector
 
 
@@ -43,7 +43,7 @@ def swallowing() -> Iterator[tuple[str, int]]:
 
 def dial(url: str, seconds: float) -> socket.socket:
     addresses: Any = parse_addresses(url)
-    return opening.dial(addresses[0], time.monotonic() + seconds, await_socket)
+    return connection_opening.dial(addresses[0], time.monotonic() + seconds, await_socket)
 
 
 def resolving_to(monkeypatch: pytest.MonkeyPatch, *targets: tuple[str, int]) -> None:

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt
-from message_hub_sync.transport.rabbitmq.confirms import OutstandingConfirms
+from message_hub_sync.transport.rabbitmq.outstanding_confirms import OutstandingConfirms
 
 
 def outgoing(message_id: str, *, mandatory: bool = True) -> Outgoing:

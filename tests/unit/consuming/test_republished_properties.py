@@ -10,7 +10,7 @@ import pytest
 from pika import spec
 from pika.data import encode_table
 
-from message_hub_sync.consuming.moved_properties import (
+from message_hub_sync.consuming.republished_properties import (
     MAX_HEADER_BYTES,
     attempts_made,
     crash_properties,
