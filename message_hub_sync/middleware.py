@@ -1,8 +1,7 @@
-"""The seam for what stands around a message: tracing, signing, frameworks, an inbox.
+"""Middleware: code that is called around each message that is sent or handled (tracing, signing, frameworks, an inbox).
 
-A client gets its middleware once, ``MessageHubClient(middleware=[…])``. The first of the list is the outermost. None of
-it is known to the rest of the package, and a client without middleware takes other entry points, so that it costs such
-a client nothing.
+A client gets its middleware once, ``MessageHubClient(middleware=[…])``. The first of the list is the outermost. A
+client without middleware uses other entry points, so middleware costs it nothing.
 """
 
 from __future__ import annotations
@@ -41,20 +40,20 @@ _METHODS = ("send", "arrived", "handle")
 
 
 class Middleware:
-    """Stands around each call that sends and each delivery that is handled. Override what you need.
+    """Is called around each call that sends and each delivery that is handled. Override the methods that you need.
 
     One object serves all threads of its client at the same time, so it must be thread-safe. A method that is not
     overridden is never called.
     """
 
     def send(self, batch: Sequence[Sending], call_next: Callable[[], None]) -> None:
-        """Stand around one call that sends, on the caller's thread. It must call ``call_next`` once.
+        """Run around one call that sends, on the caller's thread. It must call ``call_next`` once.
 
-        It runs once for each call: a single message is a batch of one, a bulk call is one batch. Replies pass it, too.
-        What the library repeats inside the call does not, and neither does what it republishes to retry queues and
-        dead-letter queues. The time that it takes counts against the call's ``timeout``.
+        It runs once for each call: a single message is a batch of one, a bulk call is one batch. It also runs for
+        replies. It does not run for attempts that the library repeats inside the call, nor for messages that the
+        library republishes to retry queues and dead-letter queues. Its time counts against the call's ``timeout``.
 
-        What it sends itself passes only the middleware after it in the list, so that it cannot call itself.
+        A call that it makes itself passes only the middleware after it in the list, so that it cannot call itself.
 
         :param batch: what is sent, in order. Headers may be added.
         :param call_next: sends. It returns when the broker has all messages, and raises what the caller would get.
@@ -79,9 +78,9 @@ class Middleware:
         """
 
     def handle(self, received: Received, call_next: Callable[[], Any]) -> Any:
-        """Stand around the handling of one delivery, on the consumer's thread, in a context of its own.
+        """Run around the handling of one delivery, on the consumer's thread, in a context of its own.
 
-        It stands around the check for duplicates and all callbacks of the delivery. The reply is sent, and the
+        ``call_next`` runs the check for duplicates and all callbacks of the delivery. The reply is sent, and the
         delivery is acknowledged, after the outermost ``handle`` has returned. A reply to a request of this process is
         not handled, so it passes ``arrived`` only.
 
@@ -296,8 +295,7 @@ def overriding(middleware: Sequence[Middleware], method: str) -> tuple[Any, ...]
 class CallNext:
     """The ``call_next`` of one call of one middleware: once, and not after that middleware has returned.
 
-    ``called`` tells whether it was. It belongs to one call. Two threads that call it at the same time are one call too
-    many: the second one raises.
+    ``called``: whether it was called. If two threads call it, also at the same time, the second call raises.
     """
 
     __slots__ = ("_method", "_once", "called")
@@ -305,7 +303,7 @@ class CallNext:
     def __init__(self, method: Callable[..., Any], rest: Callable[[], Any]) -> None:
         self._method = method
         self.called = False
-        # Popped, which the interpreter makes atomic: exactly one caller gets it.
+        # pop() is atomic: exactly one caller gets it.
         self._once = [rest]
 
     def __call__(self) -> Any:

@@ -1,4 +1,4 @@
-"""What every call of the client begins with: the session of this process, and warnings that are given once."""
+"""The common begin of every call of the client: the session of this process, and warnings that are logged once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ClientCalls:
         self._groups: dict[HandlerGroup, object] = {}
 
     def _entered(self) -> Session:
-        """The session, for a call that may be made now.
+        """Check that a call may be made now, and return the session.
 
         :raises MessageHubConnectionError: the client is closed.
         """
@@ -37,7 +37,7 @@ class ClientCalls:
         return session
 
     def _publishing(self) -> Session:
-        """The same, for a call that sends.
+        """As :meth:`_entered`, for a call that sends.
 
         :raises MessageHubConnectionError: the client is closed, or this process is the parent of a reloader.
         """
@@ -54,7 +54,7 @@ class ClientCalls:
         if has_running_loop():
             self._warn_once(
                 "loop",
-                "a blocking call is made inside a running asyncio event loop, which stands still meanwhile: "
+                "a blocking call is made inside a running asyncio event loop, which is blocked meanwhile: "
                 "call it in a thread (asyncio.to_thread), or use the asynchronous client",
             )
 

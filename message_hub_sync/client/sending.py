@@ -55,7 +55,7 @@ class SendingCalls(ClientCalls):
         :raises MessageHubConnectionError: no connection in time, or the client is closed; nothing was sent.
         :raises MessageHubCircuitBreakerError: the destination's circuit is open; nothing was sent.
         :raises MessageHubAuthorizationError: the broker does not let this user do that.
-        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware did not call on.
+        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware skipped ``call_next``.
         :raises MessageHubDeliveryError: rejected (the service has no inbox), or unknown.
         """
         session = self._publishing()
@@ -99,7 +99,7 @@ class SendingCalls(ClientCalls):
         :raises MessageHubConnectionError: no connection in time, or the client is closed; nothing was sent.
         :raises MessageHubCircuitBreakerError: the circuit of the events is open; nothing was sent.
         :raises MessageHubAuthorizationError: the broker does not let this user do that.
-        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware did not call on.
+        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware skipped ``call_next``.
         :raises MessageHubDeliveryError: rejected, or unknown.
         """
         session = self._publishing()
@@ -128,7 +128,7 @@ class SendingCalls(ClientCalls):
         :raises MessageHubConnectionError: no connection in time, or the client is closed; nothing was sent.
         :raises MessageHubCircuitBreakerError: the circuits of all destinations are open; nothing was sent.
         :raises MessageHubAuthorizationError: the broker does not let this user do that.
-        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware did not call on.
+        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware skipped ``call_next``.
         :raises MessageHubDeliveryError: some were not confirmed. ``failures`` names each of them: its index, its id,
             and whether it was rejected or is unknown. The others were sent.
         """
@@ -152,7 +152,7 @@ class SendingCalls(ClientCalls):
         :raises MessageHubConnectionError: no connection in time, or the client is closed; nothing was sent.
         :raises MessageHubCircuitBreakerError: the circuit of the events is open; nothing was sent.
         :raises MessageHubAuthorizationError: the broker does not let this user do that.
-        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware did not call on.
+        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware skipped ``call_next``.
         :raises MessageHubDeliveryError: some were not confirmed. ``failures`` names each of them: its index, its id,
             and whether it was rejected or is unknown. The others were sent.
         """
@@ -189,14 +189,14 @@ class SendingCalls(ClientCalls):
         :raises MessageHubConnectionError: no connection in time, or the client is closed; nothing was sent.
         :raises MessageHubCircuitBreakerError: the destination's circuit is open; nothing was sent.
         :raises MessageHubAuthorizationError: the broker does not let this user do that.
-        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware did not call on.
+        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware skipped ``call_next``.
         :raises MessageHubDeliveryError: rejected (the service has no inbox), or unknown.
         :raises MessageHubTimeoutError: no reply came in time, also because the handler returned ``None``.
         :raises MessageHubRemoteError: the handler on the other side raised; with the type and text of its error.
         """
         session = self._publishing()
         seconds = timeout_seconds(timeout, self._config.delivery_timeout)
-        # Checked before a reply queue is made for it.
+        # Check the values before a reply queue is declared for the request.
         outgoing = outgoing_message(
             self._config,
             destination,
@@ -221,5 +221,5 @@ class SendingCalls(ClientCalls):
         if priority and not self._config.message_priorities:
             self._warn_once(
                 "priority",
-                "a priority is carried along, but has no effect on queues made without message_priorities=True",
+                "a priority is sent, but has no effect in queues that were declared without message_priorities=True",
             )

@@ -64,7 +64,7 @@ class DeliveryProcessor:
         self._run = self._run_with_middleware if middleware.stands_around_handlers else self._run_handlers
 
     def process(self, delivery: Delivery, consumer: Consumer, republisher: Republisher) -> None:
-        """Handle one delivery. Afterwards it is acknowledged or being republished. Errors of handlers are not raised."""
+        """Handle one delivery. Afterwards it is acknowledged or being republished. Errors of handlers do not raise."""
         work = DeliveryInProgress(delivery, self._consumed, self._context, consumer, republisher)
         # A new, empty context: a context variable that one handler sets is not seen with the next message.
         Context().run(self._process, work)

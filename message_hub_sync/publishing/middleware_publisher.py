@@ -43,8 +43,9 @@ class MiddlewarePublisher(Publisher):
     ) -> None:
         super().__init__(transport, config, breakers, metrics)
         self._sends: tuple[Send, ...] = overriding(middleware, "send")
-        # Where a call begins that a middleware makes inside its own send: behind that middleware. Without this, a
-        # middleware that sends would call itself for ever. One variable for each publisher, reset after each step.
+        # The index of the middleware with which a call begins. A call that a middleware makes inside its own send()
+        # begins after that middleware: else it would call itself for ever. One variable for each publisher, reset
+        # after each step.
         self._first: ContextVar[int] = ContextVar("message_hub_first_send", default=0)
 
     def publish(self, outgoing: Outgoing, timeout: float) -> UUID:
@@ -64,7 +65,7 @@ class MiddlewarePublisher(Publisher):
 
 
 class _Call:
-    """One call on its way through the middleware. It belongs to the thread of its caller."""
+    """One call that passes the middleware. No lock: only the thread of its caller uses it."""
 
     __slots__ = (
         "_batch",
@@ -94,10 +95,10 @@ class _Call:
         self._ended = False
 
     def run(self, publish: Callable[[float], T]) -> T:
-        """Pass all middleware from the first one on, then ``publish``, given the seconds that are left."""
+        """Call the middleware in order, then ``publish`` with the seconds that are left. Returns its result."""
         self._publish = publish
         self._step(self._first.get())
-        # A middleware cannot hide what became of the call: the caller relies on it.
+        # Raise the error even if a middleware did not pass it on: the caller relies on it.
         if self._failure is not None:
             raise self._failure
         if not self._ended:
@@ -128,7 +129,7 @@ class _Call:
         self._began = True
         for sending in self._batch:
             sending.freeze()
-        # What is sent in here is not sent by a middleware, but by a logging handler: it passes all of them.
+        # A call made inside _publish() comes from a logging handler, not from a middleware: it passes all middleware.
         token = self._first.set(0)
         try:
             seconds = self._deadline - time.monotonic()
@@ -170,6 +171,6 @@ def _outcome(error: BaseException) -> SendingOutcome:
         return "circuit_open"
     if isinstance(error, MessageValidationError):
         return "invalid"
-    # Authorization and configuration errors: the broker did not accept it. Anything else interrupted the call, of
-    # which something may have been written: a signal, a gevent timeout.
+    # Authorization and configuration errors: the broker did not accept it. Anything else (a signal, a gevent timeout)
+    # interrupted the call, and something may have been written before.
     return "rejected" if isinstance(error, MessageHubError) else "unknown"
