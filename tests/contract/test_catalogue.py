@@ -52,7 +52,10 @@ def quest_begun(monkeypatch: pytest.MonkeyPatch) -> EventType:
         (("campaign.theme_changed", {"id": 7}), "CampaignThemeChanged: id: Input should be a valid string"),
         (("quest.begun", {}), "quest_id"),
         ((CharacterCreated.model_construct(),), "character_id"),
-        ((CharacterCreated(character_id="1"), {"character_id": "1"}), "give it alone"),
+        (
+            (CharacterCreated(character_id="1"), {"character_id": "1"}),
+            "payload must be left out if event_type is an object of CharacterCreated: it is the payload",
+        ),
         ((OfACharacter(character_id="1"),), "OfACharacter must be the model of an event type: "),
     ],
     ids=str,
