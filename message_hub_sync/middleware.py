@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from types import MappingProxyType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType
 from typing import Any, Literal
 from uuid import UUID
 
 from message_hub_sync.envelope.encode import check_header, check_headers_size
-from message_hub_sync.envelope.header_names import DESTINATION, IN_REPLY_TO, WIRE_HEADERS
+from message_hub_sync.envelope.header_names import DESTINATION, HUB_HEADERS, IN_REPLY_TO
 from message_hub_sync.envelope.ids import uuid_of
 from message_hub_sync.envelope.values import Event, Message, Properties
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
@@ -31,12 +31,14 @@ __all__ = [
     "checked_middleware",
     "method_name",
     "overriding",
+    "refuse_not_run",
 ]
 
 SendingKind = Literal["event", "message", "request", "reply"]
 SendingOutcome = Literal["confirmed", "rejected", "unknown", "circuit_open", "invalid", "not_sent"]
 
 _METHODS = ("send", "arrived", "handle")
+_NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 
 
 class Middleware:
@@ -175,8 +177,8 @@ class _SendingHeaders(MutableMapping[str, Any]):
         return self._headers[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._check_name(name)
         check_header(name, value)
+        self._check_name(name)
         check_headers_size({**self._headers, name: value})
         self._headers[name] = value
 
@@ -193,10 +195,10 @@ class _SendingHeaders(MutableMapping[str, Any]):
     def __repr__(self) -> str:
         return f"<headers {', '.join(self._headers)}>"
 
-    def _check_name(self, name: object) -> None:
+    def _check_name(self, name: str) -> None:
         if self._sending._frozen:
             raise MessageValidationError("headers of a Sending must be added before call_next, not after it")
-        if name in self._fixed or name in WIRE_HEADERS:
+        if name in self._fixed or name in HUB_HEADERS:
             raise MessageValidationError(
                 f"headers of a Sending must be new ones, not {shown(name)}: it is the hub's or the caller's own"
             )
@@ -277,7 +279,7 @@ def checked_middleware(given: Any) -> tuple[Middleware, ...]:
             raise MessageHubConfigurationError(f"middleware must hold Middleware objects, not {shown(each)}{hint}")
         for name in _METHODS:
             method = getattr(each, name)
-            if inspect.iscoroutinefunction(method) or inspect.isgeneratorfunction(method):
+            if any(is_not_plain(method) for is_not_plain in _NOT_PLAIN):
                 raise MessageHubConfigurationError(
                     f"{type(each).__name__}.{name} must be a plain function, not one with 'async' or 'yield': "
                     "calling it would run nothing of it"
@@ -295,14 +297,18 @@ def overriding(middleware: Sequence[Middleware], method: str) -> tuple[Any, ...]
 class CallNext:
     """The ``call_next`` of one call of one middleware: once, and not after that middleware has returned.
 
-    ``called``: whether it was called. If two threads call it, also at the same time, the second call raises.
+    If two threads call it, also at the same time, the second call raises.
     """
 
-    __slots__ = ("_method", "_once", "called")
+    __slots__ = ("_error", "_method", "_once", "active", "index", "returned")
 
-    def __init__(self, method: Callable[..., Any], rest: Callable[[], Any]) -> None:
+    def __init__(self, method: Callable[..., Any], index: int, rest: Callable[[], Any]) -> None:
         self._method = method
-        self.called = False
+        #: The place of the middleware in the list; whether it still runs.
+        self.index = index
+        self.active = True
+        self.returned = False
+        self._error: BaseException | None = None
         # pop() is atomic: exactly one caller gets it.
         self._once = [rest]
 
@@ -310,17 +316,46 @@ class CallNext:
         try:
             rest = self._once.pop()
         except IndexError:
-            what = "twice" if self.called else "after the middleware had returned"
+            what = "twice" if self.active else "after it"
             raise MessageHubConfigurationError(
                 f"call_next must be called once, before {method_name(self._method)} returns, not {what}: "
                 "nothing was done this time"
             ) from None
-        self.called = True
-        return rest()
+        try:
+            return rest()
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            self.returned = True
 
-    def end(self) -> None:
-        """The middleware has returned: from now on a call raises."""
-        self._once.clear()
+    def end(self) -> bool:
+        """The middleware has returned or raised: from now on a call raises. Returns whether there was a call."""
+        self.active = False
+        try:
+            self._once.pop()
+        except IndexError:
+            return True
+        return False
+
+    def take_error(self) -> BaseException | None:
+        """What the call raised, once: an exception that is kept would keep its traceback, and the message with it."""
+        error, self._error = self._error, None
+        return error
+
+
+def refuse_not_run(result: Any, method: Callable[..., Any]) -> None:
+    """Refuse a result that is a body not yet run: of an ``async`` function or a generator.
+
+    :raises MessageHubConfigurationError: nothing of the method was done.
+    """
+    if isinstance(result, (CoroutineType, GeneratorType, AsyncGeneratorType)):
+        if isinstance(result, (CoroutineType, GeneratorType)):
+            result.close()
+        raise MessageHubConfigurationError(
+            f"{method_name(method)} must do its work before it returns, not return a {type(result).__name__}: "
+            "nothing of it has run"
+        )
 
 
 def method_name(method: Callable[..., Any]) -> str:

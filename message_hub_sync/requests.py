@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
 from message_hub_sync.consuming.handler_middleware import HandlerMiddleware
+from message_hub_sync.envelope.correlation import MessageContext, enter
 from message_hub_sync.envelope.decode import decode_payload, message_from_wire
 from message_hub_sync.envelope.encode import encode_payload, message_properties
 from message_hub_sync.envelope.header_names import DESTINATION, ERROR_MESSAGE, ERROR_TYPE, IN_REPLY_TO, SOURCE
@@ -268,8 +269,8 @@ class RequestCaller:
         decoded = DecodedDelivery(delivery, "message", config.service_name, config.max_message_bytes)
         try:
             # A new, empty context, as for each delivery of any other queue.
-            Context().run(self._middleware.arrived, decoded, reply=True)
-        except Exception as error:
+            Context().run(self._show_arrival, decoded)
+        except BaseException as error:  # a middleware's sys.exit() must not end the thread of all replies either
             # The reply queue has no dead-letter queue. Its real name has a random part, so it cannot be a label.
             self._metrics.dead_lettered(f"{config.service_name}.replies")
             decided = isinstance(error, MessageHubRejectError)
@@ -281,6 +282,10 @@ class RequestCaller:
             )
             return False
         return True
+
+    def _show_arrival(self, decoded: DecodedDelivery) -> None:
+        enter(MessageContext(decoded.correlation_id, decoded.message_id, None, self._config.service_name))
+        self._middleware.arrived(decoded, reply=True)
 
     # --- matching ---------------------------------------------------------------------------------
 
@@ -375,6 +380,13 @@ class ReplySender:
                 "the reply to message %s was not delivered, and is not sent again: %s",
                 printable(received.message_id),
                 error,
+            )
+        except BaseException as error:
+            # A middleware's error. The worker must go on, and the delivery must be acknowledged, as above.
+            logger.error(
+                "the reply to message %s was not delivered, as a middleware failed, and is not sent again",
+                printable(received.message_id),
+                exc_info=error,
             )
 
     def _reply(self, message_id: str, correlation_id: str, source: str, reply_to: str | None, body: bytes) -> Outgoing:

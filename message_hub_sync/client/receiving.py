@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any, TypeVar, overload
 from uuid import UUID
 
@@ -204,22 +205,22 @@ class ReceivingCalls(ClientCalls):
             raise MessageHubConfigurationError(
                 f"a group must be included once in a client, not twice: {group!r} is included already"
             )
-        subscriptions: list[Subscription] = []
-        try:
-            declared = group.close_and_list()
+        with ExitStack() as undo:
+            # Each step runs even if another one raises, a second Ctrl-C for example; the last one registered first.
+            undo.callback(self._groups.pop, group, None)
+            undo.callback(group.undo_include)
+            declared = group.begin_include()
             if not declared:
                 logger.warning(
                     "%r has no handlers, so including it subscribes to nothing: import the modules that declare them "
                     "before include()",
                     group,
                 )
+            subscriptions: list[Subscription] = []
             for each in declared:
                 subscriptions.append(self._subscribe_declared(each))
-        except BaseException:
-            for subscription in subscriptions:
-                subscription.cancel()
-            del self._groups[group]  # so that it can be included again
-            raise
+                undo.callback(subscriptions[-1].cancel)
+            undo.pop_all()
         return subscriptions
 
     def _subscribe_declared(self, declared: DeclaredHandler) -> Subscription:

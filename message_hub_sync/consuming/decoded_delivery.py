@@ -151,7 +151,8 @@ def received_of(decoded: DecodedDelivery, *, reply: bool = False) -> Received:
     kind: SendingKind
     if decoded.kind == "event":
         kind = "event"
-    elif reply or IN_REPLY_TO in headers:
+    elif reply or (IN_REPLY_TO in headers and not decoded.is_request):
+        # Not if it asks for a reply itself: such a message is handled, whatever else its sender has written.
         kind = "reply"
     else:
         kind = "request" if decoded.is_request else "message"

@@ -79,7 +79,24 @@ class DeliveryProcessor:
                 self._service,
             )
         )
-        self._begin(work)
+        # First match wins, here and in _decide. 1: may have crashed a process: shortest retry queue, after
+        # policy.attempts crashes the dead-letter queue. It comes before the middleware, which may be what crashed.
+        # 2: the middleware rejects it on arrival. 3: its ttl ran out during a retry: dead-letter queue. 4: a reply that
+        # is awaited here. 5: the handlers.
+        delivery = work.delivery
+        if self._durable and delivery.redelivered and self._first_in_process and delivery.channel_generation == 1:
+            # Redelivered on the first channel on which this process consumes the queue: an earlier process may have
+            # crashed while it handled this message.
+            self._may_have_crashed(work)
+        else:
+            self._begin(work)
+
+    def _may_have_crashed(self, work: DeliveryInProgress) -> None:
+        count = crashes(work.delivery.properties.headers)
+        if count >= self._retry.attempts:
+            work.dead_letter(None, f"its consumer ended {count} times while handling it")
+        else:
+            work.set_aside(count + 1)
 
     def _begin_with_middleware(self, work: DeliveryInProgress) -> None:
         try:
@@ -87,25 +104,15 @@ class DeliveryProcessor:
         except MessageHubRejectError as error:
             self._rejected_on_arrival(work, error)
         except BaseException as error:
+            self._metrics.count("receive", False, 0.0)
             # No reply to a request: the middleware may be the one that verifies the sender.
             self._failed(work, error, reply=False)
         else:
             self._decide(work)
 
     def _decide(self, work: DeliveryInProgress) -> None:
-        # First match wins. 1: may have crashed a process: shortest retry queue, after policy.attempts crashes the
-        # dead-letter queue. 2: its ttl ran out during a retry: dead-letter queue. 3: a reply that is awaited here.
-        # 4: the handlers.
         delivery = work.delivery
-        if self._durable and delivery.redelivered and self._first_in_process and delivery.channel_generation == 1:
-            # Redelivered on the first channel on which this process consumes the queue: an earlier process may have
-            # crashed while it handled this message.
-            count = crashes(delivery.properties.headers)
-            if count >= self._retry.attempts:
-                work.dead_letter(None, f"its consumer ended {count} times while handling it")
-            else:
-                work.set_aside(count + 1)
-        elif expired(delivery.properties, earliest_now()):
+        if expired(delivery.properties, earliest_now()):
             work.dead_letter(None, "expired: its ttl passed while it waited for a retry")
         elif self._kind == "message" and self._context.claim_reply(delivery):
             work.ack()
@@ -120,6 +127,9 @@ class DeliveryProcessor:
             answer = self._run(work)
             if answer is not None and decoded.is_request:
                 self._context.send_reply(decoded, answer)
+            if self._deduplicate is not None and work.handled:
+                # Last, after all callbacks and middleware: a message whose handling failed is to be handled again.
+                self._deduplicate.add(_key(decoded))
         except BaseException as error:  # a handler's sys.exit() must not end the worker either
             self._metrics.count("receive", False, time.monotonic() - started)
             self._failed(work, error)
@@ -131,8 +141,7 @@ class DeliveryProcessor:
     def _run_handlers(self, work: DeliveryInProgress) -> Any:
         """Run all callbacks. Returns the first result that is not ``None``."""
         decoded = work.decoded
-        deduplicate = self._deduplicate
-        if deduplicate is not None and _key(decoded) in deduplicate:
+        if self._deduplicate is not None and _key(decoded) in self._deduplicate:
             self._metrics.duplicate_dropped(self._queue)
             work.handled = False
             return None
@@ -141,9 +150,6 @@ class DeliveryProcessor:
             work.handler = handler
             result = handler(handler.arguments(decoded))
             answer = result if answer is None else answer
-        if deduplicate is not None:
-            # After all callbacks: a message whose handler failed is to be handled again.
-            deduplicate.add(_key(decoded))
         return answer
 
     def _run_with_middleware(self, work: DeliveryInProgress) -> Any:
@@ -152,7 +158,9 @@ class DeliveryProcessor:
         def run() -> Any:
             nonlocal ran
             ran = True
-            return self._run_handlers(work)
+            answer = self._run_handlers(work)
+            work.handler = None  # what is raised from here on is an error of a middleware
+            return answer
 
         answer = self._middleware.handle(work.decoded, run)
         if not ran:
@@ -235,8 +243,8 @@ class DeliveryProcessor:
         decided = isinstance(error, (MessageHubRejectError, MessageHubRetryError))
         logger.log(
             level,
-            "handler %s failed on message %s of %s: %s%s",
-            "" if handler is None else handler.name,
+            "%s failed on message %s of %s: %s%s",
+            "a middleware, or sending the reply," if handler is None else f"handler {handler.name}",
             printable(work.decoded.message_id),
             work.delivery.queue,
             printable(outcome),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ class HandlerGroup:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._declared: list[DeclaredHandler] = []  # guarded by _lock
-        self._included = False  # guarded by _lock
+        self._includes = 0  # guarded by _lock: the clients that have included it, or are about to
+        self._process = os.getpid()
 
     def on_event(
         self,
@@ -125,10 +127,10 @@ class HandlerGroup:
         return declare if callback is None else declare(callback)
 
     def _declare(self, declared: DeclaredHandler) -> None:
-        # Check now, not at include(): the traceback then shows the module of the handler.
+        # Now, where the traceback shows the handler's module, and not at include().
         handler_for(declared.callback, declared.kind)
-        with self._lock:
-            if not self._included:
+        with self._guard():
+            if not self._includes:
                 self._declared.append(declared)
                 return
         raise MessageHubConfigurationError(
@@ -136,11 +138,23 @@ class HandlerGroup:
             "import all modules that declare handlers first"
         )
 
-    def close_and_list(self) -> list[DeclaredHandler]:
-        """For ``client.include``: what was declared, in order. From now on the group takes no more handlers."""
-        with self._lock:
-            self._included = True
+    def begin_include(self) -> list[DeclaredHandler]:
+        """For ``client.include``: the declared handlers, in order. From now on the group takes no more handlers."""
+        with self._guard():
+            self._includes += 1
             return list(self._declared)
+
+    def undo_include(self) -> None:
+        """An ``include`` failed: if there is no other one, the group takes handlers again."""
+        with self._guard():
+            self._includes -= 1
+
+    def _guard(self) -> threading.Lock:
+        # A thread of the parent may have held the lock at the fork, and is not here to release it.
+        if self._process != os.getpid():
+            self._lock = threading.Lock()
+            self._process = os.getpid()
+        return self._lock
 
     def __repr__(self) -> str:
         count = len(self._declared)

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, received_of
-from message_hub_sync.middleware import CallNext, Middleware, Received, overriding
+from message_hub_sync.errors import MessageHubConfigurationError
+from message_hub_sync.middleware import CallNext, Middleware, Received, method_name, overriding, refuse_not_run
 
 __all__ = ["HandlerMiddleware"]
 
@@ -36,7 +37,7 @@ class HandlerMiddleware:
         """
         received = received_of(decoded, reply=reply)
         for arrived in self._arrived:
-            arrived(received)
+            refuse_not_run(arrived(received), arrived)
 
     def handle(self, decoded: DecodedDelivery, run: Callable[[], Any]) -> Any:
         """Run ``run`` inside each ``handle``, the first of the list outermost; returns what the outermost returns."""
@@ -46,8 +47,14 @@ class HandlerMiddleware:
         if index == len(self._handle):
             return run()
         method = self._handle[index]
-        call_next = CallNext(method, partial(self._step, index + 1, received, run))
+        call_next = CallNext(method, index, partial(self._step, index + 1, received, run))
         try:
-            return method(received, call_next)
+            result = method(received, call_next)
+            refuse_not_run(result, method)
         finally:
-            call_next.end()
+            call_next.take_error()
+            called = call_next.end()
+        if called and not call_next.returned:
+            # Its handlers still run in another thread, and what they raise would be lost.
+            raise MessageHubConfigurationError(f"{method_name(method)} must return after its call_next, not before it")
+        return result

@@ -16,6 +16,7 @@ __all__ = [
     "ERROR_TYPE",
     "EVENT_TYPE",
     "FIRST_FAILED_AT",
+    "HUB_HEADERS",
     "IN_REPLY_TO",
     "LEFT_OUT",
     "ORIGINAL_EXCHANGE",
@@ -94,3 +95,10 @@ LEFT_OUT = "x-left-out"
 UNDECODABLE = "x-undecodable"
 #: RabbitMQ's list of the queues that dead-lettered the message.
 X_DEATH = "x-death"
+
+#: The names that nobody but the hub, this library and the broker may write.
+HUB_HEADERS = WIRE_HEADERS | {
+    *(CAUSATION_ID, IN_REPLY_TO, ATTEMPTS, CRASHES, SERVICE, ERROR_TYPE, ERROR_MESSAGE, ERROR_TRACEBACK, REASON),
+    *(FIRST_FAILED_AT, ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, ORIGINAL_EXPIRATION, ORIGINAL_USER_ID, TTL_LEFT),
+    *(LEFT_OUT, UNDECODABLE, X_DEATH, "x-delivery-count", "CC", "BCC"),
+}

@@ -19,8 +19,17 @@ from message_hub_sync.errors import (
     MessageValidationError,
 )
 from message_hub_sync.metrics import ServiceMetrics
-from message_hub_sync.middleware import CallNext, Middleware, Sending, SendingOutcome, method_name, overriding
+from message_hub_sync.middleware import (
+    CallNext,
+    Middleware,
+    Sending,
+    SendingOutcome,
+    method_name,
+    overriding,
+    refuse_not_run,
+)
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
+from message_hub_sync.publishing.publish_attempts import Verdict, verdicts_of
 from message_hub_sync.publishing.publisher import Publisher
 from message_hub_sync.transport.base import Outgoing, Transport
 
@@ -43,67 +52,52 @@ class MiddlewarePublisher(Publisher):
     ) -> None:
         super().__init__(transport, config, breakers, metrics)
         self._sends: tuple[Send, ...] = overriding(middleware, "send")
-        # The index of the middleware with which a call begins. A call that a middleware makes inside its own send()
-        # begins after that middleware: else it would call itself for ever. One variable for each publisher, reset
-        # after each step.
-        self._first: ContextVar[int] = ContextVar("message_hub_first_send", default=0)
+        # The middleware whose send() runs now. A call that it makes begins after it: else it would call itself for
+        # ever. One variable for each publisher, reset after each step.
+        self._running: ContextVar[CallNext | None] = ContextVar("message_hub_running_send", default=None)
 
     def publish(self, outgoing: Outgoing, timeout: float) -> UUID:
         """As :meth:`Publisher.publish`; the time that middleware takes counts against ``timeout`` (seconds)."""
-        return _Call((Sending(outgoing),), timeout, self._sends, self._first).run(partial(super().publish, outgoing))
+        return _Call((Sending(outgoing),), timeout, self._sends, self._running).run(partial(super().publish, outgoing))
 
     def hand_over(self, outgoing: Outgoing, timeout: float) -> None:
         """As :meth:`Publisher.hand_over`; the time that middleware takes counts against ``timeout`` (seconds)."""
-        _Call((Sending(outgoing),), timeout, self._sends, self._first).run(partial(super().hand_over, outgoing))
+        _Call((Sending(outgoing),), timeout, self._sends, self._running).run(partial(super().hand_over, outgoing))
 
     def publish_many(self, batch: Sequence[Outgoing], timeout: float) -> list[UUID]:
         """As :meth:`Publisher.publish_many`; the time that middleware takes counts against ``timeout`` (seconds)."""
         if not batch:
             return []
-        call = _Call(tuple(map(Sending, batch)), timeout, self._sends, self._first)
+        call = _Call(tuple(map(Sending, batch)), timeout, self._sends, self._running)
         return call.run(partial(super().publish_many, batch))
 
 
 class _Call:
     """One call that passes the middleware. No lock: only the thread of its caller uses it."""
 
-    __slots__ = (
-        "_batch",
-        "_began",
-        "_deadline",
-        "_ended",
-        "_failure",
-        "_first",
-        "_publish",
-        "_result",
-        "_sends",
-        "_timeout",
-    )
+    __slots__ = ("_batch", "_deadline", "_publish", "_result", "_running", "_sends", "_timeout")
 
     def __init__(
-        self, batch: tuple[Sending, ...], timeout: float, sends: tuple[Send, ...], first: ContextVar[int]
+        self,
+        batch: tuple[Sending, ...],
+        timeout: float,
+        sends: tuple[Send, ...],
+        running: ContextVar[CallNext | None],
     ) -> None:
         self._batch = batch
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
         self._sends = sends
-        self._first = first
+        self._running = running
         self._publish: Callable[[float], Any]
         self._result: Any = None
-        self._failure: BaseException | None = None
-        self._began = False
-        self._ended = False
 
     def run(self, publish: Callable[[float], T]) -> T:
         """Call the middleware in order, then ``publish`` with the seconds that are left. Returns its result."""
         self._publish = publish
-        self._step(self._first.get())
-        # Raise the error even if a middleware did not pass it on: the caller relies on it.
-        if self._failure is not None:
-            raise self._failure
-        if not self._ended:
-            what = "it is not known whether anything was sent" if self._began else "nothing was sent"
-            raise MessageHubConfigurationError(f"{what}: a middleware returned before call_next had returned")
+        running = self._running.get()
+        # Not active: a context that was copied inside a send() which has ended.
+        self._step(running.index + 1 if running is not None and running.active else 0)
         result: T = self._result
         return result
 
@@ -112,46 +106,77 @@ class _Call:
             self._publish_now()
             return
         send = self._sends[index]
-        call_next = CallNext(send, partial(self._step, index + 1))
-        token = self._first.set(index + 1)
+        call_next = CallNext(send, index, partial(self._step, index + 1))
+        token = self._running.set(call_next)
         try:
-            send(self._batch, call_next)
+            refuse_not_run(send(self._batch, call_next), send)
+        except BaseException:
+            call_next.take_error()
+            if not call_next.end():
+                self._note_not_sent()
+            raise
         finally:
-            call_next.end()
-            self._first.reset(token)
-        if not call_next.called:
+            self._running.reset(token)
+        self._check_called(call_next, send)
+
+    def _check_called(self, call_next: CallNext, send: Send) -> None:
+        """A ``send`` has returned. First match wins: never called, still running in another thread, failed."""
+        if not call_next.end():
+            self._note_not_sent()
             raise MessageHubConfigurationError(
                 f"{method_name(send)} must call call_next once, not never: nothing was sent. "
                 "To prevent a message, raise an error"
             )
+        if not call_next.returned:
+            raise MessageHubConfigurationError(
+                f"{method_name(send)} must return after its call_next, not before it: it is not known whether "
+                "anything was sent"
+            )
+        error = call_next.take_error()
+        if error is not None:
+            try:
+                # Raised even if the middleware did not pass it on: the caller relies on it.
+                raise error
+            finally:
+                del error  # else this frame and the traceback keep each other, and the message
+
+    def _note_not_sent(self) -> None:
+        for sending in self._batch:
+            if sending.outcome is None:
+                sending.outcome = "not_sent"
 
     def _publish_now(self) -> None:
-        self._began = True
         for sending in self._batch:
             sending.freeze()
         # A call made inside _publish() comes from a logging handler, not from a middleware: it passes all middleware.
-        token = self._first.set(0)
+        token = self._running.set(None)
         try:
             seconds = self._deadline - time.monotonic()
             if seconds <= 0:
                 raise MessageHubConnectionError(f"nothing was sent: the middleware took all of the {self._timeout:g} s")
             self._result = self._publish(seconds)
         except BaseException as error:
-            self._failure = error
             _note_failure(self._batch, error)
             raise
-        else:
-            for sending in self._batch:
-                sending.outcome = "confirmed"
         finally:
-            self._ended = True
-            self._first.reset(token)
+            self._running.reset(token)
+        for sending in self._batch:
+            sending.outcome = "confirmed"
+
+
+#: Those that the caller of a bulk call gets as rejected, though the broker was not asked.
+_OUTCOMES: dict[Verdict | None, SendingOutcome] = {
+    Verdict.NOT_SENT: "not_sent",
+    Verdict.CIRCUIT_OPEN: "circuit_open",
+    Verdict.INVALID: "invalid",
+}
 
 
 def _note_failure(batch: tuple[Sending, ...], error: BaseException) -> None:
     """Set the outcome of each message of a call that raised ``error``."""
     outcome = _outcome(error)
     failures = error.failures if isinstance(error, MessageHubDeliveryError) else ()
+    verdicts = verdicts_of(error)
     if not failures:
         for sending in batch:
             sending.outcome = outcome
@@ -159,7 +184,7 @@ def _note_failure(batch: tuple[Sending, ...], error: BaseException) -> None:
     for sending in batch:
         sending.outcome = "confirmed"
     for failed in failures:
-        batch[failed.index].outcome = failed.outcome
+        batch[failed.index].outcome = _OUTCOMES.get(verdicts.get(failed.index), failed.outcome)
 
 
 def _outcome(error: BaseException) -> SendingOutcome:

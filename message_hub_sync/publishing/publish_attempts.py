@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from uuid import UUID
 
@@ -23,7 +24,10 @@ from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Outgoing, PublishResult
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, EVENTS, inbox_name
 
-__all__ = ["PublishAttempts", "Verdict", "bulk_error", "report_to_circuit"]
+__all__ = ["PublishAttempts", "Verdict", "bulk_error", "report_to_circuit", "verdicts_of"]
+
+#: The private attribute of a bulk call's error that :func:`verdicts_of` reads.
+_VERDICTS = "_verdicts"
 
 _ACCESS_REFUSED = 403
 _NOT_FOUND = 404
@@ -239,7 +243,7 @@ def bulk_error(
         if attempts.verdict is not Verdict.CONFIRMED
     ]
     unknown = sum(failure.outcome == "unknown" for failure in failures)
-    return MessageHubDeliveryError(
+    error = MessageHubDeliveryError(
         f"{len(failures)} of {len(all_attempts)} messages were not confirmed ({unknown} of them unknown); "
         f"error.failures names each, the first: {failures[0].reason}",
         outcome="unknown" if unknown else "rejected",
@@ -247,3 +251,12 @@ def bulk_error(
         message_id=failures[0].message_id,
         failures=failures,
     )
+    # For middleware, which tells apart what the caller gets as rejected.
+    setattr(error, _VERDICTS, {index: attempts.verdict for index, attempts in enumerate(all_attempts)})
+    return error
+
+
+def verdicts_of(error: BaseException) -> Mapping[int, Verdict | None]:
+    """The verdict of each message of a bulk call that raised ``error``, by its index; empty for other errors."""
+    found: Mapping[int, Verdict | None] = getattr(error, _VERDICTS, {})
+    return found

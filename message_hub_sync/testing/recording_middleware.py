@@ -7,12 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from message_hub_sync.middleware import Middleware, Received, Sending, SendingKind, SendingOutcome
 
 __all__ = ["RecordedDelivery", "RecordedSending", "RecordingMiddleware"]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,27 @@ class RecordingMiddleware(Middleware):
         :returns: all that were handled so far.
         :raises AssertionError: there were fewer in time.
         """
+        return self._wait(self._handled, count, timeout, "deliveries were handled")
+
+    def wait_for_sent(self, count: int = 1, timeout: float = 5.0) -> list[RecordedSending]:
+        """Wait until ``count`` messages and events were sent, replies included.
+
+        A reply is recorded when the hub has it. So the caller of its request may be back before.
+
+        :param timeout: seconds.
+        :returns: all that were sent so far.
+        :raises AssertionError: there were fewer in time.
+        """
+        return self._wait(self._sent, count, timeout, "messages were sent")
+
+    def _wait(self, records: list[T], count: int, timeout: float, what: str) -> list[T]:
         deadline = time.monotonic() + timeout
         with self._changed:
-            while len(self._handled) < count and (left := deadline - time.monotonic()) > 0:
+            while len(records) < count and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
-            if len(self._handled) < count:
-                raise AssertionError(f"{len(self._handled)} of {count} deliveries were handled within {timeout:g} s")
-            return list(self._handled)
+            if len(records) < count:
+                raise AssertionError(f"{len(records)} of {count} {what} within {timeout:g} s")
+            return list(records)
 
     def clear(self) -> None:
         """Forget all records."""

@@ -139,7 +139,7 @@ def test_events_messages_requests_and_replies_pass_with_their_kind(hub: Hub) -> 
     assert [one.kind for one in caller.arrivals] == ["reply"]
     assert caller.handled == []
     # The reply of a handler, and its arrival, are those of the request that was sent.
-    (reply,) = responder.sent
+    (reply,) = responder.wait_for_sent(1)
     assert (reply.kind, reply.destination, reply.payload) == ("reply", hub.name("character"), {"n": 2})
     assert caller.arrivals[0].message_id == str(reply.message_id)
     kinds = sorted(one.kind for one in responder.wait_for_handled(3))
@@ -156,7 +156,7 @@ def test_a_reply_that_a_handler_sends_itself_passes_too(hub: Hub, collected: Col
     hub.client("campaign", middleware=[recording]).subscribe_messages(answer)
     assert hub.client("character").request(hub.name("campaign"), {"n": 1}).payload == {"n": 2}
     collected.wait()
-    assert [one.kind for one in recording.sent] == ["reply"]
+    assert [one.kind for one in recording.wait_for_sent(1)] == ["reply"]
 
 
 # --- send ------------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def test_a_send_that_never_calls_on_sends_nothing_and_says_so(hub: Hub, collecte
     with pytest.raises(MessageHubConfigurationError, match="nothing was sent"):
         client.publish_events([("character.created", {"character_id": "1"})])
 
-    assert [one.outcome for one in recording.sent] == [None, None]
+    assert [one.outcome for one in recording.sent] == ["not_sent", "not_sent"]
     hub.client("campaign").send_message(hub.name("image"), {"n": 2})
     collected.stays(1)
 
@@ -289,7 +289,7 @@ def test_call_next_after_the_end_of_its_middleware_does_nothing_and_says_so(hub:
     hub.client("image").subscribe_messages(collected)
     with pytest.raises(LookupError):
         hub.client("character", middleware=[Around(send=keep)]).send_message(hub.name("image"), {"n": 1})
-    with pytest.raises(MessageHubConfigurationError, match="after the middleware had returned"):
+    with pytest.raises(MessageHubConfigurationError, match="not after it"):
         kept[0]()
     hub.client("campaign").send_message(hub.name("image"), {"n": 2})
     assert [message.payload for message in collected.stays(1)] == [{"n": 2}]

@@ -59,12 +59,14 @@ def test_a_method_that_is_not_overridden_is_never_called() -> None:
 def test_call_next_can_be_called_once() -> None:
     def method() -> None: ...
 
-    call_next = CallNext(method, lambda: 42)
+    call_next = CallNext(method, 0, lambda: 42)
     assert call_next() == 42
+    assert call_next.returned
     with pytest.raises(MessageHubConfigurationError, match="once, before method returns, not twice"):
         call_next()
-    late = CallNext(method, lambda: 42)
-    late.end()
-    with pytest.raises(MessageHubConfigurationError, match="not after the middleware had returned"):
+    assert call_next.end()
+    late = CallNext(method, 0, lambda: 42)
+    assert not late.end()
+    with pytest.raises(MessageHubConfigurationError, match="not after it"):
         late()
-    assert not late.called
+    assert not late.returned
