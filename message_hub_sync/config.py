@@ -138,7 +138,7 @@ def _broker_addresses(url: str, ssl_context: ssl.SSLContext | None) -> list[Brok
     # No error text here quotes the URL: it may contain a password, and in an invalid URL the password may be anywhere.
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in ("amqp", "amqps"):
-        raise MessageHubConfigurationError(f"rabbitmq_url must start with amqp:// or amqps://: {_URL_HELP}")
+        raise MessageHubConfigurationError(f"rabbitmq_url must start with amqp://, amqps:// or memory://: {_URL_HELP}")
     authority, slash, tail = rest.partition("/")
     if "?" in (authority.rpartition("@")[2] if slash else authority):
         # There is no vhost: a slash after the '?' is part of a file name.

@@ -17,6 +17,7 @@ from message_hub_sync.envelope.header_names import DESTINATION, HUB_HEADERS, IN_
 from message_hub_sync.envelope.ids import uuid_of
 from message_hub_sync.envelope.values import Event, Message, Properties
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
+from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.text import shown
 from message_hub_sync.transport.base import Delivery, Outgoing
 from message_hub_sync.transport.topology import EVENTS
@@ -37,7 +38,10 @@ __all__ = [
 SendingKind = Literal["event", "message", "request", "reply"]
 SendingOutcome = Literal["confirmed", "rejected", "unknown", "circuit_open", "invalid", "not_sent"]
 
-_METHODS = ("send", "arrived", "handle")
+logger = SafeLogger("message_hub_sync.client")
+
+#: The methods of a middleware, and what each is called with.
+_METHODS = {"send": ("batch", "call_next"), "arrived": ("received",), "handle": ("received", "call_next")}
 _NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 
 
@@ -155,7 +159,7 @@ class Sending:
             found = self._headers = _SendingHeaders(self)
         return found
 
-    def freeze(self) -> None:
+    def _freeze(self) -> None:
         """From now on a header that is added raises: the message is being written."""
         self._frozen = True
 
@@ -198,9 +202,11 @@ class _SendingHeaders(MutableMapping[str, Any]):
     def _check_name(self, name: str) -> None:
         if self._sending._frozen:
             raise MessageValidationError("headers of a Sending must be added before call_next, not after it")
-        if name in self._fixed or name in HUB_HEADERS:
+        if name in HUB_HEADERS:
+            raise MessageValidationError(f"header {shown(name)} must not be set by a middleware: the hub reserves it")
+        if name in self._fixed:
             raise MessageValidationError(
-                f"headers of a Sending must be new ones, not {shown(name)}: it is the hub's or the caller's own"
+                f"header {shown(name)} must not be set by a middleware: the caller of this message has set it"
             )
 
 
@@ -268,23 +274,43 @@ class Received:
 def checked_middleware(given: Any) -> tuple[Middleware, ...]:
     """The middleware of a client, each one checked.
 
-    :raises MessageHubConfigurationError: it is no list of :class:`Middleware` objects, or a method is asynchronous.
+    :raises MessageHubConfigurationError: it is no list of :class:`Middleware` objects, or a method cannot be called as
+        it will be.
     """
-    if isinstance(given, (str, bytes, Mapping, Middleware)) or not isinstance(given, Iterable):
-        raise MessageHubConfigurationError(f"middleware must be a list of Middleware objects, not {shown(given)}")
+    if isinstance(given, (str, bytes, Mapping, Middleware, type)) or not isinstance(given, Iterable):
+        is_one = isinstance(given, Middleware) or (isinstance(given, type) and issubclass(given, Middleware))
+        name = given.__name__ if isinstance(given, type) else type(given).__name__
+        hint = f": write [{name}()]" if is_one else ""
+        raise MessageHubConfigurationError(f"middleware must be a list of Middleware objects, not {shown(given)}{hint}")
     found = tuple(given)
     for each in found:
         if not isinstance(each, Middleware):
             hint = f": write {each.__name__}()" if isinstance(each, type) else ""
             raise MessageHubConfigurationError(f"middleware must hold Middleware objects, not {shown(each)}{hint}")
-        for name in _METHODS:
-            method = getattr(each, name)
-            if any(is_not_plain(method) for is_not_plain in _NOT_PLAIN):
-                raise MessageHubConfigurationError(
-                    f"{type(each).__name__}.{name} must be a plain function, not one with 'async' or 'yield': "
-                    "calling it would run nothing of it"
-                )
+        for name, arguments in _METHODS.items():
+            _check_method(each, name, arguments)
+        if not any(overriding([each], name) for name in _METHODS):
+            logger.warning("the middleware %s does nothing: override %s", type(each).__name__, ", ".join(_METHODS))
     return found
+
+
+def _check_method(middleware: Middleware, name: str, arguments: tuple[str, ...]) -> None:
+    method = getattr(middleware, name)
+    owner = f"{type(middleware).__name__}.{name}"
+    if not callable(method):
+        raise MessageHubConfigurationError(f"{owner} must be a method, not {shown(method)}")
+    if any(is_not_plain(method) for is_not_plain in _NOT_PLAIN):
+        raise MessageHubConfigurationError(
+            f"{owner} must be a plain function, not one with 'async' or 'yield': calling it would run nothing of it"
+        )
+    try:
+        inspect.signature(method).bind(*arguments)
+    except TypeError:
+        raise MessageHubConfigurationError(
+            f"{owner} must take ({', '.join(('self', *arguments))}), not {inspect.signature(method)} after self"
+        ) from None
+    except ValueError:  # some callables written in C have no signature: the first call will show
+        pass
 
 
 def overriding(middleware: Sequence[Middleware], method: str) -> tuple[Any, ...]:

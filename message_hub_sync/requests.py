@@ -130,8 +130,8 @@ class RequestCaller:
         if not answered:
             raise MessageHubTimeoutError(
                 f"no reply from {waiter.destination} within {timeout:g} s (correlation id "
-                f"{waiter.correlation_id}): it may be slow, or not running, or its handler "
-                f"returned None{uwsgi_hint()}"
+                f"{waiter.correlation_id}): it may be slow, or not running, its handler may have returned None, or a "
+                f"middleware of it may have rejected the request{uwsgi_hint()}"
             )
         if waiter.reply is None:
             raise MessageHubTimeoutError(f"the client was closed before {waiter.destination} replied")

@@ -203,13 +203,14 @@ class ReceivingCalls(ClientCalls):
         mine = object()
         if self._groups.setdefault(group, mine) is not mine:
             raise MessageHubConfigurationError(
-                f"a group must be included once in a client, not twice: {group!r} is included already"
+                f"a group must be included once in a client, not twice: {group!r} is included in "
+                f"{self._config.service_name} already"
             )
         with ExitStack() as undo:
             # Each step runs even if another one raises, a second Ctrl-C for example; the last one registered first.
             undo.callback(self._groups.pop, group, None)
-            undo.callback(group.undo_include)
-            declared = group.begin_include()
+            undo.callback(group._undo_include)
+            declared = group._begin_include()
             if not declared:
                 logger.warning(
                     "%r has no handlers, so including it subscribes to nothing: import the modules that declare them "

@@ -135,7 +135,7 @@ def consume_options(prefetch: Any, workers: Any, retry: Any, deduplicate: Any) -
             raise MessageValidationError(f"{name} must be a whole number from 1 to {most}, not {shown(value)}")
     if retry is not None and not isinstance(retry, RetryPolicy):
         raise MessageValidationError(f"retry must be a RetryPolicy, not {shown(retry)}")
-    if deduplicate is not None and not isinstance(deduplicate, DeduplicationStore):
+    if deduplicate is not None and (isinstance(deduplicate, type) or not isinstance(deduplicate, DeduplicationStore)):
         raise MessageValidationError(
             "deduplicate must be a store with 'key in store' and add(key), for example MemoryDeduplication(), "
             f"not {shown(deduplicate)}"

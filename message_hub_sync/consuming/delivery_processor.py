@@ -244,7 +244,9 @@ class DeliveryProcessor:
         logger.log(
             level,
             "%s failed on message %s of %s: %s%s",
-            "a middleware, or sending the reply," if handler is None else f"handler {handler.name}",
+            "a middleware, the deduplication store, or sending the reply"
+            if handler is None
+            else f"handler {handler.name}",
             printable(work.decoded.message_id),
             work.delivery.queue,
             printable(outcome),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
+from message_hub_sync.consuming.annotations import callback_name
 from message_hub_sync.consuming.consumed_queue import ConsumeOptions, check_durable, consume_options, event_patterns
 from message_hub_sync.consuming.decoded_delivery import Kind
 from message_hub_sync.consuming.deduplication import DeduplicationStore
@@ -134,17 +135,17 @@ class HandlerGroup:
                 self._declared.append(declared)
                 return
         raise MessageHubConfigurationError(
-            "a handler must be declared before its group is included in a client, not after it: "
-            "import all modules that declare handlers first"
+            f"handler {callback_name(declared.callback)} must be declared before its group is included in a client, "
+            "not after it: import all modules that declare handlers first"
         )
 
-    def begin_include(self) -> list[DeclaredHandler]:
+    def _begin_include(self) -> list[DeclaredHandler]:
         """For ``client.include``: the declared handlers, in order. From now on the group takes no more handlers."""
         with self._guard():
             self._includes += 1
             return list(self._declared)
 
-    def undo_include(self) -> None:
+    def _undo_include(self) -> None:
         """An ``include`` failed: if there is no other one, the group takes handlers again."""
         with self._guard():
             self._includes -= 1
@@ -166,6 +167,11 @@ def check_event_types_named(event_types: tuple[Any, ...], decorator: str) -> Non
 
     :raises MessageValidationError: it was used without parentheses.
     """
+    if len(event_types) == 1 and isinstance(event_types[0], (list, tuple, set, frozenset)):
+        raise MessageValidationError(
+            f"on_event must be given each event type by itself, not a {type(event_types[0]).__name__}: "
+            f'{decorator}("character.created", "character.deleted")'
+        )
     if len(event_types) == 1 and callable(event_types[0]):
         raise MessageValidationError(
             "on_event must be given event types, not a function: "

@@ -9,6 +9,7 @@ from typing import Any
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, received_of
 from message_hub_sync.errors import MessageHubConfigurationError
 from message_hub_sync.middleware import CallNext, Middleware, Received, method_name, overriding, refuse_not_run
+from message_hub_sync.runtime.text import shown
 
 __all__ = ["HandlerMiddleware"]
 
@@ -37,7 +38,14 @@ class HandlerMiddleware:
         """
         received = received_of(decoded, reply=reply)
         for arrived in self._arrived:
-            refuse_not_run(arrived(received), arrived)
+            result: Any = arrived(received)
+            refuse_not_run(result, arrived)
+            if result is not None:
+                # Else a check that returns False would accept what it wants to reject.
+                raise MessageHubConfigurationError(
+                    f"{method_name(arrived)} must return None, not {shown(result)}: to reject a delivery, raise "
+                    "MessageHubRejectError"
+                )
 
     def handle(self, decoded: DecodedDelivery, run: Callable[[], Any]) -> Any:
         """Run ``run`` inside each ``handle``, the first of the list outermost; returns what the outermost returns."""

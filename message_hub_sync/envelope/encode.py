@@ -285,8 +285,8 @@ def _checked_headers(extra: Any) -> dict[str, Any]:
         check_header(name, value)
         if name in WIRE_HEADERS or name.startswith(RESERVED_PREFIX):
             raise MessageValidationError(
-                f"a header's name must not be reserved for the hub, as {name!r} is: choose another one that does not "
-                f"begin with '{RESERVED_PREFIX}'"
+                f"header {name!r} is reserved for the hub: choose a name that does not begin with '{RESERVED_PREFIX}' "
+                f"and is none of {', '.join(sorted(WIRE_HEADERS))}"
             )
     check_headers_size(extra)
     return dict(extra)

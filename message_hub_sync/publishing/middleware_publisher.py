@@ -147,7 +147,7 @@ class _Call:
 
     def _publish_now(self) -> None:
         for sending in self._batch:
-            sending.freeze()
+            sending._freeze()
         # A call made inside _publish() comes from a logging handler, not from a middleware: it passes all middleware.
         token = self._running.set(None)
         try:

@@ -167,7 +167,8 @@ def _parts(item: Any, envelope: type[BaseModel], pair: str) -> tuple[Any, ...]:
     if isinstance(item, (tuple, list)) and len(item) == 2:
         return tuple(item)
     # By its type only: the item may contain a message body.
-    raise MessageValidationError(f"it must be a pair {pair} or an envelope, not {type(item).__name__}")
+    what = f"a {type(item).__name__} of {len(item)}" if isinstance(item, (tuple, list)) else type(item).__name__
+    raise MessageValidationError(f"it must be a pair {pair} or an envelope, not {what}")
 
 
 def _own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,8 +38,8 @@ def test_the_document_says_what_happens(hub: Hub) -> None:
     assert sorted(map(str, lines)) == sorted(
         [
             "welcome, Mira",
-            f"event from {campaign}.character.created: attempt 1, 0 s",
-            f"request from {campaign}.messages: attempt 1, 0 s",
+            f"event from {campaign}.character.created: attempt 1, 0.0 s",
+            f"request from {campaign}.messages: attempt 1, 0.0 s",
             "5",
         ]
     )

@@ -191,7 +191,7 @@ def test_options_of_a_plain_url_are_refused_rather_than_ignored() -> None:
 )  # fmt: skip
 def test_a_url_of_another_scheme_is_refused_without_being_quoted(url: Any) -> None:
     text = refused(url)
-    assert "must start with amqp:// or amqps://" in text
+    assert "must start with amqp://, amqps:// or memory://" in text
     assert "allowed are amqp://user:password@host:port/vhost, amqps://…, a list of them" in text
 
 

@@ -445,13 +445,13 @@ BAD_HEADERS: list[tuple[Any, str]] = [
     ({"\ud800": "a"}, r"a header's name must be a text of 1 to 128 bytes, not '\ud800'"),
     (
         {"source": "a"},
-        "a header's name must not be reserved for the hub, as 'source' is: choose another one that does not begin "
-        "with 'x-'",
+        "header 'source' is reserved for the hub: choose a name that does not begin with 'x-' and is none of "
+        "destination, event_type, priority, source, timestamp, ttl",
     ),
     (
         {"x-death": "a"},
-        "a header's name must not be reserved for the hub, as 'x-death' is: choose another one that does not begin "
-        "with 'x-'",
+        "header 'x-death' is reserved for the hub: choose a name that does not begin with 'x-' and is none of "
+        "destination, event_type, priority, source, timestamp, ttl",
     ),
     ({"h": 1.5}, "header 'h' must be a text, a 64-bit whole number, a bool or None, not 1.5"),
     ({"h": {SECRET: 1}}, "header 'h' must be a text, a 64-bit whole number, a bool or None, not dict"),
