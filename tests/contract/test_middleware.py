@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from collector import Collector
@@ -29,6 +30,7 @@ from message_hub_sync import (
     Sending,
     current_correlation_id,
 )
+from message_hub_sync.envelope.values import Properties
 from message_hub_sync.testing import RecordingMiddleware
 
 TWICE = RetryPolicy(attempts=2, delays=(1,))
@@ -73,8 +75,7 @@ class Around(Middleware):
         call_next() if self._send is None else self._send(batch, call_next)
 
     def arrived(self, received: Received) -> None:
-        if self._arrived is not None:
-            self._arrived(received)
+        return None if self._arrived is None else self._arrived(received)
 
     def handle(self, received: Received, call_next: Callable[[], Any]) -> Any:
         return call_next() if self._handle is None else self._handle(received, call_next)
@@ -329,6 +330,28 @@ def test_the_time_of_a_middleware_counts_against_the_timeout(hub: Hub, collected
         hub.client("character", middleware=[Around(send=slow)]).send_message(hub.name("image"), {}, timeout=0.1)
 
 
+def test_a_request_names_the_queue_of_its_reply_and_a_message_names_none(hub: Hub) -> None:
+    queues, seen = Collector(), Collector()
+
+    def note(batch: Sequence[Sending], call_next: Callable[[], None]) -> None:
+        queues([(sending.kind, sending.reply_to) for sending in batch])
+        call_next()
+
+    def answer(message: Message) -> dict[str, Any]:
+        seen(message.reply_to)
+        return {"n": 2}
+
+    hub.client("campaign", middleware=[Around(send=note)]).subscribe_messages(answer)
+    client = hub.client("character", middleware=[Around(send=note)])
+    client.send_message(hub.name("campaign"), {"n": 1})
+    client.request(hub.name("campaign"), {"n": 1})
+
+    none, reply_queue = seen.wait(2)
+    assert none is None
+    assert reply_queue is not None
+    assert queues.wait(3) == [[("message", None)], [("request", reply_queue)], [("reply", None)]]
+
+
 # --- arrived ---------------------------------------------------------------------------------------
 
 
@@ -565,3 +588,197 @@ def test_many_threads_share_one_middleware(hub: Hub, collected: Collector) -> No
     collected.wait(400, timeout=20)
     assert len(recording.sent) == 400
     assert len(recording.wait_for_handled(400)) == 400
+
+
+# --- replies that a middleware breaks --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("error", [LookupError("a bug"), SystemExit(3)], ids=["error", "exit"])
+def test_a_send_that_fails_for_a_reply_leaves_its_request_acknowledged_and_the_next_message_handled(
+    hub: Hub, caplog: pytest.LogCaptureFixture, error: BaseException, after: bool
+) -> None:
+    def fail_for_a_reply(batch: Sequence[Sending], call_next: Callable[[], None]) -> None:
+        if after:
+            call_next()
+        raise error
+
+    handled, recording = Collector(), RecordingMiddleware()
+
+    def answer(message: Message) -> dict[str, Any]:
+        handled(message.payload["n"])
+        return {"n": 0}
+
+    service = hub.client("campaign", middleware=[Around(send=fail_for_a_reply), recording])
+    service.subscribe_messages(answer)
+    client = hub.client("character")
+    if after:
+        assert client.request(hub.name("campaign"), {"n": 1}).payload == {"n": 0}
+    else:
+        with pytest.raises(MessageHubTimeoutError):
+            client.request(hub.name("campaign"), {"n": 1}, timeout=0.5)
+    client.send_message(hub.name("campaign"), {"n": 2})
+
+    assert handled.stays(2) == [1, 2]
+    # One reply and no error reply after it.
+    assert len(recording.sent) == after
+    service.close()
+    assert hub.depth(f"{hub.name('campaign')}.messages") == 0
+    assert not hub.depth(f"{hub.name('campaign')}.messages.dead")
+    (record,) = [record for record in caplog.records if "the reply to message" in record.getMessage()]
+    assert record.levelname == "ERROR"
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+@pytest.mark.parametrize("error", [LookupError("a bug"), SystemExit(3)], ids=["error", "exit"])
+@pytest.mark.parametrize("own", [True, False], ids=["message.reply()", "error reply"])
+def test_a_send_that_fails_for_every_reply_of_a_handler_ends_no_worker(
+    hub: Hub, caplog: pytest.LogCaptureFixture, error: BaseException, own: bool
+) -> None:
+    attempts, handled = Collector(), Collector()
+
+    def fail_for_a_reply(batch: Sequence[Sending], call_next: Callable[[], None]) -> None:
+        attempts([sending.kind for sending in batch])
+        raise error
+
+    def answer(message: Message) -> None:
+        handled(message.payload["n"])
+        if message.payload["n"] == 1:
+            if own:
+                message.reply({"n": 0})
+            raise ValueError("no")
+
+    service = hub.client("campaign", middleware=[Around(send=fail_for_a_reply)])
+    service.subscribe_messages(answer)
+    client = hub.client("character")
+    with pytest.raises(MessageHubTimeoutError):
+        client.request(hub.name("campaign"), {"n": 1}, timeout=0.5)
+    client.send_message(hub.name("campaign"), {"n": 2})
+
+    assert handled.stays(2) == [1, 2]
+    # The error of message.reply() is one of the handler, so its caller is told: that fails, too.
+    assert attempts.items == [["reply"]] * (1 + own)
+    service.close()
+    assert hub.depth(f"{hub.name('campaign')}.messages") == 0
+    assert not hub.depth(f"{hub.name('campaign')}.messages.dead")
+    (record,) = [record for record in caplog.records if "the reply to message" in record.getMessage()]
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+@pytest.mark.parametrize("error", [LookupError("a bug"), SystemExit(3)], ids=["error", "exit"])
+def test_an_arrived_that_fails_for_a_reply_lets_the_other_replies_come(hub: Hub, error: BaseException) -> None:
+    seen = Collector()
+
+    def fail_first(received: Received) -> None:
+        seen((received.kind, current_correlation_id()))
+        if received.body == b'{"n":1}':
+            raise error
+
+    hub.client("campaign").subscribe_messages(lambda message: {"n": message.payload["n"]})
+    client = hub.client("character", middleware=[Around(arrived=fail_first)])
+    with pytest.raises(MessageHubTimeoutError):
+        client.request(hub.name("campaign"), {"n": 1}, timeout=0.5)
+    assert client.request(hub.name("campaign"), {"n": 2}, correlation_id="two").payload == {"n": 2}
+    assert client.request(hub.name("campaign"), {"n": 3}, correlation_id="three").payload == {"n": 3}
+    assert seen.items[1:] == [("reply", "two"), ("reply", "three")]
+
+
+# --- retries ---------------------------------------------------------------------------------------
+
+
+def test_a_handler_whose_middleware_failed_afterwards_runs_again_in_spite_of_deduplication(
+    hub: Hub, collected: Collector
+) -> None:
+    def fail_first(received: Received, call_next: Callable[[], Any]) -> Any:
+        result = call_next()
+        if received.attempt == 1:
+            raise LookupError("the transaction failed")
+        return result
+
+    service = hub.client("image", middleware=[Around(handle=fail_first)], retry=TWICE)
+    service.subscribe_messages(collected, deduplicate=MemoryDeduplication())
+    sender = hub.client("character")
+    message_id = sender.send_message(hub.name("image"), {"n": 1})
+    collected.wait(2)
+
+    # It is handled now, so the next copy is a duplicate.
+    sender.send_message(hub.name("image"), {"n": 1}, message_id=message_id)
+    assert [message.id for message in collected.stays(2)] == [message_id] * 2
+    assert not hub.depth(f"{hub.name('image')}.messages.dead")
+
+
+def test_call_next_in_a_thread_that_handle_does_not_wait_for_has_the_message_handled_again(hub: Hub) -> None:
+    attempts, go_on, handled = Collector(), threading.Event(), Collector()
+
+    def do_not_wait(received: Received, call_next: Callable[[], Any]) -> Any:
+        attempts(received.attempt)
+        if received.attempt > 1:
+            return call_next()
+        inside = threading.Event()
+
+        def run() -> None:
+            inside.set()
+            call_next()
+
+        threading.Thread(target=run).start()
+        assert inside.wait(5)
+        return None
+
+    def handle(message: Message) -> None:
+        assert go_on.wait(5)
+        handled(message.payload)
+
+    service = hub.client("image", middleware=[Around(handle=do_not_wait)], retry=TWICE)
+    service.subscribe_messages(handle)
+    hub.client("character").send_message(hub.name("image"), {"n": 1})
+
+    assert attempts.wait(2) == [1, 2]
+    go_on.set()
+    handled.wait(2)
+    assert not hub.depth(f"{hub.name('image')}.messages.dead")
+
+
+async def coroutine() -> None: ...
+
+
+def generator() -> Iterator[None]:
+    yield
+
+
+async def async_generator() -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("made", [coroutine, generator, async_generator])
+@pytest.mark.parametrize("method", ["arrived", "handle"])
+def test_a_method_whose_result_has_not_run_loses_no_message(
+    hub: Hub, collected: Collector, made: Callable[[], Any], method: str
+) -> None:
+    middleware = Around(**{method: lambda *arguments: made()})
+    hub.client("image", middleware=[middleware], retry=ONCE).subscribe_messages(collected)
+    hub.client("character").send_message(hub.name("image"), {"n": 1})
+
+    dead = hub.take(f"{hub.name('image')}.messages.dead")
+    assert dead.properties.headers["x-error-type"] == "MessageHubConfigurationError"
+    assert f"Around.{method} must do its work before it returns" in dead.properties.headers["x-error-message"]
+    assert (dead.body, collected.items) == (b'{"n":1}', [])
+
+
+# --- kinds -----------------------------------------------------------------------------------------
+
+
+def test_a_request_that_claims_to_be_a_reply_is_a_request_and_is_handled_as_one(hub: Hub) -> None:
+    recording = RecordingMiddleware()
+    hub.client("image", middleware=[recording]).subscribe_messages(lambda message: {"n": 2})
+    asking = hub.client("character", middleware=[RecordingMiddleware()])
+    inbox = f"{hub.name('image')}.messages"
+    fields: dict[str, Any] = {"message_id": str(uuid4()), "type": "service_message", "app_id": hub.name("character")}
+    claim = {"x-in-reply-to": str(uuid4())}
+    hub.put(inbox, b'{"n":1}', Properties(**fields, headers=claim))
+    hub.put(inbox, b'{"n":1}', Properties(**fields, headers=claim, reply_to=f"{hub.name('character')}.messages"))
+    asking.subscribe_messages(lambda message: None)
+
+    assert [one.kind for one in recording.wait_for_handled(2)] == ["reply", "request"]
+    assert [one.kind for one in recording.arrivals] == ["reply", "request"]
