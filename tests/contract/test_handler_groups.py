@@ -19,6 +19,7 @@ from message_hub_sync import (
     MessageHubError,
     MessageValidationError,
     RetryPolicy,
+    Subscription,
 )
 
 
@@ -179,3 +180,149 @@ def test_only_a_group_is_included(hub: Hub) -> None:
     for wrong in (None, "group", HandlerGroup):
         with pytest.raises(MessageHubConfigurationError, match="group must be a HandlerGroup, not"):
             hub.client("image").include(wrong)  # type: ignore[arg-type]
+
+
+def test_the_store_and_the_workers_of_a_group_are_used(hub: Hub) -> None:
+    group, together, handled = HandlerGroup(), threading.Barrier(2), Collector()
+
+    @group.on_event("character.created", workers=2)
+    def on_event(event: Event) -> None:
+        together.wait(10)  # two events are handled at the same time
+        handled("event")
+
+    @group.on_message(deduplicate=MemoryDeduplication())
+    def on_message(message: Message) -> None:
+        handled(message.id)
+
+    hub.client("image").include(group)
+    sender = hub.client("character")
+    sender.publish_events([("character.created", {"character_id": n}) for n in ("1", "2")])
+    assert handled.wait(2) == ["event"] * 2
+
+    first = sender.send_message(hub.name("image"), {"n": 1})
+    sender.send_message(hub.name("image"), {"n": 1}, message_id=first)
+    last = sender.send_message(hub.name("image"), {"n": 2})
+    assert handled.stays(4)[2:] == [first, last]
+
+
+def test_the_options_of_events_are_used_like_those_of_messages(hub: Hub) -> None:
+    group, handled = HandlerGroup(), Collector()
+
+    @group.on_event("character.created", retry=RetryPolicy.none(), deduplicate=MemoryDeduplication())
+    def on_event(event: Event) -> None:
+        handled(event.id)
+        if event.payload["character_id"] == "2":
+            raise ValueError("no")
+
+    @group.on_message(workers=2, prefetch=7)
+    def on_message(message: Message) -> None: ...
+
+    client = hub.client("image")
+    client.include(group)
+    sender = hub.client("character")
+    first = sender.publish_event("character.created", {"character_id": "1"})
+    sender.publish_event("character.created", {"character_id": "1"}, message_id=first)
+    second = sender.publish_event("character.created", {"character_id": "2"})
+    dead = hub.take(f"{hub.name('image')}.character.created.dead")
+    assert (dead.properties.message_id, dead.properties.headers["x-attempts"]) == (str(second), 1)
+    assert handled.items == [first, second]
+    # The inbox has exactly these options.
+    client.subscribe_messages(on_message, workers=2, prefetch=7)
+    with pytest.raises(MessageHubConfigurationError, match="already consumed with prefetch=7, workers=2"):
+        client.subscribe_messages(on_message, workers=2, prefetch=8)
+
+
+def test_after_a_failed_include_a_handler_can_be_declared_and_the_group_included(
+    hub: Hub, collected: Collector
+) -> None:
+    group = HandlerGroup()
+    group.on_message(prefetch=2)(lambda message: collected("message"))
+    client = hub.client("image")
+    earlier = client.subscribe_messages(lambda message: None, prefetch=1)
+    with pytest.raises(MessageHubConfigurationError, match="already consumed"):
+        client.include(group)
+
+    group.on_event("character.created")(lambda event: collected("event"))
+    earlier.cancel()
+    assert len(client.include(group)) == 2
+
+    sender = hub.client("character")
+    sender.publish_event("character.created", {"character_id": "1"})
+    sender.send_message(hub.name("image"), {"n": 1})
+    assert sorted(collected.wait(2)) == ["event", "message"]
+    with pytest.raises(MessageHubConfigurationError, match="not twice"):
+        client.include(group)
+
+
+def test_a_failed_include_does_not_open_a_group_that_another_client_has_included(hub: Hub) -> None:
+    group = HandlerGroup()
+    group.on_message(prefetch=2)(lambda message: None)
+    hub.client("campaign").include(group)
+    client = hub.client("image")
+    client.subscribe_messages(lambda message: None, prefetch=1)
+    with pytest.raises(MessageHubConfigurationError, match="already consumed"):
+        client.include(group)
+    with pytest.raises(MessageHubConfigurationError, match="must be declared before its group is included"):
+        group.on_event("character.created")(lambda event: None)
+
+
+def test_an_include_that_is_interrupted_leaves_nothing_subscribed(
+    hub: Hub, collected: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = HandlerGroup()
+    group.on_event("character.created")(lambda event: collected("event"))
+    group.on_event("character.deleted")(lambda event: collected("event"))
+    group.on_message(lambda message: collected("message"))
+    client, subscribed = hub.client("image"), Collector()
+    start, cancel = Subscription.start, Subscription.cancel
+
+    def interrupted_start(subscription: Subscription) -> None:
+        subscribed(subscription)
+        if not subscription.event_types:
+            raise KeyboardInterrupt
+        start(subscription)
+
+    def interrupted_cancel(subscription: Subscription, timeout: float | None = None) -> None:
+        cancel(subscription, timeout)
+        if subscription.event_types == ("character.deleted",):
+            raise KeyboardInterrupt  # a second Ctrl-C, while the first one is cleaned up
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Subscription, "start", interrupted_start)
+        patched.setattr(Subscription, "cancel", interrupted_cancel)
+        with pytest.raises(KeyboardInterrupt):
+            client.include(group)
+
+    assert len(subscribed.items) == 3
+    assert [subscription.active for subscription in subscribed.items] == [False] * 3
+    assert client.get_health_status()["subscriptions"] == []
+    assert client.get_health_status()["queues"] == {}
+    # The group is as it was before.
+    group.on_event("character.updated")(lambda event: None)
+    assert len(client.include(group)) == 4
+    hub.client("character").send_message(hub.name("image"), {"n": 1})
+    assert collected.stays(1) == ["message"]
+
+
+def test_a_forked_child_can_declare_and_include_although_the_lock_was_held_at_the_fork(
+    hub: Hub, collected: Collector
+) -> None:
+    group = HandlerGroup()
+    group.on_message(lambda message: collected("message"))
+    # What a child finds if another thread of its parent was declaring a handler: nobody releases this lock.
+    group._lock.acquire()
+    group._process = -1
+    included = Collector()
+
+    def child() -> None:
+        group.on_event("character.created")(lambda event: collected("event"))
+        included(len(hub.client("image").include(group)))
+
+    threading.Thread(target=child, daemon=True).start()
+    assert included.wait() == [2]
+    sender = hub.client("character")
+    sender.publish_event("character.created", {"character_id": "1"})
+    sender.send_message(hub.name("image"), {"n": 1})
+    assert sorted(collected.wait(2)) == ["event", "message"]
+    # One lock from now on, not one for each call.
+    assert group._guard() is group._guard()
