@@ -9,8 +9,8 @@ TOOLS = 'tox>=4.60' 'ruff>=0.15' 'mypy>=1.18' 'import-linter>=2.3' 'pre-commit>=
 # Left out of `make quick`: thousands of random frames and confirms, and 5 s of signals. `make test` runs them.
 RABBITMQ = tests/unit/transport/rabbitmq
 SLOW = --ignore=$(RABBITMQ)/frames/test_fast_frames.py \
-	--deselect=$(RABBITMQ)/test_pending_acks.py::TestSettlements \
-	--deselect=$(RABBITMQ)/test_outstanding_confirms.py::TestLedger \
+	--deselect=$(RABBITMQ)/test_pending_acks.py::TestPendingAcks \
+	--deselect=$(RABBITMQ)/test_outstanding_confirms.py::TestOutstandingConfirms \
 	--deselect=$(RABBITMQ)/test_connection_gate.py::test_a_signal_at_the_end_of_a_wait_does_not_release_a_lock_that_another_thread_holds
 
 .PHONY: help setup quick lint types layers check test faults gate

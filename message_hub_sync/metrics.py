@@ -2,8 +2,8 @@
 
 The async library has metrics of the same names. Both libraries can be imported, in either order, and each family is
 exposed once, with the samples of both: this module's metrics claim no name in the registry, and join a family of the
-same name if there is one. In multiprocess mode, prometheus_client merges the samples itself, from files. There the help
-texts, which are part of its keys, keep the samples of the two libraries apart until they are summed.
+same name if there is one. In multiprocess mode, prometheus_client merges the samples itself, from files. In these
+files the help text is a part of the key, so the samples of the two libraries stay separate until they are summed.
 """
 
 from __future__ import annotations
@@ -162,7 +162,8 @@ class _Exposition(Collector):
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """The families whose names no other collector has; the others collect this module's samples with their own.
+        """The families whose names only this module has. For other names, the other collector returns this module's
+        samples with its own.
 
         The registry calls this before collectors that were registered after this module, so it joins those in time.
         """

@@ -46,7 +46,7 @@ _NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.
 
 
 class Middleware:
-    """Is called around each call that sends and each delivery that is handled. Override the methods that you need.
+    """Code that runs around each call that sends and each delivery that is handled. Override the methods that you need.
 
     One object serves all threads of its client at the same time, so it must be thread-safe. A method that is not
     overridden is never called.
@@ -59,7 +59,8 @@ class Middleware:
         replies. It does not run for attempts that the library repeats inside the call, nor for messages that the
         library republishes to retry queues and dead-letter queues. Its time counts against the call's ``timeout``.
 
-        A call that it makes itself passes only the middleware after it in the list, so that it cannot call itself.
+        If this method sends a message itself, that message passes only the middleware after this one in the list:
+        otherwise it would call itself without end.
 
         :param batch: what is sent, in order. Headers may be added.
         :param call_next: sends. It returns when the broker has all messages, and raises what the caller would get.
@@ -160,7 +161,7 @@ class Sending:
         return found
 
     def _freeze(self) -> None:
-        """From now on a header that is added raises: the message is being written."""
+        """From now on, adding a header raises an error: the message is being sent."""
         self._frozen = True
 
     def __repr__(self) -> str:
@@ -314,14 +315,14 @@ def _check_method(middleware: Middleware, name: str, arguments: tuple[str, ...])
 
 
 def overriding(middleware: Sequence[Middleware], method: str) -> tuple[Any, ...]:
-    """The bound methods of that name of those that override it, in the order of the list."""
+    """The bound methods named ``method`` of each middleware that overrides it, in the order of the list."""
     own = getattr(Middleware, method)
     found = (getattr(each, method) for each in middleware)
     return tuple(each for each in found if getattr(each, "__func__", None) is not own)
 
 
 class CallNext:
-    """The ``call_next`` of one call of one middleware: once, and not after that middleware has returned.
+    """The ``call_next`` that one middleware gets for one call. It works once, and only until that middleware returns.
 
     If two threads call it, also at the same time, the second call raises.
     """
@@ -330,7 +331,9 @@ class CallNext:
 
     def __init__(self, method: Callable[..., Any], index: int, rest: Callable[[], Any]) -> None:
         self._method = method
-        #: The place of the middleware in the list; whether it still runs.
+        #: #: The position of the middleware in the list. [and on the lines of: active "# false after the middleware
+        #: returned", returned "# whether call_next has ended", _error "# what call_next raised"; any thread may set
+        #: them]
         self.index = index
         self.active = True
         self.returned = False
@@ -365,22 +368,25 @@ class CallNext:
         return False
 
     def take_error(self) -> BaseException | None:
-        """What the call raised, once: an exception that is kept would keep its traceback, and the message with it."""
+        """Return what the call raised, and forget it:
+
+        an exception that is kept keeps its traceback and the message in memory.
+        """
         error, self._error = self._error, None
         return error
 
 
 def refuse_not_run(result: Any, method: Callable[..., Any]) -> None:
-    """Refuse a result that is a body not yet run: of an ``async`` function or a generator.
+    """Raise if ``result`` is a coroutine or a generator: the body of ``method`` has not run.
 
-    :raises MessageHubConfigurationError: nothing of the method was done.
+    :raises MessageHubConfigurationError: the result is a coroutine or a generator.
     """
     if isinstance(result, (CoroutineType, GeneratorType, AsyncGeneratorType)):
         if isinstance(result, (CoroutineType, GeneratorType)):
             result.close()
         raise MessageHubConfigurationError(
             f"{method_name(method)} must do its work before it returns, not return a {type(result).__name__}: "
-            "nothing of it has run"
+            "its code has not run"
         )
 
 

@@ -117,7 +117,7 @@ class RequestCaller:
             self._check_not_closed()
             if waiter.message_id in self._waiters:
                 raise MessageValidationError(
-                    f"message_id must be that of no other request in progress, not {waiter.message_id}: "
+                    f"message_id must not be that of another request in progress ({waiter.message_id}): "
                     "repeat the request after the other one has ended"
                 )
             self._waiters[waiter.message_id] = waiter
@@ -141,8 +141,7 @@ class RequestCaller:
         """Hand a message to the caller that waits for it as a reply. Returns whether there is such a caller.
 
         A reply of this library names the message id of its request. A reply of another service of the integration
-        guide has only the correlation id: of the callers that wait for that service with that id, the oldest one gets
-        it.
+        guide has only the correlation id: the caller that has waited longest for that service with that id gets it.
         """
         waiter = self._waiter_for(delivery)
         if waiter is None:
@@ -158,7 +157,7 @@ class RequestCaller:
     def close(self, deadline: float) -> None:
         """Stop taking replies. Callers that still wait get a :class:`MessageHubTimeoutError`.
 
-        :param deadline: until when the broker may answer and the thread may end.
+        :param deadline: how long to wait for the broker and for the thread, in monotonic seconds.
         """
         with self._lock:
             self._closed = True
@@ -251,7 +250,7 @@ class RequestCaller:
     def _take_replies(self, consumer: Consumer) -> None:
         while (delivery := consumer.deliveries.get()) is not None:
             try:
-                if self._middleware.looks_at_arrivals and not self._accepted(delivery):
+                if self._middleware.overrides_arrived and not self._accepted(delivery):
                     pass
                 elif not self.claim_reply(delivery):
                     self._metrics.late_reply_dropped()
@@ -264,7 +263,10 @@ class RequestCaller:
                 logger.exception("processing a reply failed; the reply stays unacked")
 
     def _accepted(self, delivery: Delivery) -> bool:
-        """Show a reply to the middleware. Returns whether it accepts it; a reply that it rejects is counted."""
+        """Call ``arrived`` of the middleware with a reply.
+
+        Returns whether it was accepted; a rejected reply is counted.
+        """
         config = self._config
         decoded = DecodedDelivery(delivery, "message", config.service_name, config.max_message_bytes)
         try:
@@ -329,7 +331,7 @@ class RequestCaller:
 
 
 class ReplySender:
-    """The side that replies. Nothing in it changes, so any thread may use it."""
+    """The side that replies. Immutable, so any thread may use it."""
 
     def __init__(self, config: ClientConfig, publisher: Publisher) -> None:
         self._config = config
@@ -342,8 +344,8 @@ class ReplySender:
         :param payload: a JSON object: a dict, a pydantic model or a dataclass.
         :returns: the message id of the reply.
         :raises MessageValidationError: the payload is not a JSON object.
-        :raises MessageHubDeliveryError: the queue does not exist (its owner stopped waiting or is gone), or the broker
-            did not accept the reply.
+        :raises MessageHubDeliveryError: the queue does not exist (the requester has stopped waiting or has ended), or
+            the broker did not accept the reply.
         :raises MessageHubError: what :meth:`Publisher.hand_over` raises.
         """
         body = encode_payload(payload, self._config.max_message_bytes)

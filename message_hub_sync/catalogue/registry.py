@@ -25,8 +25,8 @@ M = TypeVar("M", bound=BaseModel)
 #: memory leak.
 _MAX_WARNED = 1_000
 
-#: Smallest similarity (difflib's ratio) of an unknown name and a known one that is suggested instead. That of
-#: ``order.failed`` and ``order.placed`` is 0.75.
+#: A known name is suggested if its similarity to the unknown one (difflib's ratio) is at least this. ``order.failed``
+#: and ``order.placed`` have 0.75.
 _ALIKE = 0.8
 
 
@@ -128,7 +128,7 @@ class Catalogue:
     def event_type_of(self, model: BaseModel | type[BaseModel]) -> EventType:
         """The event type whose payload has the model ``model``.
 
-        :param model: the model or an instance of it. A subclass of a registered model stands for that model.
+        :param model: the model or an instance of it. A subclass of a registered model counts as that model.
         :raises MessageValidationError: no event type has this model, or several have it.
         """
         found = self._of_class(model if isinstance(model, type) else type(model))

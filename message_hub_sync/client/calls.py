@@ -1,4 +1,4 @@
-"""The common begin of every call of the client: the session of this process, and warnings that are logged once."""
+"""The common start of every call of the client: the session of this process, and warnings that are logged once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ClientCalls:
         return session
 
     def _publishing(self) -> Session:
-        """As :meth:`_entered`, for a call that sends.
+        """Check that a call that sends may be made now, and return the session.
 
         :raises MessageHubConnectionError: the client is closed, or this process is the parent of a reloader.
         """

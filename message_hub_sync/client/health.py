@@ -94,7 +94,7 @@ def queue_stats(
 ) -> dict[str, dict[str, int]]:
     """Depth and consumers of each queue consumed here, and of its dead-letter queue if it is durable.
 
-    :param deadline: until when the broker may answer, by ``time.monotonic()``.
+    :param deadline: how long to wait for the broker, in monotonic seconds.
     :raises MessageHubError: the broker did not answer in time.
     """
     names: list[str] = []

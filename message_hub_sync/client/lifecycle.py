@@ -91,7 +91,7 @@ class Lifecycle:
     def exiting(self, deadline: float) -> None:
         """Close the session at interpreter exit.
 
-        :param deadline: until when, by ``time.monotonic()``.
+        :param deadline: monotonic seconds.
         """
         session = self._session
         if session is None or session.closed.is_set() or self._process != os.getpid():

@@ -48,25 +48,25 @@ class ReceivingCalls(ClientCalls):
         retry: RetryPolicy | None = None,
         deduplicate: DeduplicationStore | None = None,
     ) -> Subscription:
-        """Have ``callback`` called with each event of these types. Processes of one service share the events.
+        """Call ``callback`` with each event of these types. Processes of one service share the events.
 
         :param event_types: names, ``EventType`` objects or patterns (``character.*``, ``#``).
         :param callback: gets what the annotation of its first parameter asks for: without one the payload as JSON
             text, else ``dict``, ``Event``, ``Event[Model]``, a model or ``bytes``. If it returns, the event is
             acknowledged. If it raises, the event is retried, then dead-lettered.
-        :param durable: whether the queues outlive this process. ``False``: a queue of this client alone, without
-            retries, gone with its connection.
-        :param prefetch: events that the broker delivers ahead of the handler, at most, for each queue: 1 to 65,535.
+        :param durable: whether the queues stay when this process ends. ``False``: a queue that only this client uses,
+            without retries, deleted when its connection ends.
+        :param prefetch: the largest number of unacknowledged events of each queue: 1 to 65,535.
         :param workers: threads for each queue. With more than one, the order is not kept.
-        :param retry: instead of the policy of the client.
+        :param retry: the retry policy; by default that of the client.
         :param deduplicate: a store that remembers what was handled, so that repeated deliveries are dropped.
         :returns: the subscription, which consumes now.
         :raises MessageValidationError: a value, or the callback's signature, is invalid.
         :raises MessageHubConnectionError: the queues were not consumed within ``connect_timeout``, or the client is
             closed.
         :raises MessageHubAuthorizationError: the broker does not let this user declare or consume a queue.
-        :raises MessageHubConfigurationError: the queue is consumed already with other options, or what the broker
-            holds does not fit.
+        :raises MessageHubConfigurationError: the queue is consumed already with other options, or a queue or exchange
+            on the broker contradicts the settings.
         """
         self._entered()
         options = consume_options(prefetch, workers, retry, deduplicate)
@@ -85,22 +85,22 @@ class ReceivingCalls(ClientCalls):
         retry: RetryPolicy | None = None,
         deduplicate: DeduplicationStore | None = None,
     ) -> Subscription:
-        """Have ``callback`` called with each message to this service. This declares the service's inbox.
+        """Call ``callback`` with each message to this service. This declares the service's inbox.
 
         :param callback: gets the ``Message`` envelope, or what its annotation asks for. What it returns is the reply
             to a request; ``None`` sends none, so that the caller waits until its timeout. What it raises reaches the
             caller of a request at once, and is not retried then.
-        :param prefetch: messages that the broker delivers ahead of the handler, at most, for each queue: 1 to 65,535.
+        :param prefetch: the largest number of unacknowledged messages: 1 to 65,535.
         :param workers: threads for each queue. With more than one, the order is not kept.
-        :param retry: instead of the policy of the client.
+        :param retry: the retry policy; by default that of the client.
         :param deduplicate: a store that remembers what was handled, so that repeated deliveries are dropped.
         :returns: the subscription, which consumes now.
         :raises MessageValidationError: a value, or the callback's signature, is invalid.
         :raises MessageHubConnectionError: the inbox was not consumed within ``connect_timeout``, or the client is
             closed.
         :raises MessageHubAuthorizationError: the broker does not let this user declare or consume the inbox.
-        :raises MessageHubConfigurationError: the inbox is consumed already with other options, or what the broker
-            holds does not fit.
+        :raises MessageHubConfigurationError: the inbox is consumed already with other options, or a queue or exchange
+            on the broker contradicts the settings.
         """
         self._entered()
         options = consume_options(prefetch, workers, retry, deduplicate)
@@ -115,16 +115,17 @@ class ReceivingCalls(ClientCalls):
         retry: RetryPolicy | None = None,
         deduplicate: DeduplicationStore | None = None,
     ) -> Callable[[C], C]:
-        """:meth:`subscribe` as a decorator: ``@client.on_event("character.created")``. It consumes at once.
+        """Subscribe a function to events, as a decorator: ``@client.on_event("character.created")``. It consumes at
+        once.
 
         To declare handlers without consuming, use a :class:`HandlerGroup`.
 
         :param event_types: names, ``EventType`` objects or patterns (``character.*``, ``#``).
-        :param durable: whether the queues outlive this process. ``False``: a queue of this client alone, without
-            retries, gone with its connection.
-        :param prefetch: events that the broker delivers ahead of the handler, at most, for each queue: 1 to 65,535.
+        :param durable: whether the queues stay when this process ends. ``False``: a queue that only this client uses,
+            without retries, deleted when its connection ends.
+        :param prefetch: the largest number of unacknowledged events of each queue: 1 to 65,535.
         :param workers: threads for each queue. With more than one, the order is not kept.
-        :param retry: instead of the policy of the client.
+        :param retry: the retry policy; by default that of the client.
         :param deduplicate: a store that remembers what was handled, so that repeated deliveries are dropped.
         :returns: a decorator, which returns the function as it is. It raises what :meth:`subscribe` raises.
         :raises MessageValidationError: no event types are named, or one of them cannot be subscribed to.
@@ -168,14 +169,15 @@ class ReceivingCalls(ClientCalls):
         retry: RetryPolicy | None = None,
         deduplicate: DeduplicationStore | None = None,
     ) -> Any:
-        """:meth:`subscribe_messages` as a decorator: ``@client.on_message``, or with options in parentheses.
+        """Subscribe a function to the messages of this service, as a decorator: ``@client.on_message``, or with
+        options in parentheses.
 
         It consumes at once. To declare handlers without consuming, use a :class:`HandlerGroup`.
 
         :param callback: the function, if it is used without parentheses.
-        :param prefetch: messages that the broker delivers ahead of the handler, at most, for each queue: 1 to 65,535.
+        :param prefetch: the largest number of unacknowledged messages: 1 to 65,535.
         :param workers: threads for each queue. With more than one, the order is not kept.
-        :param retry: instead of the policy of the client.
+        :param retry: the retry policy; by default that of the client.
         :param deduplicate: a store that remembers what was handled, so that repeated deliveries are dropped.
         :returns: the function as it is; with parentheses, a decorator. It raises what
             :meth:`subscribe_messages` raises.
@@ -188,13 +190,14 @@ class ReceivingCalls(ClientCalls):
         return decorate if callback is None else decorate(callback)
 
     def include(self, group: HandlerGroup) -> list[Subscription]:
-        """Subscribe all handlers of a group: all of them, or after an error none.
+        """Subscribe all handlers of a group. If one of them fails, subscribe none.
 
         :param group: a :class:`HandlerGroup`. It takes no more handlers afterwards.
         :returns: one subscription for each handler, in the order in which they were declared.
-        :raises MessageHubConfigurationError: it is no group, it was included in this client before, or what
-            :meth:`subscribe` raises so.
-        :raises MessageHubError: what :meth:`subscribe` raises.
+        :raises MessageHubConfigurationError: ``group`` is not a group, was included in this client before, or a queue
+            is consumed already with other options.
+        :raises MessageHubConnectionError: a queue was not consumed within ``connect_timeout``, or the client is
+            closed. :raises MessageHubAuthorizationError: the broker user may not declare or consume a queue.
         """
         if not isinstance(group, HandlerGroup):
             raise MessageHubConfigurationError(f"group must be a HandlerGroup, not {shown(group)}")
@@ -207,7 +210,8 @@ class ReceivingCalls(ClientCalls):
                 f"{self._config.service_name} already"
             )
         with ExitStack() as undo:
-            # Each step runs even if another one raises, a second Ctrl-C for example; the last one registered first.
+            # Each step runs even if another one raises (for example at a second Ctrl-C). The step that was registered
+            # last runs first.
             undo.callback(self._groups.pop, group, None)
             undo.callback(group._undo_include)
             declared = group._begin_include()

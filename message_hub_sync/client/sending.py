@@ -21,7 +21,7 @@ from message_hub_sync.runtime.deadlines import timeout_seconds
 
 __all__ = ["SendingCalls"]
 
-#: A bulk call gets ``delivery_timeout`` for each so many messages, rounded up.
+#: A bulk call gets ``delivery_timeout`` for each group of this number of messages, rounded up.
 _MESSAGES_PER_TIMEOUT = 1_000
 
 
@@ -42,20 +42,21 @@ class SendingCalls(ClientCalls):
     ) -> UUID:
         """Send a message to the inbox of a service. Once this returns, the hub has it.
 
-        :param destination: the service, or a ``Message`` given alone.
+        :param destination: the service. Or, without ``payload``: a ``Message``.
         :param payload: a JSON object: a dict, a pydantic model or a dataclass.
         :param correlation_id: a UUID or printable text; by default that of the message being handled, else new.
         :param ttl: seconds after which the broker drops the message, unhandled and silently; ``None``: never.
         :param priority: 0 to 9; 9 is the most urgent.
-        :param message_id: the id of a call that ended ``unknown`` and is repeated.
-        :param headers: additional ones: texts, whole numbers, bools.
+        :param message_id: to repeat a call that ended ``unknown``: the message id of that call. By default a new id.
+        :param headers: additional headers: ``str``, 64-bit whole numbers, ``bool`` or ``None`` by name.
         :param timeout: seconds for the whole call, by default ``delivery_timeout``.
         :returns: the message's id.
         :raises MessageValidationError: a value is invalid; nothing was sent.
         :raises MessageHubConnectionError: no connection in time, or the client is closed; nothing was sent.
         :raises MessageHubCircuitBreakerError: the destination's circuit is open; nothing was sent.
-        :raises MessageHubAuthorizationError: the broker does not let this user do that.
-        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware skipped ``call_next``.
+        :raises MessageHubAuthorizationError: the broker user lacks the permission.
+        :raises MessageHubConfigurationError: a queue or exchange on the broker contradicts the settings, or a
+            middleware did not call ``call_next``.
         :raises MessageHubDeliveryError: rejected (the service has no inbox), or unknown.
         """
         session = self._publishing()
@@ -87,19 +88,20 @@ class SendingCalls(ClientCalls):
 
         An event that nobody subscribes to is accepted and dropped by the broker.
 
-        :param event_type: its name, an ``EventType``; or, given alone, an ``Event`` or a catalogued payload
+        :param event_type: the name or an ``EventType``. Or, without ``payload``: an ``Event`` or a catalogued payload
             (``CharacterCreated(…)``).
         :param payload: a JSON object: a dict, a pydantic model or a dataclass.
         :param correlation_id: a UUID or printable text; by default that of the message being handled, else new.
-        :param message_id: the id of a call that ended ``unknown`` and is repeated.
-        :param headers: additional ones: texts, whole numbers, bools.
+        :param message_id: to repeat a call that ended ``unknown``: the message id of that call. By default a new id.
+        :param headers: additional headers: ``str``, 64-bit whole numbers, ``bool`` or ``None`` by name.
         :param timeout: seconds for the whole call, by default ``delivery_timeout``.
         :returns: the event's id.
         :raises MessageValidationError: a value is invalid; nothing was sent.
         :raises MessageHubConnectionError: no connection in time, or the client is closed; nothing was sent.
         :raises MessageHubCircuitBreakerError: the circuit of the events is open; nothing was sent.
-        :raises MessageHubAuthorizationError: the broker does not let this user do that.
-        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware skipped ``call_next``.
+        :raises MessageHubAuthorizationError: the broker user lacks the permission.
+        :raises MessageHubConfigurationError: a queue or exchange on the broker contradicts the settings, or a
+            middleware did not call ``call_next``.
         :raises MessageHubDeliveryError: rejected, or unknown.
         """
         session = self._publishing()
@@ -119,7 +121,7 @@ class SendingCalls(ClientCalls):
     ) -> list[UUID]:
         """Send many messages, pipelined: all are checked first, then all are sent, then all are awaited.
 
-        A message that is repeated after a lost connection may come later than those behind it.
+        After a lost connection, a repeated message may arrive after later messages of the call.
 
         :param messages: pairs of destination and payload, or ``Message`` envelopes.
         :param timeout: seconds for the whole call, by default ``delivery_timeout`` for each 1,000 messages, rounded up.
@@ -127,8 +129,9 @@ class SendingCalls(ClientCalls):
         :raises MessageValidationError: a value is invalid; the text names the item; nothing was sent.
         :raises MessageHubConnectionError: no connection in time, or the client is closed; nothing was sent.
         :raises MessageHubCircuitBreakerError: the circuits of all destinations are open; nothing was sent.
-        :raises MessageHubAuthorizationError: the broker does not let this user do that.
-        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware skipped ``call_next``.
+        :raises MessageHubAuthorizationError: the broker user lacks the permission.
+        :raises MessageHubConfigurationError: a queue or exchange on the broker contradicts the settings, or a
+            middleware did not call ``call_next``.
         :raises MessageHubDeliveryError: some were not confirmed. ``failures`` names each of them: its index, its id,
             and whether it was rejected or is unknown. The others were sent.
         """
@@ -143,7 +146,7 @@ class SendingCalls(ClientCalls):
     ) -> list[UUID]:
         """Publish many events, pipelined: all are checked first, then all are sent, then all are awaited.
 
-        An event that is repeated after a lost connection may come later than those behind it.
+        After a lost connection, a repeated event may arrive after later events of the call.
 
         :param events: pairs of event type and payload, ``Event`` envelopes or catalogued payloads.
         :param timeout: seconds for the whole call, by default ``delivery_timeout`` for each 1,000 events, rounded up.
@@ -151,8 +154,9 @@ class SendingCalls(ClientCalls):
         :raises MessageValidationError: a value is invalid; the text names the item; nothing was sent.
         :raises MessageHubConnectionError: no connection in time, or the client is closed; nothing was sent.
         :raises MessageHubCircuitBreakerError: the circuit of the events is open; nothing was sent.
-        :raises MessageHubAuthorizationError: the broker does not let this user do that.
-        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware skipped ``call_next``.
+        :raises MessageHubAuthorizationError: the broker user lacks the permission.
+        :raises MessageHubConfigurationError: a queue or exchange on the broker contradicts the settings, or a
+            middleware did not call ``call_next``.
         :raises MessageHubDeliveryError: some were not confirmed. ``failures`` names each of them: its index, its id,
             and whether it was rejected or is unknown. The others were sent.
         """
@@ -173,23 +177,24 @@ class SendingCalls(ClientCalls):
     ) -> Message[Any]:
         """Send a message and wait for its reply: what the handler on the other side returns.
 
-        A service that answers as the integration guide does, with a message to this service's inbox that has the same
-        correlation id, is understood if this process has called ``subscribe_messages``. If this is called inside the
-        handler of that inbox, the subscription needs ``workers=2``.
+        A service of the integration guide replies with a message to this service's inbox, with the same correlation
+        id. Such a reply is accepted if this process has called ``subscribe_messages``. If a handler of the inbox makes
+        the request, the subscription needs at least ``workers=2``.
 
         :param destination: the service.
         :param payload: a JSON object: a dict, a pydantic model or a dataclass.
         :param timeout: seconds for all of it. The request expires with it.
         :param correlation_id: a UUID or printable text; by default that of the message being handled, else new.
         :param priority: 0 to 9; 9 is the most urgent.
-        :param message_id: the id of a call that ended ``unknown`` and is repeated.
-        :param headers: additional ones: texts, whole numbers, bools.
+        :param message_id: to repeat a call that ended ``unknown``: the message id of that call. By default a new id.
+        :param headers: additional headers: ``str``, 64-bit whole numbers, ``bool`` or ``None`` by name.
         :returns: the envelope of the reply; its ``payload`` is the answer.
         :raises MessageValidationError: a value is invalid; nothing was sent.
         :raises MessageHubConnectionError: no connection in time, or the client is closed; nothing was sent.
         :raises MessageHubCircuitBreakerError: the destination's circuit is open; nothing was sent.
-        :raises MessageHubAuthorizationError: the broker does not let this user do that.
-        :raises MessageHubConfigurationError: what the broker holds does not fit, or a middleware skipped ``call_next``.
+        :raises MessageHubAuthorizationError: the broker user lacks the permission.
+        :raises MessageHubConfigurationError: a queue or exchange on the broker contradicts the settings, or a
+            middleware did not call ``call_next``.
         :raises MessageHubDeliveryError: rejected (the service has no inbox), or unknown.
         :raises MessageHubTimeoutError: no reply came in time, also because the handler returned ``None``.
         :raises MessageHubRemoteError: the handler on the other side raised; with the type and text of its error.

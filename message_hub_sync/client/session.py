@@ -1,4 +1,7 @@
-"""What one client has in one process: all that has threads, locks and sockets. A forked child has another one."""
+"""The session:
+
+everything of one client in one process that has threads, locks or sockets. A forked child creates its own.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,8 @@ class Session:
 
     @property
     def left_open(self) -> bool:
-        """Whether it is connected, not closing, and has no running subscription: without its client it is of no use.
+        """Whether it is connected, not closing, and has no running subscription. Such a session is useless without its
+        client.
 
         It takes no lock: a garbage collection may call it in a thread that holds any lock.
         """
@@ -104,9 +108,9 @@ class Session:
         listener()
 
     def close(self, deadline: float) -> None:
-        """Close in order. After the deadline nothing is waited for. Idempotent: a second caller waits for the first.
+        """Close in order. It waits for nothing after the deadline. Idempotent: a second caller waits for the first.
 
-        :param deadline: until when, by ``time.monotonic()``.
+        :param deadline: monotonic seconds.
         """
         with self._lock:
             first = not self._closing

@@ -36,7 +36,7 @@ def parameters_of(callback: Any, name: str, what: str) -> tuple[inspect.Paramete
     """
     try:
         parameters = list(inspect.signature(callback).parameters.values())
-    except (TypeError, ValueError):  # some callables written in C have no signature: let the call itself show
+    except (TypeError, ValueError):  # some callables written in C have no signature: the call itself will show it
         return inspect.Parameter(what, inspect.Parameter.POSITIONAL_ONLY), None
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p for p in positional if p.default is p.empty]

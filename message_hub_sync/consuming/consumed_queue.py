@@ -1,4 +1,7 @@
-"""What a consumer is made of: its queue, the options of consuming, and what all consumers of a client share."""
+"""The values that describe a consumer:
+
+its queue, the options of consuming, and what all consumers of a client share.
+"""
 
 from __future__ import annotations
 

@@ -66,8 +66,8 @@ class MemoryDeduplication:
         self._clock = clock
         # When each key was added, by ``clock``; the key used last is at the end.
         self._added: OrderedDict[str, float] = OrderedDict()  # guarded by _lock
-        self._lock = threading.Lock()
-        self._process = os.getpid()
+        self._lock = threading.Lock()  # replaced in a forked child
+        self._process = os.getpid()  # changed in a forked child only
 
     def __contains__(self, key: str, /) -> bool:
         """Whether ``key`` was added within the window and not forgotten since for lack of capacity."""

@@ -64,7 +64,7 @@ class DeliveryInProgress:
             self._consumer.flush()
 
     def set_aside(self, crashes: int) -> None:
-        """Republish it unhandled to the shortest retry queue, because its handler may have crashed a process.
+        """Republish it, without handling it, to the shortest retry queue: its handler may have crashed a process.
 
         :param crashes: the number of possible crashes, this one included.
         """

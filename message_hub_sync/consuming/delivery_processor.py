@@ -30,11 +30,11 @@ logger = SafeLogger("message_hub_sync.subscription")
 
 
 class DeliveryProcessor:
-    """Decides what happens to each delivery of one queue. Nothing in it changes, so all workers share one.
+    """Decides what happens to each delivery of one queue. Immutable, so all workers share one.
 
     :param handlers: returns the current callbacks. Called for each delivery, because subscriptions start and end.
-    :param first_in_process: whether this process has not consumed the queue before. If so, a redelivered message may
-        have crashed an earlier process.
+    :param first_in_process: whether this process consumes the queue for the first time. If so, a redelivered message
+        may have crashed an earlier process.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class DeliveryProcessor:
         # Choose the entry points once here, so that a message costs nothing more without middleware.
         middleware = HandlerMiddleware(context.middleware)
         self._middleware = middleware
-        self._begin = self._begin_with_middleware if middleware.looks_at_arrivals else self._decide
-        self._run = self._run_with_middleware if middleware.stands_around_handlers else self._run_handlers
+        self._begin = self._begin_with_middleware if middleware.overrides_arrived else self._decide
+        self._run = self._run_with_middleware if middleware.overrides_handle else self._run_handlers
 
     def process(self, delivery: Delivery, consumer: Consumer, republisher: Republisher) -> None:
         """Handle one delivery. Afterwards it is acknowledged or being republished. Errors of handlers do not raise."""
@@ -94,7 +94,7 @@ class DeliveryProcessor:
     def _may_have_crashed(self, work: DeliveryInProgress) -> None:
         count = crashes(work.delivery.properties.headers)
         if count >= self._retry.attempts:
-            work.dead_letter(None, f"its consumer ended {count} times while handling it")
+            work.dead_letter(None, f"a process may have crashed {count} times while handling it")
         else:
             work.set_aside(count + 1)
 
@@ -128,7 +128,7 @@ class DeliveryProcessor:
             if answer is not None and decoded.is_request:
                 self._context.send_reply(decoded, answer)
             if self._deduplicate is not None and work.handled:
-                # Last, after all callbacks and middleware: a message whose handling failed is to be handled again.
+                # Last, after all callbacks and middleware: if one of them fails, the message must be handled again.
                 self._deduplicate.add(_key(decoded))
         except BaseException as error:  # a handler's sys.exit() must not end the worker either
             self._metrics.count("receive", False, time.monotonic() - started)
@@ -200,7 +200,7 @@ class DeliveryProcessor:
                 self._context.send_error(decoded, error)
             work.dead_letter(error, str(error), attempts=attempt - 1)
         elif reply and not isinstance(error, MessageHubRetryError):
-            self._log_failure(work, error, logging.ERROR, "the caller is told")
+            self._log_failure(work, error, logging.ERROR, "the caller gets the error")
             self._context.send_error(decoded, error)
             work.ack()
         else:

@@ -33,7 +33,7 @@ class DeclaredHandler:
 
 
 class HandlerGroup:
-    """Collects handlers; declaring is not consuming.
+    """Collects handlers without consuming.
 
     A module-level group needs no client, and importing its module connects to nothing::
 
@@ -43,8 +43,8 @@ class HandlerGroup:
         def welcome(event: Event) -> None: ...
 
     ``client.include(handlers)`` subscribes all of them, in the process that is to consume. One group may be included
-    in any number of clients, once in each. Once it was included, it takes no more handlers: they would be missing
-    there. Any thread may use it.
+    in any number of clients, once in each. After the first include it accepts no more handlers: the clients that have
+    included it would not subscribe them. Any thread may use it.
     """
 
     def __init__(self) -> None:
@@ -65,11 +65,11 @@ class HandlerGroup:
         """Declare a handler of events: ``@group.on_event("character.created")``.
 
         :param event_types: names, ``EventType`` objects or patterns (``character.*``, ``#``).
-        :param durable: whether the queues outlive the process that consumes. ``False``: a queue of that client alone,
-            without retries, gone with its connection.
-        :param prefetch: events that the broker delivers ahead of the handler, at most, for each queue: 1 to 65,535.
+        :param durable: whether the queues stay when the consuming process ends. ``False``: a queue that only that
+            client uses, without retries, deleted when its connection ends.
+        :param prefetch: the largest number of unacknowledged events of each queue: 1 to 65,535.
         :param workers: threads for each queue. With more than one, the order is not kept.
-        :param retry: instead of the policy of the client.
+        :param retry: the retry policy; by default that of the client.
         :param deduplicate: a store that remembers what was handled, so that repeated deliveries are dropped.
         :returns: a decorator, which returns the function as it is.
         :raises MessageValidationError: a value, or the signature of the function, is invalid.
@@ -111,9 +111,9 @@ class HandlerGroup:
         """Declare a handler of the messages to the service: ``@group.on_message``, or with options in parentheses.
 
         :param callback: the function, if it is used without parentheses.
-        :param prefetch: messages that the broker delivers ahead of the handler, at most, for each queue: 1 to 65,535.
+        :param prefetch: the largest number of unacknowledged messages: 1 to 65,535.
         :param workers: threads for each queue. With more than one, the order is not kept.
-        :param retry: instead of the policy of the client.
+        :param retry: the retry policy; by default that of the client.
         :param deduplicate: a store that remembers what was handled, so that repeated deliveries are dropped.
         :returns: the function as it is; with parentheses, a decorator.
         :raises MessageValidationError: a value, or the signature of the function, is invalid.
@@ -128,7 +128,7 @@ class HandlerGroup:
         return declare if callback is None else declare(callback)
 
     def _declare(self, declared: DeclaredHandler) -> None:
-        # Now, where the traceback shows the handler's module, and not at include().
+        # Check it now, not at include(): the traceback then shows the handler's module.
         handler_for(declared.callback, declared.kind)
         with self._guard():
             if not self._includes:
@@ -151,7 +151,7 @@ class HandlerGroup:
             self._includes -= 1
 
     def _guard(self) -> threading.Lock:
-        # A thread of the parent may have held the lock at the fork, and is not here to release it.
+        # A thread of the parent may have held the lock at the fork, and does not exist here to release it.
         if self._process != os.getpid():
             self._lock = threading.Lock()
             self._process = os.getpid()

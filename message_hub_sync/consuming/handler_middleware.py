@@ -15,24 +15,24 @@ __all__ = ["HandlerMiddleware"]
 
 
 class HandlerMiddleware:
-    """Calls the middleware of a client for one delivery. Nothing in it changes, so any thread may use it."""
+    """Calls the middleware of a client for one delivery. Immutable, so any thread may use it."""
 
     def __init__(self, middleware: Sequence[Middleware]) -> None:
         self._arrived: tuple[Callable[[Received], None], ...] = overriding(middleware, "arrived")
         self._handle: tuple[Callable[[Received, Callable[[], Any]], Any], ...] = overriding(middleware, "handle")
 
     @property
-    def looks_at_arrivals(self) -> bool:
+    def overrides_arrived(self) -> bool:
         """Whether any middleware overrides ``arrived``."""
         return bool(self._arrived)
 
     @property
-    def stands_around_handlers(self) -> bool:
+    def overrides_handle(self) -> bool:
         """Whether any middleware overrides ``handle``."""
         return bool(self._handle)
 
     def arrived(self, decoded: DecodedDelivery, *, reply: bool = False) -> None:
-        """Show a delivery to each ``arrived``, in the order of the list; raises what one of them raises.
+        """Call each ``arrived`` with a delivery, in the order of the list. Raises what one of them raises.
 
         :param reply: it came to the queue for the replies of this client.
         """
@@ -63,6 +63,6 @@ class HandlerMiddleware:
             call_next.take_error()
             called = call_next.end()
         if called and not call_next.returned:
-            # Its handlers still run in another thread, and what they raise would be lost.
+            # The handlers still run in another thread, so an error of them would be lost.
             raise MessageHubConfigurationError(f"{method_name(method)} must return after its call_next, not before it")
         return result

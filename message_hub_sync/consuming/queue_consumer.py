@@ -35,7 +35,7 @@ class QueueConsumer:
     :param consumed: the queue.
     :param options: how it is consumed.
     :param context: what all consumers of the client share.
-    :param first_in_process: whether this process has not consumed the queue before.
+    :param first_in_process: whether this process consumes the queue for the first time.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class QueueConsumer:
 
     @property
     def is_current_thread(self) -> bool:
-        """Whether the calling thread is one of the workers, so that a handler calls."""
+        """Whether the calling thread is one of the workers, that is, whether a handler makes the call."""
         return threading.current_thread() in self._workers
 
     # --- start and stop ---------------------------------------------------------------------------
@@ -115,7 +115,7 @@ class QueueConsumer:
     def start(self, deadline: float) -> None:
         """Declare and consume the queue, and start the workers. A second caller waits for the first one's result.
 
-        :param deadline: until when, by ``time.monotonic()``.
+        :param deadline: monotonic seconds.
         :raises MessageHubError: the queue could not be declared and consumed in time.
         """
         while True:
@@ -173,7 +173,8 @@ class QueueConsumer:
     def cancel(self, deadline: float) -> None:
         """Cancel the consumer. Each worker ends after its current message; this does not wait for the workers.
 
-        :param deadline: until when the broker may answer, and until when the last worker may acknowledge.
+        :param deadline: how long to wait for the broker, and how long the last worker may acknowledge, in monotonic
+            seconds.
         """
         with self._lock:
             if self._stopping:

@@ -52,7 +52,7 @@ __all__ = [
     "crashes",
     "dead_letter_properties",
     "expired",
-    "headers_to_move",
+    "headers_to_republish",
     "reduced_properties",
     "retry_properties",
 ]
@@ -153,8 +153,7 @@ def reduced_properties(properties: Properties, why: str) -> Properties:
     """Properties for a message that cannot be republished with ``properties``: shorter ones.
 
     They fit into 4,096 bytes, the smallest limit that a frame may have. Texts are cut to 128 bytes, exchange and
-    routing key to 255. So a message id that is a UUID stays whole. Of the message's own headers the small ones are
-    kept.
+    routing key to 255. So a message id that is a UUID stays whole. Small headers of the message itself are kept.
 
     :param properties: the properties that AMQP cannot carry.
     :param why: the reason, which becomes a header.
@@ -173,7 +172,7 @@ def reduced_properties(properties: Properties, why: str) -> Properties:
         delivery_mode=PERSISTENT,
         priority=properties.priority,
         timestamp=properties.timestamp,
-        headers=headers_to_move(headers, ours, _REDUCED_HEADERS),
+        headers=headers_to_republish(headers, ours, _REDUCED_HEADERS),
     )
 
 
@@ -257,7 +256,7 @@ def _moved(delivery: FailedDelivery, ours: dict[str, Any]) -> Properties:
     stamp = properties.timestamp
     return dataclasses.replace(
         properties,
-        headers=headers_to_move(properties.headers, ours),
+        headers=headers_to_republish(properties.headers, ours),
         delivery_mode=PERSISTENT,
         expiration=None,
         user_id=None,
@@ -292,7 +291,7 @@ def _traceback_tail(error: BaseException) -> str:
     try:
         formatted = "".join(traceback.TracebackException.from_exception(error, limit=-64).format())
     except Exception:
-        # Its own methods raise: the message is republished without a traceback.
+        # # A method of the exception raises: republish the message without a traceback.
         return ""
     lines = "\n".join(printable(line, 2 * _MAX_TEXT) for line in formatted.rstrip("\n").split("\n"))
     return lines.encode()[-MAX_TRACEBACK_BYTES:].decode("utf-8", "ignore")
@@ -301,7 +300,9 @@ def _traceback_tail(error: BaseException) -> str:
 # --- headers -------------------------------------------------------------------------------------
 
 
-def headers_to_move(headers: Mapping[str, Any], ours: dict[str, Any], most: int = MAX_HEADER_BYTES) -> dict[str, Any]:
+def headers_to_republish(
+    headers: Mapping[str, Any], ours: dict[str, Any], most: int = MAX_HEADER_BYTES
+) -> dict[str, Any]:
     """The headers of the republished message: ``ours`` and the message's own. If not all fit, its smallest ones.
 
     :param most: bytes for all of them together.

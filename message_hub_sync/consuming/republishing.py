@@ -45,7 +45,7 @@ class _Republication:
     #: Acknowledges the delivery.
     done: Callable[[], None]
     fallback: Fallback | None
-    #: Of an attempt that was published and is not answered yet.
+    #: #: The receipt of an attempt that was published and is not answered yet.
     receipt: Receipt | None = None
     #: Whether the next attempt is published on a channel of its own.
     own_channel: bool = False
@@ -108,7 +108,7 @@ class Republisher:
             self._pending.append(republication)
 
     def drop_stale(self, origin: object) -> None:
-        """Forget the deliveries that came from another channel than ``origin``, the one of the newest delivery.
+        """Forget the deliveries whose channel is not ``origin``, the channel of the newest delivery.
 
         Their channel is closed, so the broker delivers them again. If they were republished, too, they would be handled
         twice.
@@ -207,7 +207,7 @@ class Republisher:
     def _declare(self, queue: QueueSpec) -> None:
         """Declare the queue. If that fails, nothing is published to it until its pause is over."""
         if queue.name in self._declared:
-            return  # for another delivery, just now
+            return  # declared just now, for another delivery
         began = time.monotonic()
         try:
             self._transport.declare_queue(queue, began + DECLARE_TIMEOUT)

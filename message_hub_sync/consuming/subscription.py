@@ -69,8 +69,8 @@ class Subscription:
         :raises MessageHubConnectionError: the queues were not consumed within ``connect_timeout``, or the client is
             closed.
         :raises MessageHubAuthorizationError: the broker does not let this user declare or consume a queue.
-        :raises MessageHubConfigurationError: a queue is consumed already with other options, or what the broker holds
-            does not fit.
+        :raises MessageHubConfigurationError: a queue is consumed already with other options, or a queue or exchange on
+            the broker contradicts the settings.
         """
         self._registry().start(self, time.monotonic() + self._config.connect_timeout)
 
@@ -130,9 +130,9 @@ class SubscriptionRegistry:
     # --- one subscription -------------------------------------------------------------------------
 
     def start(self, subscription: Subscription, deadline: float) -> None:
-        """Consume the queues of a subscription: all of them, or after an error none.
+        """Consume the queues of a subscription. If one of them fails, consume none.
 
-        :param deadline: until when, by ``time.monotonic()``.
+        :param deadline: monotonic seconds.
         """
         parent = reloader_parent()
         with self._lock:
@@ -180,7 +180,7 @@ class SubscriptionRegistry:
     def cancel(self, subscription: Subscription, deadline: float) -> None:
         """Remove the callbacks of a subscription, and stop the consumers that have no other callback.
 
-        :param deadline: until when running handlers are waited for.
+        :param deadline: how long to wait for running handlers, in monotonic seconds.
         """
         idle = []
         with self._lock:
@@ -248,7 +248,10 @@ class SubscriptionRegistry:
             return list(self._ended)
 
     def known_unlocked(self) -> list[Subscription]:
-        """As :meth:`known`, for a forked child: there, a thread that does not exist may hold the lock."""
+        """The same subscriptions, read without the lock:
+
+        in a forked child, a thread that does not exist may hold it.
+        """
         return list(self._ended)
 
     def running(self) -> list[Subscription]:
@@ -279,7 +282,7 @@ class SubscriptionRegistry:
     def stop(self, deadline: float) -> QueueConsumer | None:
         """Stop all consumers and wait for running handlers.
 
-        :param deadline: until when, by ``time.monotonic()``.
+        :param deadline: monotonic seconds.
         :returns: the consumer whose handler calls this, if any: it is not waited for.
         """
         began = time.monotonic()

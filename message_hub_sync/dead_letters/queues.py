@@ -198,12 +198,12 @@ class Gathered:
 def gathered(
     transport: Transport, queues: Iterable[str], deadline: float, *, with_oldest: bool = True
 ) -> list[Gathered]:
-    """The state of those of these dead-letter queues that hold messages. A missing queue counts as empty.
+    """The state of each of these dead-letter queues that contains messages. A missing queue counts as empty.
 
     :param transport: the connection to the hub.
     :param queues: their names, with or without ``.dead``.
     :param deadline: monotonic seconds.
-    :param with_oldest: read the oldest message of each queue, too. It is requeued in its place at once.
+    :param with_oldest: read the oldest message of each queue, too. It returns to its old position at once.
     :raises MessageHubConnectionError: the hub did not answer in time.
     """
     names = list(dict.fromkeys(_dead(queue) for queue in queues))
@@ -245,7 +245,7 @@ def _is_meant(delivery: Delivery, message_id: UUID | str | None) -> bool:
 
 def _missing(name: str, message_id: UUID | str | None, seen: int) -> MessageValidationError:
     which = "no message" if message_id is None else f"no message {message_id}"
-    return MessageValidationError(f"the queue {name} holds {which}; looked at: {seen}")
+    return MessageValidationError(f"the queue {name} has {which}; messages read: {seen}")
 
 
 def _depth(transport: Transport, name: str, deadline: float) -> int:

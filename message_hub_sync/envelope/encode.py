@@ -76,7 +76,8 @@ def encode_payload(payload: Any, max_bytes: int) -> bytes:
         ) from None
     if body[:1] != b"{":
         _raise_not_an_object(f"{type(payload).__name__}, which is something else in JSON")
-    # Search for one byte first: that is ten times as fast as for a word, and most bodies do not contain it.
+    # Search for one byte first: that is ten times as fast as to search for a word, and most bodies do not contain the
+    # byte.
     if ((_N in body and b"NaN" in body) or (_I in body and b"Infinity" in body)) and _holds_constants(body):
         raise MessageValidationError("payload must not contain NaN or an infinity (JSON has none): use None or a str")
     if len(body) > max_bytes:
@@ -158,7 +159,7 @@ def message_properties(
     """
     try:
         common, expiration = _common_headers(source, destination, ttl, priority)
-    except TypeError:  # ttl or priority is unhashable, so it is no number: the checks name it
+    except TypeError:  # ttl or priority is unhashable, so it is not a number: the checks below raise the error
         _check_ttl(ttl)
         _check_priority(priority)
         raise

@@ -1,7 +1,7 @@
 """Message ids: random UUIDs (version 4) as text, generated 64 at a time.
 
-An id of a batch costs a sixth of a single one. One system call (``os.urandom``), which lets another thread take the
-interpreter, serves the whole batch.
+An id then takes a sixth of the time. Each system call (``os.urandom``) lets another thread take the interpreter lock,
+so one call for the whole batch is better.
 """
 
 from __future__ import annotations

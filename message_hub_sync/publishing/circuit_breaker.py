@@ -215,8 +215,8 @@ class CircuitBreakers:
                 elif self._on_change is not None:
                     self._call_listener(self._on_change, key, STATE_CLOSED if state == _ENDED else state)
         except BaseException:
-            # A signal's exception: resign, so that the next call announces the remaining changes. Without an exception,
-            # _next_change() has cleared _announcer under the lock already.
+            # Interrupted by a signal's exception: clear _announcer, so that the next call announces the remaining
+            # changes. Without an exception, _next_change() has cleared _announcer under the lock already.
             with self._lock:
                 if self._announcer is mine:
                     self._announcer = None

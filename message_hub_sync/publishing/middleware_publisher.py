@@ -52,20 +52,20 @@ class MiddlewarePublisher(Publisher):
     ) -> None:
         super().__init__(transport, config, breakers, metrics)
         self._sends: tuple[Send, ...] = overriding(middleware, "send")
-        # The middleware whose send() runs now. A call that it makes begins after it: else it would call itself for
-        # ever. One variable for each publisher, reset after each step.
+        # The middleware whose send() runs now. A call that this middleware makes starts at the next one in the list:
+        # otherwise it would call itself for ever. One variable for each publisher, reset after each step.
         self._running: ContextVar[CallNext | None] = ContextVar("message_hub_running_send", default=None)
 
     def publish(self, outgoing: Outgoing, timeout: float) -> UUID:
-        """As :meth:`Publisher.publish`; the time that middleware takes counts against ``timeout`` (seconds)."""
+        """Publish one message after the middleware. ``timeout``: seconds, with the time of the middleware."""
         return _Call((Sending(outgoing),), timeout, self._sends, self._running).run(partial(super().publish, outgoing))
 
     def hand_over(self, outgoing: Outgoing, timeout: float) -> None:
-        """As :meth:`Publisher.hand_over`; the time that middleware takes counts against ``timeout`` (seconds)."""
+        """Publish a reply after the middleware. ``timeout``: seconds, with the time of the middleware."""
         _Call((Sending(outgoing),), timeout, self._sends, self._running).run(partial(super().hand_over, outgoing))
 
     def publish_many(self, batch: Sequence[Outgoing], timeout: float) -> list[UUID]:
-        """As :meth:`Publisher.publish_many`; the time that middleware takes counts against ``timeout`` (seconds)."""
+        """Publish messages in order after the middleware. ``timeout``: seconds, with the time of the middleware."""
         if not batch:
             return []
         call = _Call(tuple(map(Sending, batch)), timeout, self._sends, self._running)
@@ -96,7 +96,7 @@ class _Call:
         """Call the middleware in order, then ``publish`` with the seconds that are left. Returns its result."""
         self._publish = publish
         running = self._running.get()
-        # Not active: a context that was copied inside a send() which has ended.
+        # If it is not active, this context was copied inside a send() that has ended.
         self._step(running.index + 1 if running is not None and running.active else 0)
         result: T = self._result
         return result
@@ -138,7 +138,7 @@ class _Call:
                 # Raised even if the middleware did not pass it on: the caller relies on it.
                 raise error
             finally:
-                del error  # else this frame and the traceback keep each other, and the message
+                del error  # otherwise this frame and the traceback keep each other and the message in memory
 
     def _note_not_sent(self) -> None:
         for sending in self._batch:
@@ -164,7 +164,7 @@ class _Call:
             sending.outcome = "confirmed"
 
 
-#: Those that the caller of a bulk call gets as rejected, though the broker was not asked.
+#: #: The outcomes of messages that a bulk call reports as rejected although they were not written.
 _OUTCOMES: dict[Verdict | None, SendingOutcome] = {
     Verdict.NOT_SENT: "not_sent",
     Verdict.CIRCUIT_OPEN: "circuit_open",

@@ -1,4 +1,4 @@
-"""Makes an ``Outgoing`` of the arguments of a call, and checks each of them."""
+"""Builds an ``Outgoing`` from the arguments of a call, and checks each of them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def outgoing_message(
     :param ttl: seconds; ``None``: never expires.
     :param priority: 0 to 9.
     :param message_id: its id; by default a new one.
-    :param headers: additional ones: texts, whole numbers, bools.
+    :param headers: additional headers: ``str``, 64-bit whole numbers, ``bool`` or ``None`` by name.
     :param reply_to: the queue in which the sender waits for a reply.
     :raises MessageValidationError: a value is invalid; the text says which one and what is allowed.
     """
@@ -87,7 +87,7 @@ def outgoing_event(
     :param payload: a JSON object: a dict, a pydantic model or a dataclass.
     :param correlation_id: a UUID or printable text; by default that of the message being handled, else new.
     :param message_id: its id; by default a new one.
-    :param headers: additional ones: texts, whole numbers, bools.
+    :param headers: additional headers: ``str``, 64-bit whole numbers, ``bool`` or ``None`` by name.
     :raises MessageValidationError: a value is invalid; the text says which one and what is allowed.
     """
     if isinstance(event_type, BaseModel):
@@ -113,7 +113,7 @@ def outgoing_event(
         correlation_id=correlation_id,
         headers=headers,
     )
-    # Last, because it may log a warning: not for an event that is invalid otherwise.
+    # Check this last: it may log a warning, but not for an event that is invalid for another reason.
     catalogue.check_publish(name, payload, config.service_name, config.strict_catalogue)
     return Outgoing(EVENTS, name, body, properties)
 

@@ -65,7 +65,7 @@ class PublishAttempts:
     # Class attributes are the initial values: nearly every message is confirmed at once, which sets only the verdict.
     #: Publish the next attempt on a channel of its own.
     own_channel = False
-    #: An attempt was written and may have been accepted: its answer is lost, or does not tell.
+    #: An attempt was written and may have been accepted: its answer is lost, or does not show that.
     unanswered = False
     #: An attempt on a shared channel ended because the channel was closed, and may have been accepted: the reply code.
     shared_code: int | None = None
@@ -251,7 +251,7 @@ def bulk_error(
         message_id=failures[0].message_id,
         failures=failures,
     )
-    # For middleware, which tells apart what the caller gets as rejected.
+    # For middleware: the caller sees ``rejected`` for several verdicts, middleware sees which one.
     setattr(error, _VERDICTS, {index: attempts.verdict for index, attempts in enumerate(all_attempts)})
     return error
 

@@ -125,7 +125,7 @@ class Publisher:
     def await_confirms(self, deadline: float) -> None:
         """Wait until all messages that are under way now are confirmed or failed. Used when the client closes.
 
-        :param deadline: until when, by ``time.monotonic()``.
+        :param deadline: monotonic seconds.
         """
         for receipt in self._awaited.copy():
             receipt.wait(deadline)

@@ -62,7 +62,7 @@ def deadline_after(value: Any, default: float) -> float:
     :param value: seconds, or ``None`` for ``default``.
     :param default: seconds.
     :returns: a time on the clock of ``time.monotonic()``, in seconds.
-    :raises MessageValidationError: as :func:`timeout_seconds` raises it.
+    :raises MessageValidationError: ``value`` is neither ``None`` nor a number above 0 and at most :data:`MAX_TIMEOUT`.
     """
     return time.monotonic() + timeout_seconds(value, default)
 

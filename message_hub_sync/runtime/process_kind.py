@@ -33,7 +33,7 @@ def reloader_parent() -> str | None:
     Django and ``flask run`` are recognised by their command line, before the application is loaded. A script that calls
     ``app.run(debug=True)`` is recognised only after that call: see :func:`became_reloader_parent`.
     """
-    # The test that answers for most processes comes first: this function is called before every send.
+    # This function is called before every send, so the check that ends it in most processes comes first.
     if _RELOADER not in sys.modules and _COMMANDS.isdisjoint(sys.argv):
         return None
     if became_reloader_parent():

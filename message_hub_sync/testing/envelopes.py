@@ -17,7 +17,7 @@ _MOVED = re.compile(r"(?P<queue>.+)\.(dead|retry\.\d+)")
 
 
 def left_queue(outgoing: Outgoing) -> str | None:
-    """The queue from which a message is moved to a retry or dead-letter queue, or ``None`` if it is no such move."""
+    """The queue from which a message is moved to a retry or dead-letter queue, or ``None`` if it is not moved."""
     if outgoing.exchange != DEFAULT_EXCHANGE:
         return None
     found = _MOVED.fullmatch(outgoing.routing_key)

@@ -1,4 +1,4 @@
-"""Faults between one client and its hub, on RabbitMQ and on the embedded hub. A test says which message they hit."""
+"""Faults between one client and its hub, on RabbitMQ and on the embedded hub. A test chooses the messages."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ class Faults:
     # --- publishing -------------------------------------------------------------------------------
 
     def lose_confirm(self, times: int = 1, where: Where[Any] = None) -> None:
-        """The hub accepts it, but its confirm is lost. The call fails at its deadline with the outcome ``unknown``."""
+        """The hub accepts the message, but the confirm is lost.
+
+        The call fails at its deadline with the outcome ``unknown``.
+        """
         self._plan("lose_confirm", times, where)
 
     def nack(self, times: int = 1, where: Where[Any] = None) -> None:
@@ -76,19 +79,23 @@ class Faults:
         self._plan("nack", times, where)
 
     def unroutable(self, times: int = 1, where: Where[Any] = None) -> None:
-        """It is routed to no queue. A message fails as ``rejected``; an event is confirmed, and no service gets it."""
+        """No queue gets the message. A message fails as ``rejected``; an event is confirmed, and no service gets it."""
         self._plan("unroutable", times, where)
 
     def cut_before(self, times: int = 1, where: Where[Any] = None) -> None:
-        """The connections are lost before the hub has accepted it. The client publishes it again."""
+        """The connections are lost before the hub has accepted the message. The client publishes it again."""
         self._plan("cut_before", times, where)
 
     def cut_after(self, times: int = 1, where: Where[Any] = None) -> None:
-        """The connections are lost after the hub has accepted it. The client publishes it again, with the same id."""
+        """The connections are lost after the hub has accepted the message.
+
+        The client publishes it again, with the same id.
+        """
         self._plan("cut_after", times, where)
 
     def delay(self, seconds: float, times: int = 1, where: Where[Any] = None) -> None:
-        """It reaches the hub ``seconds`` later, in real time. If the call's deadline comes first, nothing is sent.
+        """The message reaches the hub ``seconds`` later, in real time. If the call's deadline comes first, nothing is
+        sent.
 
         :param seconds: the delay, more than 0.
         """
@@ -189,7 +196,7 @@ class Faults:
         with self._changed:
             self._changed.wait_for(lambda: self._cleared != round_, min(seconds, remaining(deadline)))
         if not remaining(deadline):
-            raise MessageHubConnectionError("the test delayed it past its deadline: nothing was sent")
+            raise MessageHubConnectionError("the planned delay lasts beyond the deadline of the call: nothing was sent")
 
 
 def _resolved(result: PublishResult, reason: str = "", code: int = 0) -> Receipt:

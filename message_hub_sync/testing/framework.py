@@ -47,8 +47,8 @@ class MessageHubTestFramework:
     :param url: ``memory://`` is an embedded hub for this framework alone; ``memory://name`` is the embedded hub of that
         name. ``amqp://host`` is RabbitMQ: if possible, a virtual host for this framework alone is created there,
         because a mock service would take messages away from a real service of the same name. That is possible on a
-        :class:`RabbitMQNode` of this process, and on a broker whose management plugin allows it to the user. A URL
-        that names a virtual host means that one. Connect the code under test to :attr:`url`.
+        :class:`RabbitMQNode` of this process, and on a broker whose management plugin allows it to the user. If the
+        URL names a virtual host, that one is used. Connect the code under test to :attr:`url`.
     :param isolated: ``True``: use a hub or virtual host of its own, or raise. ``False``: use the one of the URL.
         ``None`` (the default): as described for ``url``.
     :param virtual_clock: on ``memory://`` only: the hub's time stands still until :meth:`advance` moves it.
@@ -224,7 +224,7 @@ class MessageHubTestFramework:
         """Check that each of these services receives everything that is addressed to it, and nothing else.
 
         A probe is published to each of their queues. When it arrives, everything before it in the queue has arrived,
-        too, so that the check need not wait for a silence.
+        too, so the check need not wait until no more messages come.
 
         :param services: names of mock services of this framework.
         :param timeout: seconds to wait, for all of them together.
@@ -307,7 +307,7 @@ class MessageHubTestFramework:
             )
         if not target.hub.wait_until_idle(deadline_after(timeout, 5.0)):
             raise AssertionError(
-                f"after {timeout:g} s there is still something being handled, so the clock was not moved: "
+                f"a message was still being handled after {timeout:g} s, so the clock was not moved: "
                 "let the handlers return, or raise timeout"
             )
         target.clock.advance(seconds)

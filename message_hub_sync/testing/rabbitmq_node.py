@@ -153,7 +153,7 @@ class RabbitMQNode:
 
         After ``kill()`` it starts on the same port with the same data. After ``stop()`` it starts without data.
 
-        :param timeout: seconds until the broker must be ready; after them it is killed. Time for installing RabbitMQ
+        :param timeout: seconds until the broker must be ready; otherwise it is killed. Time for installing RabbitMQ
             does not count.
         :returns: this node.
         :raises RabbitMQNotAvailableError: RabbitMQ is not installed, and was not installed by this call.
@@ -281,7 +281,7 @@ class RabbitMQNode:
         """Create a virtual host in which ``guest`` has all permissions, with two ``ctl()`` calls.
 
         :returns: its URL.
-        :raises RabbitMQNodeError: as :meth:`ctl` does.
+        :raises RabbitMQNodeError: the command failed, or did not end in time.
         """
         self.ctl("add_vhost", name)
         self.ctl("set_permissions", "--vhost", name, "guest", ".*", ".*", ".*")
@@ -291,7 +291,8 @@ class RabbitMQNode:
         """Delete a virtual host and its contents. The broker closes its connections.
 
         :returns: the URL that it had.
-        :raises RabbitMQNodeError: as :meth:`ctl` does, for example because it does not exist.
+        :raises RabbitMQNodeError: the command failed, for example because the virtual host does not exist, or did not
+            end in time.
         """
         self.ctl("delete_vhost", name)
         return self.vhost_url(name)

@@ -1,4 +1,4 @@
-"""A middleware that records what passes it, for tests of services and of other middleware."""
+"""A middleware that records what is sent, received and handled, for tests of services and of other middleware."""
 
 from __future__ import annotations
 
@@ -105,18 +105,18 @@ class RecordingMiddleware(Middleware):
 
         :param timeout: seconds.
         :returns: all that were handled so far.
-        :raises AssertionError: there were fewer in time.
+        :raises AssertionError: there were fewer after ``timeout``.
         """
         return self._wait(self._handled, count, timeout, "deliveries were handled")
 
     def wait_for_sent(self, count: int = 1, timeout: float = 5.0) -> list[RecordedSending]:
         """Wait until ``count`` messages and events were sent, replies included.
 
-        A reply is recorded when the hub has it. So the caller of its request may be back before.
+        A reply is recorded when the hub has it. The request may therefore return earlier.
 
         :param timeout: seconds.
         :returns: all that were sent so far.
-        :raises AssertionError: there were fewer in time.
+        :raises AssertionError: there were fewer after ``timeout``.
         """
         return self._wait(self._sent, count, timeout, "messages were sent")
 

@@ -37,7 +37,7 @@ class Traffic:
     """What passes between one client and its hub. ``MessageHubTestFramework.intercept`` creates it. Thread-safe.
 
     It is recorded in the client's transport. It contains what the client published and the hub confirmed, and what the
-    client's handlers handled without an error. It contains no moves to retry or dead-letter queues.
+    client's handlers handled without an error. It does not contain messages republished to retry or dead-letter queues.
     """
 
     def __init__(self, service_name: str, failures: Callable[[], list[str]]) -> None:
@@ -47,7 +47,7 @@ class Traffic:
         self._handled: Arrivals[Event[Any] | Message[Any]] = Arrivals()
         self._lock = threading.Lock()
         # Queue and message id of what is being moved to a retry or dead-letter queue; guarded by _lock.
-        self._moving: set[tuple[str, str | None]] = set()
+        self._republishing: set[tuple[str, str | None]] = set()
         self.listener = _Listener(self)
 
     # --- sent -------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ class _Listener:
             traffic._attempts.add(_Attempt(outgoing, receipt))
             return
         with traffic._lock:
-            traffic._moving.add((queue, outgoing.properties.message_id))
+            traffic._republishing.add((queue, outgoing.properties.message_id))
 
     def consuming(self, topology: Topology) -> None: ...
 
@@ -219,8 +219,8 @@ class _Listener:
         moved = (delivery.queue, delivery.properties.message_id)
         with traffic._lock:
             # Acknowledged because it was moved to a retry or dead-letter queue: its handler failed.
-            if moved in traffic._moving:
-                traffic._moving.remove(moved)
+            if moved in traffic._republishing:
+                traffic._republishing.remove(moved)
                 return
         envelope = delivered(delivery)
         if envelope is not None:

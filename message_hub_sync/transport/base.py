@@ -32,7 +32,10 @@ __all__ = [
 
 
 class ConnectionState(Enum):
-    """The state of one connection. One method of its transport changes it; the log shows from, to and why."""
+    """The state of one connection.
+
+    One method of its transport changes it. The log shows each change except those to CLOSING and CLOSED.
+    """
 
     CLOSED = "closed"
     CONNECTING = "connecting"
@@ -220,13 +223,13 @@ class Consumer(Protocol):
     def cancel(self, deadline: float) -> None:
         """Stop receiving: no delivery is added afterwards. The unacked ones are requeued by :meth:`close`.
 
-        :param deadline: until when to wait for the broker, in monotonic seconds.
+        :param deadline: how long to wait for the broker, in monotonic seconds.
         """
 
     def close(self, deadline: float) -> None:
         """Send the pending acks, then requeue every unacked delivery, in order. Idempotent.
 
-        :param deadline: until when to wait for the broker, in monotonic seconds.
+        :param deadline: how long to wait for the broker, in monotonic seconds.
         """
 
 
@@ -259,9 +262,9 @@ class Transport(Protocol):
     def publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:
         """Write messages in order, without waiting for their confirms.
 
-        :returns: one receipt a message, in the same order. A message that could not be written before the deadline
-            has the result ``NOT_WRITTEN``; one with a value that AMQP cannot carry has ``INVALID``. The others are
-            published all the same.
+        :returns: one receipt for each message, in the same order. A message that could not be written before the
+            deadline has the result ``NOT_WRITTEN``; one with a value that AMQP cannot carry has ``INVALID``. The
+            others are published.
         """
 
     def declare(self, topology: Topology, deadline: float) -> None:

@@ -240,7 +240,7 @@ def test_200_clients_made_and_closed_leave_no_descriptor_and_no_thread(bench: An
 def test_reconnecting_leaves_no_descriptor_and_no_thread(
     bench: Any, eventually: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backoff, "_SOUND_SECONDS", 0.0)  # so that there is no pause between them
+    monkeypatch.setattr(backoff, "_STABLE_SECONDS", 0.0)  # so that there is no pause between them
     transport = bench.transport()
     consumer = bench.consume(transport)
     bench.confirmed(transport)

@@ -86,7 +86,7 @@ def test_a_dead_letter_is_sent_again_to_its_service(framework: MessageHubTestFra
     framework.replay(letter)
     event = mock.expect_event("character.created")
     assert (str(event.id), event.payload, event.redelivered) == (letter.message_id, {"character_id": "42"}, False)
-    with pytest.raises(MessageValidationError, match="holds no message"):
+    with pytest.raises(MessageValidationError, match="has no message"):
         framework.export_dead_letter("campaign-service.character.created", timeout=0.2)
 
 
@@ -180,7 +180,7 @@ def test_the_command_says_what_is_not_there(framework: MessageHubTestFramework, 
     queue = "campaign-service.character.created"
     framework.export_dead_letter(queue)
     done = export(framework.url, "--queue", queue, "--file", str(file), "--message-id", str(uuid4()))
-    assert (done.exit_code, "looked at: 1" in done.output) == (1, True), done.output
+    assert (done.exit_code, "messages read: 1" in done.output) == (1, True), done.output
     assert not file.exists()
 
 

@@ -88,7 +88,7 @@ class _PlainScreen:
         self._lines = _Ordered()
 
     def begin(self, hub: str) -> None:
-        click.echo(f"Four services talk over {hub}")
+        click.echo(f"Four services exchange messages over {hub}")
 
     def scene(self, number: int, title: str) -> None:
         click.echo(f"\n{number}. {title}")
@@ -124,7 +124,7 @@ class _TerminalScreen:
         self._status = console.status("connecting")
 
     def begin(self, hub: str) -> None:
-        self._console.print(Text.assemble("Four services talk over ", (hub, "bold")))
+        self._console.print(Text.assemble("Four services exchange messages over ", (hub, "bold")))
         self._status.start()
 
     def scene(self, number: int, title: str) -> None:

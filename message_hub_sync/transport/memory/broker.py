@@ -71,7 +71,7 @@ class Hub:
 
         After the last client, no alarm is set; wait until the clock's thread has ended.
 
-        :param deadline: until when to wait for that, in monotonic seconds.
+        :param deadline: how long to wait for that, in monotonic seconds.
         """
         with self._lock:
             self._clients.discard(client)
@@ -153,7 +153,8 @@ class Hub:
             if self._alarms[0][2] is queue:
                 self._set_alarm()
 
-    # --- giving up -------------------------------------------------------------------------------
+    # # --- dead-lettering ---  [and `_give_up` -> `_dead_letter`: `GiveUp` is a decision of
+    # retry_policy]----------------------------------------------------------------------------
 
     def _give_up(self, queue: HubQueue, entry: Entry, reason: Reason, now: float) -> None:
         """Dead-letter an entry that was removed from its queue. Drop it if the queue has no dead-letter exchange."""
@@ -179,7 +180,7 @@ class Hub:
             due, _, queue = heapq.heappop(self._alarms)
             if queue.alarm == due:
                 queue.alarm = math.inf
-            # At the time when it was due, not now: a delay that follows counts from there.
+            # Use the time when it was due, not now: a delay that follows starts at that time.
             self._serve(queue, due)
         self._set_alarm()
 
@@ -323,14 +324,14 @@ class Hub:
     def ack(self, subscriber: Subscriber, tag: int) -> None:
         """Acknowledge a message. One that is not unacked any more, or whose queue was deleted, is ignored."""
         with self._lock:
-            if subscriber.unsettled.pop(tag, None) is not None:
+            if subscriber.unacked.pop(tag, None) is not None:
                 self._serve(subscriber.queue, self.clock.now())
                 self._idle_waiters.wake_all()
 
     def requeue(self, subscriber: Subscriber, tag: int) -> None:
         """Requeue a message at its old position. One that is not unacked any more is ignored."""
         with self._lock:
-            entry = subscriber.unsettled.pop(tag, None)
+            entry = subscriber.unacked.pop(tag, None)
             if entry is not None:
                 self._restore(subscriber.queue, [entry])
 
@@ -342,8 +343,8 @@ class Hub:
     def end(self, subscriber: Subscriber) -> None:
         """Cancel a consumer, and requeue its unacked messages."""
         with self._lock:
-            returning = list(subscriber.unsettled.values())
-            subscriber.unsettled.clear()
+            returning = list(subscriber.unacked.values())
+            subscriber.unacked.clear()
             self._cancel(subscriber)
             self._restore(subscriber.queue, returning)
             self._idle_waiters.wake_all()
@@ -373,7 +374,7 @@ class Hub:
 
     def _is_idle(self) -> bool:
         consumed = [queue for queue in self._queues.values() if queue.subscribers]
-        return not any(queue.depth or any(one.unsettled for one in queue.subscribers) for queue in consumed)
+        return not any(queue.depth or any(one.unacked for one in queue.subscribers) for queue in consumed)
 
     def _cancel(self, subscriber: Subscriber) -> None:
         queue = subscriber.queue

@@ -1,4 +1,8 @@
-"""The clocks of a hub: the current time, and an alarm for the next moment at which something is due."""
+"""The clocks of a hub:
+
+the current time, and a timer for the next time at which something is due.  [`set_alarm`, `_alarms`, `alarm` ->
+`set_timer` …: an alarm is RabbitMQ's memory or disk alarm]
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ class Clock(Protocol):
     def rest(self, deadline: float) -> None:
         """If no alarm is set, wait until the clock's thread has ended.
 
-        :param deadline: until when to wait, in monotonic seconds.
+        :param deadline: how long to wait, in monotonic seconds.
         """
 
 

@@ -1,4 +1,8 @@
-"""A queue of the embedded hub, and its consumers. The hub's lock guards every field; the caller holds it."""
+"""A queue of the embedded hub, and its consumers.
+
+The caller of each method holds the hub's lock.  [and `# guarded by the hub's lock` on each field of HubQueue and
+Subscriber]
+"""
 
 from __future__ import annotations
 
@@ -131,7 +135,7 @@ class HubQueue:
         for _ in range(len(self.subscribers)):
             subscriber = self.subscribers[0]
             self.subscribers.rotate(-1)
-            if not 0 < subscriber.prefetch <= len(subscriber.unsettled):
+            if not 0 < subscriber.prefetch <= len(subscriber.unacked):
                 return subscriber
         return None
 
@@ -143,7 +147,7 @@ class Subscriber:
     :param lost: called, without the hub's lock, after a client has deleted the queue.
     """
 
-    __slots__ = ("_channel_generation", "_deliveries", "_tag", "lost", "prefetch", "queue", "unsettled")
+    __slots__ = ("_channel_generation", "_deliveries", "_tag", "lost", "prefetch", "queue", "unacked")
 
     def __init__(
         self,
@@ -156,7 +160,7 @@ class Subscriber:
         self.queue = queue
         self.prefetch = prefetch
         self.lost = lost
-        self.unsettled: dict[int, Entry] = {}
+        self.unacked: dict[int, Entry] = {}
         self._deliveries = deliveries
         self._channel_generation = channel_generation
         self._tag = 0
@@ -178,4 +182,4 @@ class Subscriber:
         )
         # In this order: if a signal handler raises in between, the message is delivered twice, and never lost.
         self._deliveries.put(delivery)
-        self.unsettled[self._tag] = entry
+        self.unacked[self._tag] = entry

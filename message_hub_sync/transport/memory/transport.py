@@ -37,7 +37,7 @@ logger = SafeLogger("message_hub_sync.memory")
 class MemoryTransport:
     """Publishes and consumes for one client over a hub inside this process. Methods: see :class:`Transport`.
 
-    No method waits, so that no deadline passes, except :meth:`close`, which waits for the hub's timer thread.
+    Only :meth:`close` waits, for the hub's timer thread. No other method can miss its deadline.
     """
 
     def __init__(self, config: ClientConfig) -> None:
@@ -103,8 +103,8 @@ class MemoryTransport:
             self._states = dict.fromkeys(self._states, ConnectionState.CLOSED)
         if hub is None:
             return
-        # Cancel all before closing one: else the hub delivers the messages that one requeues to another one that is
-        # about to close. The hub, its durable queues and their messages stay.
+        # Cancel all consumers before closing the first one. Otherwise the hub delivers its requeued messages to a
+        # consumer that is closed next. The hub, its durable queues and their messages stay.
         for consumer in consumers:
             consumer.cancel(deadline)
         for consumer in consumers:
@@ -124,8 +124,8 @@ class MemoryTransport:
             consumers = list(self._consumers)
             listeners = list(self._listeners) if self._publishing is not None else []
         logger.debug("%s: open -> recovering -> open: interrupted", self._address)
-        # The hub requeues the unacked messages and delivers them again. End all consumers before restarting one: else
-        # the messages that one requeues are delivered to another one that is about to end.
+        # The hub requeues the unacked messages and delivers them again. End all consumers before restarting the first
+        # one. Otherwise its requeued messages are delivered to a consumer that is ended next.
         for consumer in consumers:
             consumer._interrupt()
         for consumer in consumers:

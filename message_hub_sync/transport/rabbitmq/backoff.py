@@ -8,14 +8,14 @@ __all__ = ["Backoff"]
 
 #: Seconds; the pause doubles from the first to the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-#: Likewise after all hosts refused (password, vhost, certificate). A retry alone does not help, and brokers may lock
-#: an account after many failed logins.
+#: #: The same two pauses, after all hosts refused (password, vhost, certificate). A retry alone does not help, and
+#: brokers may lock an account after many failed logins.
 _FIRST_REFUSED_PAUSE, _LONGEST_REFUSED_PAUSE = 1.0, 30.0
 #: The longest pause in seconds while a caller waits. Its deadline is a few seconds, so it needs to find a broker that
 #: is back soon. Two attempts a second are no load.
 _AWAITED_PAUSE = 0.5
 #: If a connection was open for longer (seconds), its loss is not counted as a failure.
-_SOUND_SECONDS = 1.0
+_STABLE_SECONDS = 1.0
 
 
 class Backoff:
@@ -50,7 +50,7 @@ class Backoff:
     def lost(self, lived: float) -> None:
         """Count the loss of a connection that was open for ``lived`` seconds."""
         self._refusals = 0
-        self._failures = 0 if lived > _SOUND_SECONDS else self._failures + 1
+        self._failures = 0 if lived > _STABLE_SECONDS else self._failures + 1
 
     def pauses(self) -> tuple[float, float]:
         """The seconds to wait before the next attempt: first if no caller waits, second if one waits."""

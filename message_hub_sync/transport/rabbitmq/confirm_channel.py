@@ -32,7 +32,7 @@ _BASIC_ACK = 60 << 16 | 80
 _BACK_WITHIN = 0.001
 #: Seconds until each further caller is expected: they take turns at the interpreter lock.
 _BACK_EACH = 0.00012
-#: So many messages are enough for one write: the broker works on them while other callers prepare theirs.
+#: #: This number of messages is enough for one write: the broker works on them while other callers prepare theirs.
 _TOGETHER = 4
 #: How many writes one caller does if other threads keep adding messages; then the I/O thread takes over.
 _ROUNDS = 8
@@ -69,7 +69,7 @@ class ConfirmChannel:
     ) -> ConfirmChannel:
         """Open a channel and turn confirms on. Call this on the I/O thread.
 
-        :param deadline: until when to wait for the broker, in monotonic seconds.
+        :param deadline: how long to wait for the broker, in monotonic seconds.
         :param on_lost: called on the I/O thread, no lock held, after the broker closed the channel.
         :param on_late: called on the I/O thread, no lock held, after a confirm for a caller that had stopped waiting:
             a silent broker answers again.
@@ -137,7 +137,8 @@ class ConfirmChannel:
             raise
 
     def submit_many(self, entries: list[tuple[Receipt, Outgoing, bytes]]) -> None:
-        """Write several messages, in order and with one write. Receipts: as with :meth:`submit`.
+        """Write several messages, in order and with one write. Each receipt is resolved as ``NOT_WRITTEN`` if the
+        channel is closed; else when the broker answers.
 
         :param entries: for each message its receipt, the message and its encoded frames.
         """
@@ -146,7 +147,7 @@ class ConfirmChannel:
             self._pending.extend(entries)
             self._drain()
         except BaseException:
-            self._drain()  # as in submit()
+            self._drain()  # interrupted by a signal handler: other threads may have left their messages to this one
             raise
 
     def _is_first(self, receipt: Receipt) -> bool:

@@ -40,19 +40,20 @@ __all__ = ["ThreadedConnection"]
 
 logger = SafeLogger("message_hub_sync.rabbitmq")
 
-#: Publishers wait while so many bytes or more are in the out-buffer.
+#: #: Publishers wait while the out-buffer has this number of bytes or more.
 OUT_BUFFER_BYTES = 8 * 1024 * 1024
 _RECEIVE_BYTES = 64 * 1024
-#: TLS is read with the lock held. After so many records (of at most 16 KiB) the lock is released for the writers.
-_TLS_TURN_RECORDS = 64
-#: After a failed send, the reader has so many seconds to read up to the end of the stream.
+#: TLS is read with the lock held. After this number of records (of at most 16 KiB each) the lock is released for the
+#: writers.
+_TLS_RECORDS_PER_LOCK = 64
+#: #: Seconds that the reader has, after a failed send, to read up to the end of the stream.
 _END_AFTER_FAILED_SEND = 2.0
 
 
 class ThreadedConnection(FrameStream):
     """One AMQP connection over a socket that is already connected.
 
-    What pika keeps is guarded by ``lock`` too.
+    ``lock`` also guards pika's own state.
 
     :param waker: wakes the I/O thread that calls :meth:`step`.
     """
@@ -160,7 +161,7 @@ class ThreadedConnection(FrameStream):
         return self._room.wait(deadline)
 
     def call_later(self, seconds: float, callback: Callable[[], Any]) -> int:
-        """Have the I/O thread call ``callback``, with the lock held, in so many seconds. The caller holds the lock."""
+        """Have the I/O thread call ``callback``, with the lock held, after ``seconds``. The caller holds the lock."""
         due = time.monotonic() + seconds
         number = self._timers.add(due, callback)
         if due < self._next_wake:
@@ -188,7 +189,7 @@ class ThreadedConnection(FrameStream):
             self._flush()
 
     def serve(self, until: float) -> None:
-        """Serve the connection until the waker rings, ``until`` (monotonic seconds) has passed or it is ending."""
+        """Serve the connection until the waker is woken, ``until`` (monotonic seconds) has passed or it is ending."""
         while not (self.step(until) or self._ending):
             if self.reader_role.single_caller and self.reader_role.let_callers_read(until):
                 return
@@ -197,7 +198,7 @@ class ThreadedConnection(FrameStream):
         """One round: wait for the socket, the waker or a timer, then read, parse, run timers and send.
 
         :param until: the longest wait, in monotonic seconds.
-        :returns: whether the waker rang or ``until`` has passed.
+        :returns: whether the waker was woken or ``until`` has passed.
         """
         timers = self._timer_heap
         # Set _next_wake before reading the timers: a thread that adds one in between then wakes this one.
@@ -228,13 +229,13 @@ class ThreadedConnection(FrameStream):
         """One round while callers read the socket: wait for the waker or a timer, then run timers and send.
 
         :param until: the longest wait, in monotonic seconds.
-        :returns: whether the waker rang.
+        :returns: whether the waker was woken.
         """
         timers = self._timer_heap
         self._next_wake = wake = until
         if timers and timers[0][0] < until:
             self._next_wake = wake = timers[0][0]
-        rung = self._poller.wait_rung(0.0 if self.needs_its_thread else wake - time.monotonic())
+        rung = self._poller.wait_for_waker(0.0 if self.needs_its_thread else wake - time.monotonic())
         self._next_wake = 0.0
         with self.lock:
             self._timers.run_due(time.monotonic())
@@ -246,7 +247,7 @@ class ThreadedConnection(FrameStream):
         self.add_on_connection_blocked_callback(lambda *_: self.after_unlock.append(lambda: announce(True)))
         self.add_on_connection_unblocked_callback(lambda *_: self.after_unlock.append(lambda: announce(False)))
 
-    def say_goodbye(self) -> None:
+    def send_close(self) -> None:
         """Send ``connection.close``. :attr:`alive` turns false when the broker has answered."""
         with self.lock:
             if self.is_open:
@@ -302,7 +303,7 @@ class ThreadedConnection(FrameStream):
                 if not self._tls:
                     return data
                 received.append(data)
-                if len(received) == _TLS_TURN_RECORDS:
+                if len(received) == _TLS_RECORDS_PER_LOCK:
                     self._more = True
                     return b"".join(received)
             error: Exception = amqp.StreamLostError("end of stream")

@@ -123,7 +123,7 @@ class ConnectionGate:
             self._log_change(before, state, why)
 
     def _log_change(self, before: ConnectionState, state: ConnectionState, why: str) -> None:
-        # WARNING for trouble and for its end, so that both are in the log or neither is.
+        # WARNING when a problem begins and when it ends, so that the log has both or neither.
         troubled = state in _TROUBLED or (state is ConnectionState.OPEN and before in _TROUBLED)
         known = self.ever_open or state is ConnectionState.OPEN
         level = logging.WARNING if troubled else logging.INFO if known else logging.DEBUG

@@ -19,7 +19,7 @@ from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
 
 __all__ = ["GivenUp", "Opening", "dial"]
 
-#: The kernel ends the connection if the peer acknowledges no sent data for so many milliseconds.
+#: The kernel ends the connection if the peer acknowledges no sent data for this time, in milliseconds.
 _TCP_USER_TIMEOUT_MS = 10_000
 
 

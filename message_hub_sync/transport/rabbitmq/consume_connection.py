@@ -35,9 +35,9 @@ logger = SafeLogger("message_hub_sync.rabbitmq")
 #: The longest time in seconds until a pending ack is sent, and the most acks that are pending.
 _FLUSH_SECONDS, _FLUSH_COUNT = 0.05, 64
 #: Seconds to restore one consumer; and seconds after which it is postponed if other work waits for the I/O thread.
-_RESTORE_SECONDS, _HURRIED_SECONDS = 10.0, 2.0
+_RESTORE_SECONDS, _SHORT_RESTORE_SECONDS = 10.0, 2.0
 #: Seconds of restoring consumers, after which the I/O thread runs the tasks that wait.
-_TURN_SECONDS = 0.5
+_RESTORE_ROUND_SECONDS = 0.5
 #: Seconds after a cancel in which no failed consumer is retried: more cancels may follow, as when a client closes.
 _POSTPONE_SECONDS = 0.5
 #: Seconds until the first retry of a consumer that could not be restored; each pause is twice the one before, up to
@@ -177,7 +177,7 @@ class RabbitMQConsumer:
     def establish(self, connection: ThreadedConnection, deadline: float) -> None:
         """Declare the queue and consume it on this connection, unless that is done already.
 
-        :param deadline: until when to wait for the broker, in monotonic seconds.
+        :param deadline: how long to wait for the broker, in monotonic seconds.
         :raises MessageHubError: the queue cannot be declared or consumed.
         :raises ChannelClosed: the broker closed a channel while it was being opened.
         :raises ConnectionEnded: the connection ended.
@@ -217,7 +217,7 @@ class RabbitMQConsumer:
         # Another thread or the broker may have acted before `consuming` was set:
         # 1: the channel was closed after its answer: restore the consumer.
         # 2: close() was called, perhaps before there was a channel to close: close it now.
-        # 3: cancel() was called, likewise: cancel it now.
+        # # 3: cancel() was called, perhaps before there was a channel: cancel it now.
         if consumer_channel.closed:
             self.restore()
         elif self._closed:
@@ -296,7 +296,7 @@ class ConsumeConnection:
         return consumer
 
     def forget(self, consumer: RabbitMQConsumer) -> None:
-        """Restore ``consumer`` no longer."""
+        """Stop restoring ``consumer``."""
         with self._lock:
             if consumer in self._consumers:
                 self._consumers.remove(consumer)
@@ -329,7 +329,7 @@ class ConsumeConnection:
         due.sort(key=lambda consumer: consumer.failures)
         for number, consumer in enumerate(due, 1):
             self._restore_one(consumer, connection, others=number < len(due))
-            if time.monotonic() - began > _TURN_SECONDS:
+            if time.monotonic() - began > _RESTORE_ROUND_SECONDS:
                 break
         moments = [moment for one in consumers if (moment := self._due(one, connection)) is not None]
         return min(moments, default=None)
@@ -337,7 +337,7 @@ class ConsumeConnection:
     def _restore_one(self, consumer: RabbitMQConsumer, connection: ThreadedConnection, others: bool) -> None:
         now = time.monotonic()
         connection.rpc_yield_at, connection.rpc_yield_if = (
-            now + _HURRIED_SECONDS,
+            now + _SHORT_RESTORE_SECONDS,
             lambda: others or self.recovering.awaited,
         )
         try:

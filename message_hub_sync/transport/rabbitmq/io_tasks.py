@@ -82,7 +82,7 @@ class IOTaskQueue:
         self._waiting.append(task)
 
     def run(self, connection: ThreadedConnection) -> None:
-        """Run the tasks while the connection is usable. The rest waits for the next connection."""
+        """Run the tasks while the connection is usable. The remaining tasks wait for the next connection."""
         while self._waiting and connection.usable:
             task = self._waiting.popleft()
             if not task.abandoned:

@@ -14,11 +14,11 @@ _DEFAULT_EXCHANGE = "amq.default"
 class OutstandingConfirms:
     """The publishes in flight on one channel in confirm mode, by delivery tag.
 
-    The caller of each method holds the connection's lock, which guards every field.
+    The caller of each method holds the connection's lock.
     """
 
     def __init__(self) -> None:
-        self._next_tag = 1
+        self._next_tag = 1  # guarded by the connection's lock  [also on the lines of in_flight, _returned, late]
         #: By delivery tag, in order: the publishes that are written and not answered. A publish whose caller stopped
         #: waiting stays here: the broker still answers its tag.
         self.in_flight: dict[int, tuple[Receipt, Outgoing]] = {}

@@ -8,11 +8,12 @@ __all__ = ["PendingAcks"]
 class PendingAcks:
     """The delivery tags of one channel with one consumer. The broker numbers its deliveries 1, 2, 3 …
 
-    The caller of each method holds the connection's lock, which guards every field.
+    The caller of each method holds the connection's lock.
     """
 
     def __init__(self) -> None:
-        self._prefix = 0  # every tag up to this one is acked or rejected on the wire
+        # guarded by the connection's lock; every tag up to this one is acked or rejected  [also on _handled, _sent]
+        self._prefix = 0
         self._handled: set[int] = set()  # handled, ack not sent yet
         self._sent: set[int] = set()  # above the prefix: acked one by one, or rejected
 

@@ -28,7 +28,7 @@ class Waker:
         self._writer.setblocking(False)
 
     def fileno(self) -> int:
-        """The descriptor that becomes readable when the waker rings."""
+        """The descriptor that becomes readable when :meth:`wake` is called."""
         return self._reader.fileno()
 
     def wake(self) -> None:
@@ -37,7 +37,7 @@ class Waker:
             self._writer.send(b"\0")
 
     def clear(self) -> None:
-        """Take the wake. The I/O thread calls this after each wait, *before* it looks for work."""
+        """Reset the waker. The I/O thread calls this after each wait, *before* it looks for work."""
         with contextlib.suppress(OSError):
             self._reader.recv(1024)
 
@@ -74,10 +74,10 @@ class Poller:
             self._poll.register(connected, select.POLLIN)
             self._poll.register(waker, select.POLLIN)
 
-    def wait_rung(self, seconds: float) -> bool:
-        """Wait for the waker only, at most so many seconds.
+    def wait_for_waker(self, seconds: float) -> bool:
+        """Wait for the waker only, at most ``seconds``.
 
-        :returns: whether it rang.
+        :returns: whether it was woken.
         """
         rung = wait_readable(self._waker_descriptor, seconds)
         if rung:
@@ -85,10 +85,10 @@ class Poller:
         return rung
 
     def wait(self, seconds: float, writing: bool) -> tuple[bool, bool]:
-        """Wait until the socket is readable or the waker rings, at most so many seconds.
+        """Wait until the socket is readable or the waker is woken, at most ``seconds``.
 
         :param writing: wait until the socket is writable, too.
-        :returns: whether the socket is readable (or at its end), and whether the waker rang.
+        :returns: whether the socket is readable (or at its end), and whether the waker was woken.
         """
         if self._poll is None:
             return self._select(max(0.0, seconds), writing)
@@ -115,7 +115,7 @@ class Poller:
 
 
 def wait_readable(descriptor: int, seconds: float) -> bool:
-    """Wait until the descriptor is readable or at its end, at most so many seconds. For any thread."""
+    """Wait until the descriptor is readable or at its end, at most ``seconds``. For any thread."""
     try:
         poll = select.poll()
     except AttributeError:

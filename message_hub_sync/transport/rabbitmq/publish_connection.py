@@ -32,8 +32,8 @@ class PublishConnection:
         self._listeners = listeners
         # Written by the I/O thread only, read without a lock: a closed channel only resolves NOT_WRITTEN.
         self._shared: ConfirmChannel | None = None
-        # Own channels that are idle or whose last publish is unanswered. A deque, atomic by itself: a caller pops one
-        # and has it alone. A lock instead could stay held by an interrupted caller.
+        # Own channels that are idle or whose last publish is unanswered. No lock: pop() is atomic, so exactly one
+        # caller gets a channel. An interrupted caller could leave a lock held.
         self._own_channels: deque[ConfirmChannel] = deque()
         self.recovering = RecoveringConnection(
             "publish", config, restore=self._restore, keep_open=lambda: False, on_open=self._announce

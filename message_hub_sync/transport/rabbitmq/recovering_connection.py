@@ -33,7 +33,7 @@ logger = SafeLogger("message_hub_sync.rabbitmq")
 
 T = TypeVar("T")
 
-#: The broker must answer within so many seconds while a connection is restored.
+#: #: Seconds within which the broker must answer while a connection is restored.
 _RESTORE_SECONDS = 10.0
 #: The longest round in seconds if nothing is due.
 _LONG = 60.0
@@ -222,7 +222,8 @@ class RecoveringConnection:
             self._thread, self._waker = thread, waker
             thread.start()
         except BaseException as error:
-            if thread is None or thread.ident is None:  # else it runs: a signal interrupted start() afterwards
+            # otherwise the thread runs: a signal's exception came after its start
+            if thread is None or thread.ident is None:
                 self._thread = None
                 if waker is not None:
                     waker.close()
@@ -243,7 +244,7 @@ class RecoveringConnection:
                         self._serve(connection)
                 except GivenUp:
                     break
-                except Exception:  # after an error of ours, consumers still need this thread
+                except Exception:  # after a bug of this library, consumers still need this thread
                     logger.exception("the %s connection failed in an unexpected way; connecting again", self._role)
                     self._backoff.failed(False)
                 self._pause(waker)
@@ -322,7 +323,7 @@ class RecoveringConnection:
                 due = again if again is not None and connection.usable else None
                 connection.serve(time.monotonic() + _LONG if due is None else due)
             if self._gate.closing:
-                connection.say_goodbye()
+                connection.send_close()
                 while connection.alive and time.monotonic() < self._close_deadline:
                     connection.step(self._close_deadline)
         finally:

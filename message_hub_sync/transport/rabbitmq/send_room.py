@@ -47,5 +47,5 @@ class SendRoom:
                 self._waiters.remove(waiter)
 
     def wake_all(self) -> None:
-        """Have all waiting publishers look again. The caller holds the lock."""
+        """Wake all waiting publishers, so that they check again. The caller holds the lock."""
         self._waiters.wake_all()

@@ -29,7 +29,8 @@ _LONG_INTEGER = Struct(">q")
 _LONGLONG = Struct(">Q")
 _TAG_AND_BITS = Struct(">QB")
 
-#: The start of the header ``timestamp``, whose text differs in each message: name and type. Its size follows.
+#: #: The start of the header ``timestamp``: its name and type. The size and the text follow; the text differs in each
+#: message.  [below, "the moment" means this text: call it `timestamp_text`]
 _MOMENT = b"\x09timestampS"
 _MOMENT_START = len(_MOMENT) + 4
 #: Larger headers (in bytes) are not cached, so that the caches stay small.

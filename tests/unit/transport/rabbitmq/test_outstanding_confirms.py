@@ -107,8 +107,8 @@ class Broker(RuleBasedStateMachine):
         assert len(self.outstanding.in_flight) == len(self.unanswered())
 
 
-TestLedger = Broker.TestCase
-TestLedger.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestOutstandingConfirms = Broker.TestCase
+TestOutstandingConfirms.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
 def test_a_return_is_told_from_a_confirm_although_acknowledgements_overtake() -> None:

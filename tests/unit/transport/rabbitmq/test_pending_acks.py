@@ -79,8 +79,8 @@ class Consumer(RuleBasedStateMachine):
         assert self.pending_acks.waiting == len(self.finished - self.broker.acknowledged)
 
 
-TestSettlements = Consumer.TestCase
-TestSettlements.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestPendingAcks = Consumer.TestCase
+TestPendingAcks.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 
 
 def test_a_contiguous_prefix_takes_one_acknowledgement() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pika import spec
 
 from message_hub_sync.consuming import republished_properties
-from message_hub_sync.consuming.republished_properties import headers_to_move
+from message_hub_sync.consuming.republished_properties import headers_to_republish
 from message_hub_sync.envelope import header_names
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import MessageValidationError
@@ -113,7 +113,7 @@ def test_a_header_that_came_is_moved_on_as_it_was(value: Any, rounds: int) -> No
     expected = Properties(content_encoding="ü", headers={"before": 1, "value": value, "after": 0.5}, app_id="me")
     properties = expected
     for _ in range(rounds):
-        moved = dataclasses.replace(properties, headers=headers_to_move(properties.headers, {}))
+        moved = dataclasses.replace(properties, headers=headers_to_republish(properties.headers, {}))
         _, header, _ = frames_of(encode_publish(Outgoing("", "q.dead", b"{}", moved), 1, FRAGMENT))
         properties = properties_from_pika(header.properties)
     assert properties == expected
@@ -131,7 +131,7 @@ def test_a_header_that_came_is_moved_on_as_it_was(value: Any, rounds: int) -> No
     ],
 )
 def test_a_number_that_amqp_has_not_is_moved_on_as_text(value: Any, text: str) -> None:
-    moved = Properties(headers=headers_to_move({"value": value}, {}))
+    moved = Properties(headers=headers_to_republish({"value": value}, {}))
     _, header, _ = frames_of(encode_publish(Outgoing("", "q.dead", b"{}", moved), 1, FRAGMENT))
     assert properties_from_pika(header.properties).headers == {"value": text}
 
