@@ -387,6 +387,23 @@ def test_nobody_gets_a_reply_to_a_request_that_is_rejected_on_arrival(hub: Hub, 
     assert collected.items == []
 
 
+@pytest.mark.parametrize("body", [b'{"n":1}', b"no json"], ids=["bug", "not decodable"])
+def test_nobody_gets_a_reply_to_a_request_for_which_arrived_fails(hub: Hub, collected: Collector, body: bytes) -> None:
+    def check(received: Received) -> None:
+        raise LookupError(f"no tenant {received.envelope.payload['n']}")
+
+    recording = RecordingMiddleware()
+    service = hub.client("image", middleware=[recording, Around(arrived=check)], retry=ONCE)
+    service.subscribe_messages(collected)
+    inbox = f"{hub.name('image')}.messages"
+    reply_to = f"{hub.name('character')}.messages"
+    hub.put(inbox, body, Properties(str(uuid4()), type="service_message", app_id="character", reply_to=reply_to))
+
+    hub.take(f"{inbox}.dead")
+    assert [one.kind for one in recording.arrivals] == ["request"]
+    assert (recording.sent, recording.handled, collected.items) == ([], [], [])
+
+
 def test_a_rejected_event_of_a_transient_queue_is_dropped(hub: Hub, collected: Collector) -> None:
     def check(received: Received) -> None:
         if received.envelope.payload["character_id"] == "1":

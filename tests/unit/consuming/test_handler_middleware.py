@@ -439,8 +439,25 @@ def test_a_method_whose_result_has_not_run_loses_no_message(
     assert {one.properties.headers["x-error-type"] for one in bench.transport.published} == {
         "MessageHubConfigurationError"
     }
+    assert all(
+        "must do its work before it returns" in one.properties.headers["x-error-message"]
+        for one in bench.transport.published
+    )
     assert len(handled.items) == 2 * runs
     assert (bench.received("success"), bench.counted("skipped")) == (0, 0)
+
+
+@pytest.mark.parametrize("result", [False, True, 0, "no"])
+def test_an_arrived_that_returns_a_decision_instead_of_raising_it_has_no_message_handled(result: Any) -> None:
+    bench = Bench(Around(lambda received: result))
+    handled = Collector()
+    bench.subscribe(lambda event: handled(event))
+    bench.deliver(headers={"x-attempts": 3})
+    bench.transport.settled.wait()
+
+    assert bench.moved_to() == ["quest.started.dead"]
+    assert "Around.arrived must return None, not" in bench.transport.published[0].properties.headers["x-error-message"]
+    assert handled.items == []
 
 
 def test_call_next_in_a_thread_that_handle_does_not_wait_for_has_the_message_retried() -> None:
