@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from message_hub_sync.envelope.encode import check_header, check_headers_size
@@ -211,29 +211,50 @@ class _SendingHeaders(MutableMapping[str, Any]):
             )
 
 
+class DeliveryView(Protocol):
+    """What :class:`Received` shows: a delivery that knows what it is. A Protocol: the way in imports this module."""
+
+    delivery: Delivery
+
+    @property
+    def sending_kind(self) -> SendingKind: ...
+
+    @property
+    def event_type(self) -> str: ...
+
+    @property
+    def attempt(self) -> int: ...
+
+    def envelope(self) -> Event[Any] | Message[Any]: ...
+
+
 class Received:
     """One delivery, as :meth:`Middleware.arrived` and :meth:`Middleware.handle` see it. For the consumer's thread.
 
-    ``kind``: ``event``, ``message``, ``request`` (its sender waits for a reply) or ``reply``. ``attempt``: 1 for the
-    first run of the handler, counted from the message's own header. ``queue``: the queue that delivered it.
+    Everything is read from the delivery when it is asked for.
     """
 
-    __slots__ = ("_decode", "_delivery", "attempt", "event_type", "kind")
+    __slots__ = ("_delivery", "_is_reply", "_view")
 
-    def __init__(
-        self,
-        delivery: Delivery,
-        *,
-        kind: SendingKind,
-        event_type: str | None,
-        attempt: int,
-        decode: Callable[[], Event[Any] | Message[Any]],
-    ) -> None:
-        self._delivery = delivery
-        self._decode = decode
-        self.kind: SendingKind = kind
-        self.event_type = event_type
-        self.attempt = attempt
+    def __init__(self, view: DeliveryView, *, is_reply: bool = False) -> None:
+        self._view = view
+        self._delivery = view.delivery
+        self._is_reply = is_reply
+
+    @property
+    def kind(self) -> SendingKind:
+        """``event``, ``message``, ``request`` (its sender waits for a reply) or ``reply``."""
+        return "reply" if self._is_reply else self._view.sending_kind
+
+    @property
+    def event_type(self) -> str | None:
+        """The type of an event, also after a retry; ``None`` for anything else."""
+        return self._view.event_type if self.kind == "event" else None
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first run of the handler, counted by the message's own header."""
+        return self._view.attempt
 
     @property
     def body(self) -> bytes:
@@ -266,7 +287,7 @@ class Received:
 
         :raises MessageValidationError: it is not a message of the hub; the text says why.
         """
-        return self._decode()
+        return self._view.envelope()
 
     def __repr__(self) -> str:
         return f"<Received {self.kind} from {self.queue} (attempt {self.attempt})>"
@@ -331,13 +352,11 @@ class CallNext:
 
     def __init__(self, method: Callable[..., Any], index: int, rest: Callable[[], Any]) -> None:
         self._method = method
-        #: #: The position of the middleware in the list. [and on the lines of: active "# false after the middleware
-        #: returned", returned "# whether call_next has ended", _error "# what call_next raised"; any thread may set
-        #: them]
+        #: The position of the middleware in the list.
         self.index = index
-        self.active = True
-        self.returned = False
-        self._error: BaseException | None = None
+        self.active = True  # false once the middleware has returned
+        self.returned = False  # true once call_next has ended, in whatever thread it ran
+        self._error: BaseException | None = None  # what call_next raised; written by its thread
         # pop() is atomic: exactly one caller gets it.
         self._once = [rest]
 

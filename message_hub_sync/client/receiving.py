@@ -197,7 +197,8 @@ class ReceivingCalls(ClientCalls):
         :raises MessageHubConfigurationError: ``group`` is not a group, was included in this client before, or a queue
             is consumed already with other options.
         :raises MessageHubConnectionError: a queue was not consumed within ``connect_timeout``, or the client is
-            closed. :raises MessageHubAuthorizationError: the broker user may not declare or consume a queue.
+            closed.
+        :raises MessageHubAuthorizationError: the broker user may not declare or consume a queue.
         """
         if not isinstance(group, HandlerGroup):
             raise MessageHubConfigurationError(f"group must be a HandlerGroup, not {shown(group)}")

@@ -10,11 +10,11 @@ from message_hub_sync.consuming.republished_properties import attempts_made
 from message_hub_sync.envelope.decode import checked_identity, decode_payload, event_from_wire, message_from_wire
 from message_hub_sync.envelope.header_names import EVENT_TYPE, IN_REPLY_TO, ORIGINAL_ROUTING_KEY, UNDECODABLE
 from message_hub_sync.envelope.values import EVENT, SERVICE_MESSAGE, Event, InvalidMessage, Message
-from message_hub_sync.middleware import Received, SendingKind
+from message_hub_sync.middleware import SendingKind
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Delivery
 
-__all__ = ["DecodedDelivery", "Kind", "received_of"]
+__all__ = ["DecodedDelivery", "Kind"]
 
 Kind = Literal["event", "message"]
 
@@ -118,6 +118,20 @@ class DecodedDelivery:
             )
         return typing.cast("Message[Any]", self._envelopes[model])
 
+    @property
+    def sending_kind(self) -> SendingKind:
+        """What it is for middleware. It is a reply if it names a request and does not ask for a reply itself."""
+        if self.kind == "event":
+            return "event"
+        if self.is_request:
+            return "request"
+        return "reply" if IN_REPLY_TO in self.delivery.properties.headers else "message"
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first run of the handler, counted by the message's own header."""
+        return attempts_made(self.delivery.properties.headers) + 1
+
     def envelope(self) -> Event[Any] | Message[Any]:
         """The envelope: an ``Event`` or a ``Message``, according to ``kind``. Calls :meth:`check` first."""
         self.check()
@@ -140,26 +154,3 @@ class DecodedDelivery:
         if self._payload is None:
             self._payload = decode_payload(self.delivery.body, self._max_bytes)
         return self._payload
-
-
-def received_of(decoded: DecodedDelivery, *, reply: bool = False) -> Received:
-    """A delivery as middleware sees it.
-
-    :param reply: whether it came to the reply queue of this client.
-    """
-    headers = decoded.delivery.properties.headers
-    kind: SendingKind
-    if decoded.kind == "event":
-        kind = "event"
-    elif reply or (IN_REPLY_TO in headers and not decoded.is_request):
-        # Not if it asks for a reply itself: such a message is handled, whatever else its sender has written.
-        kind = "reply"
-    else:
-        kind = "request" if decoded.is_request else "message"
-    return Received(
-        decoded.delivery,
-        kind=kind,
-        event_type=decoded.event_type if kind == "event" else None,
-        attempt=attempts_made(headers) + 1,
-        decode=decoded.envelope,
-    )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, received_of
+from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
 from message_hub_sync.errors import MessageHubConfigurationError
 from message_hub_sync.middleware import CallNext, Middleware, Received, method_name, overriding, refuse_not_run
 from message_hub_sync.runtime.text import shown
@@ -36,11 +36,11 @@ class HandlerMiddleware:
 
         :param reply: it came to the queue for the replies of this client.
         """
-        received = received_of(decoded, reply=reply)
+        received = Received(decoded, is_reply=reply)
         for arrived in self._arrived:
             result: Any = arrived(received)
-            refuse_not_run(result, arrived)
             if result is not None:
+                refuse_not_run(result, arrived)
                 # Else a check that returns False would accept what it wants to reject.
                 raise MessageHubConfigurationError(
                     f"{method_name(arrived)} must return None, not {shown(result)}: to reject a delivery, raise "
@@ -49,7 +49,7 @@ class HandlerMiddleware:
 
     def handle(self, decoded: DecodedDelivery, run: Callable[[], Any]) -> Any:
         """Run ``run`` inside each ``handle``, the first of the list outermost; returns what the outermost returns."""
-        return self._step(0, received_of(decoded), run)
+        return self._step(0, Received(decoded), run)
 
     def _step(self, index: int, received: Received, run: Callable[[], Any]) -> Any:
         if index == len(self._handle):
@@ -58,7 +58,8 @@ class HandlerMiddleware:
         call_next = CallNext(method, index, partial(self._step, index + 1, received, run))
         try:
             result = method(received, call_next)
-            refuse_not_run(result, method)
+            if result is not None:
+                refuse_not_run(result, method)
         finally:
             call_next.take_error()
             called = call_next.end()

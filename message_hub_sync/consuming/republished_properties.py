@@ -291,7 +291,7 @@ def _traceback_tail(error: BaseException) -> str:
     try:
         formatted = "".join(traceback.TracebackException.from_exception(error, limit=-64).format())
     except Exception:
-        # # A method of the exception raises: republish the message without a traceback.
+        # A method of the exception raises: republish the message without a traceback.
         return ""
     lines = "\n".join(printable(line, 2 * _MAX_TEXT) for line in formatted.rstrip("\n").split("\n"))
     return lines.encode()[-MAX_TRACEBACK_BYTES:].decode("utf-8", "ignore")

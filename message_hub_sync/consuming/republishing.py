@@ -45,7 +45,7 @@ class _Republication:
     #: Acknowledges the delivery.
     done: Callable[[], None]
     fallback: Fallback | None
-    #: #: The receipt of an attempt that was published and is not answered yet.
+    #: The receipt of an attempt that was published and is not answered yet.
     receipt: Receipt | None = None
     #: Whether the next attempt is published on a channel of its own.
     own_channel: bool = False

@@ -109,7 +109,9 @@ class _Call:
         call_next = CallNext(send, index, partial(self._step, index + 1))
         token = self._running.set(call_next)
         try:
-            refuse_not_run(send(self._batch, call_next), send)
+            result: Any = send(self._batch, call_next)
+            if result is not None:
+                refuse_not_run(result, send)
         except BaseException:
             call_next.take_error()
             if not call_next.end():
@@ -164,7 +166,7 @@ class _Call:
             sending.outcome = "confirmed"
 
 
-#: #: The outcomes of messages that a bulk call reports as rejected although they were not written.
+#: The outcomes of messages that a bulk call reports as rejected although they were not written.
 _OUTCOMES: dict[Verdict | None, SendingOutcome] = {
     Verdict.NOT_SENT: "not_sent",
     Verdict.CIRCUIT_OPEN: "circuit_open",

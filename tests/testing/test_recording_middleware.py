@@ -11,7 +11,7 @@ import pytest
 from collector import Collector
 
 from message_hub_sync import MessageHubDeliveryError, Received, RetryPolicy, Sending
-from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, received_of
+from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.testing import MessageHubTestFramework, RecordingMiddleware
 from message_hub_sync.transport.base import Delivery, Outgoing
@@ -143,7 +143,7 @@ def test_a_delivery_that_came_again_is_recorded_as_such() -> None:
 def received(*, redelivered: bool = False, headers: dict[str, Any] | None = None) -> Received:
     properties = Properties(str(uuid4()), headers=headers or {})
     delivery = Delivery(b"{}", properties, "", "", "image-service.messages", redelivered, 1, 1, None)
-    return received_of(DecodedDelivery(delivery, "message", "image-service", 1_000))
+    return Received(DecodedDelivery(delivery, "message", "image-service", 1_000))
 
 
 # --- waiting ---------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from message_hub_sync import (
     Sending,
 )
 from message_hub_sync.config import ClientConfig, MemoryAddress
-from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind, received_of
+from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind
 from message_hub_sync.envelope import header_names
 from message_hub_sync.envelope.header_names import HUB_HEADERS, WIRE_HEADERS
 from message_hub_sync.envelope.values import Properties
@@ -260,7 +260,7 @@ def received(
         channel_generation=1,
         origin=None,
     )
-    return received_of(DecodedDelivery(delivery, kind, "image-service", 1_000), reply=reply)
+    return Received(DecodedDelivery(delivery, kind, "image-service", 1_000), is_reply=reply)
 
 
 ANSWER = {"x-in-reply-to": "4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e20002"}

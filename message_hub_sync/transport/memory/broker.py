@@ -153,8 +153,7 @@ class Hub:
             if self._alarms[0][2] is queue:
                 self._set_alarm()
 
-    # # --- dead-lettering ---  [and `_give_up` -> `_dead_letter`: `GiveUp` is a decision of
-    # retry_policy]----------------------------------------------------------------------------
+    # --- dead-lettering --------------------------------------------------------------------------
 
     def _give_up(self, queue: HubQueue, entry: Entry, reason: Reason, now: float) -> None:
         """Dead-letter an entry that was removed from its queue. Drop it if the queue has no dead-letter exchange."""

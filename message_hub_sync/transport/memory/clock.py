@@ -1,7 +1,6 @@
 """The clocks of a hub:
 
-the current time, and a timer for the next time at which something is due.  [`set_alarm`, `_alarms`, `alarm` ->
-`set_timer` …: an alarm is RabbitMQ's memory or disk alarm]
+the current time, and a timer for the next time at which something is due.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """A queue of the embedded hub, and its consumers.
 
-The caller of each method holds the hub's lock.  [and `# guarded by the hub's lock` on each field of HubQueue and
-Subscriber]
+The caller of each method holds the hub's lock. So that lock guards all fields here.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ __all__ = ["Backoff"]
 
 #: Seconds; the pause doubles from the first to the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-#: #: The same two pauses, after all hosts refused (password, vhost, certificate). A retry alone does not help, and
+#: The same two pauses, after all hosts refused (password, vhost, certificate). A retry alone does not help, and
 #: brokers may lock an account after many failed logins.
 _FIRST_REFUSED_PAUSE, _LONGEST_REFUSED_PAUSE = 1.0, 30.0
 #: The longest pause in seconds while a caller waits. Its deadline is a few seconds, so it needs to find a broker that

@@ -32,7 +32,7 @@ _BASIC_ACK = 60 << 16 | 80
 _BACK_WITHIN = 0.001
 #: Seconds until each further caller is expected: they take turns at the interpreter lock.
 _BACK_EACH = 0.00012
-#: #: This number of messages is enough for one write: the broker works on them while other callers prepare theirs.
+#: This number of messages is enough for one write: the broker works on them while other callers prepare theirs.
 _TOGETHER = 4
 #: How many writes one caller does if other threads keep adding messages; then the I/O thread takes over.
 _ROUNDS = 8

@@ -40,13 +40,13 @@ __all__ = ["ThreadedConnection"]
 
 logger = SafeLogger("message_hub_sync.rabbitmq")
 
-#: #: Publishers wait while the out-buffer has this number of bytes or more.
+#: Publishers wait while the out-buffer has this number of bytes or more.
 OUT_BUFFER_BYTES = 8 * 1024 * 1024
 _RECEIVE_BYTES = 64 * 1024
 #: TLS is read with the lock held. After this number of records (of at most 16 KiB each) the lock is released for the
 #: writers.
 _TLS_RECORDS_PER_LOCK = 64
-#: #: Seconds that the reader has, after a failed send, to read up to the end of the stream.
+#: Seconds that the reader has, after a failed send, to read up to the end of the stream.
 _END_AFTER_FAILED_SEND = 2.0
 
 

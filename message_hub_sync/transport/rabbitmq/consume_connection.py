@@ -217,7 +217,7 @@ class RabbitMQConsumer:
         # Another thread or the broker may have acted before `consuming` was set:
         # 1: the channel was closed after its answer: restore the consumer.
         # 2: close() was called, perhaps before there was a channel to close: close it now.
-        # # 3: cancel() was called, perhaps before there was a channel: cancel it now.
+        # 3: cancel() was called, perhaps before there was a channel: cancel it now.
         if consumer_channel.closed:
             self.restore()
         elif self._closed:

@@ -18,15 +18,15 @@ class OutstandingConfirms:
     """
 
     def __init__(self) -> None:
-        self._next_tag = 1  # guarded by the connection's lock  [also on the lines of in_flight, _returned, late]
+        self._next_tag = 1  # guarded by the connection's lock
         #: By delivery tag, in order: the publishes that are written and not answered. A publish whose caller stopped
         #: waiting stays here: the broker still answers its tag.
-        self.in_flight: dict[int, tuple[Receipt, Outgoing]] = {}
+        self.in_flight: dict[int, tuple[Receipt, Outgoing]] = {}  # guarded by the connection's lock
         # A basic.return comes before the ack of its publish. That ack may overtake earlier ones, and may cover several
         # publishes. So keep the returns until the ack, by message id, exchange and routing key.
-        self._returned: dict[tuple[str | None, str, str], list[tuple[int, str]]] = {}
+        self._returned: dict[tuple[str | None, str, str], list[tuple[int, str]]] = {}  # guarded likewise
         #: Whether a publish was answered after its caller had stopped waiting. The reader resets it.
-        self.late = False
+        self.late = False  # guarded likewise
 
     def add(self, receipt: Receipt, outgoing: Outgoing) -> None:
         """Assign the next delivery tag to this publish. Call it in the order of the writes."""

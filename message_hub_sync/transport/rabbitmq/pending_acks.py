@@ -12,10 +12,10 @@ class PendingAcks:
     """
 
     def __init__(self) -> None:
-        # guarded by the connection's lock; every tag up to this one is acked or rejected  [also on _handled, _sent]
-        self._prefix = 0
-        self._handled: set[int] = set()  # handled, ack not sent yet
-        self._sent: set[int] = set()  # above the prefix: acked one by one, or rejected
+        # All three are guarded by the connection's lock.
+        self._prefix = 0  # guarded; every tag up to this one is acked or rejected
+        self._handled: set[int] = set()  # guarded; handled, ack not sent yet
+        self._sent: set[int] = set()  # guarded; above the prefix: acked one by one, or rejected
 
     @property
     def waiting(self) -> int:

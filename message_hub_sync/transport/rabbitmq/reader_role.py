@@ -12,12 +12,12 @@ from message_hub_sync.transport.rabbitmq.polling import wait_readable
 
 __all__ = ["ReaderRole"]
 
-#: #: After this number of confirms in a row with nothing else in flight, callers read by themselves.
+#: After this number of confirms in a row with nothing else in flight, callers read by themselves.
 _ALONE = 3
 #: The I/O thread takes the socket back if no caller has read for this time, in seconds. So a frame that no caller waits
 #: for, such as connection.blocked, is read one or two ticks late.
 _TICK = 0.01
-#: #: Seconds that a caller polls at a time. Then it checks whether the I/O thread wants the socket back.
+#: Seconds that a caller polls at a time. Then it checks whether the I/O thread wants the socket back.
 _SLICE = 0.05
 
 

@@ -33,7 +33,7 @@ logger = SafeLogger("message_hub_sync.rabbitmq")
 
 T = TypeVar("T")
 
-#: #: Seconds within which the broker must answer while a connection is restored.
+#: Seconds within which the broker must answer while a connection is restored.
 _RESTORE_SECONDS = 10.0
 #: The longest round in seconds if nothing is due.
 _LONG = 60.0

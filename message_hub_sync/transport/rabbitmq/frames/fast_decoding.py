@@ -29,7 +29,7 @@ _LONG_INTEGER = Struct(">q")
 _LONGLONG = Struct(">Q")
 _TAG_AND_BITS = Struct(">QB")
 
-#: #: The start of the header ``timestamp``: its name and type. The size and the text follow; the text differs in each
+#: The start of the header ``timestamp``: its name and type. The size and the text follow; the text differs in each
 #: message.  [below, "the moment" means this text: call it `timestamp_text`]
 _MOMENT = b"\x09timestampS"
 _MOMENT_START = len(_MOMENT) + 4
