@@ -1,7 +1,4 @@
-"""The clocks of a hub:
-
-the current time, and a timer for the next time at which something is due.
-"""
+"""The clocks of a hub: the current time, and a timer for the next time at which something is due."""
 
 from __future__ import annotations
 
