@@ -326,13 +326,15 @@ def _check_method(middleware: Middleware, name: str, arguments: tuple[str, ...])
             f"{owner} must be a plain function, not one with 'async' or 'yield': calling it would run nothing of it"
         )
     try:
-        inspect.signature(method).bind(*arguments)
+        signature = inspect.signature(method)
+    except ValueError:  # some callables written in C have no signature: the first call will show
+        return
+    try:
+        signature.bind(*arguments)
     except TypeError:
         raise MessageHubConfigurationError(
-            f"{owner} must take ({', '.join(('self', *arguments))}), not {inspect.signature(method)} after self"
+            f"{owner} must take ({', '.join(('self', *arguments))}), not ({', '.join(('self', *signature.parameters))})"
         ) from None
-    except ValueError:  # some callables written in C have no signature: the first call will show
-        pass
 
 
 def overriding(middleware: Sequence[Middleware], method: str) -> tuple[Any, ...]:

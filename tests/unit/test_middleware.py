@@ -399,3 +399,51 @@ def test_what_call_next_raised_is_kept_until_it_is_taken_once() -> None:
     assert call_next.returned
     assert call_next.take_error() is error
     assert call_next.take_error() is None
+
+
+class TooMany(Middleware):
+    def arrived(self, received: Received, more: int) -> None: ...  # type: ignore[override]
+
+
+class TooFew(Middleware):
+    def handle(self, received: Received) -> Any: ...  # type: ignore[override]
+
+
+class NoMethod(Middleware):
+    send = 3  # type: ignore[assignment]
+
+
+class Optional(Middleware):
+    def handle(self, received: Received, call_next: Callable[[], Any], more: int = 1, *rest: Any) -> Any:
+        return call_next()
+
+
+@pytest.mark.parametrize(
+    ("middleware", "says"),
+    [
+        (TooMany(), r"TooMany\.arrived must take \(self, received\), not \(self, received, more\)"),
+        (TooFew(), r"TooFew\.handle must take \(self, received, call_next\), not \(self, received\)"),
+        (NoMethod(), r"NoMethod\.send must be a method, not 3"),
+    ],
+    ids=["too many", "too few", "no method"],
+)
+def test_a_method_that_cannot_be_called_as_it_will_be_is_refused_when_the_client_is_made(
+    middleware: Middleware, says: str
+) -> None:
+    with pytest.raises(MessageHubConfigurationError, match=says):
+        MessageHubClient("image-service", "memory://middleware", middleware=[middleware])
+
+
+def test_a_method_may_have_more_parameters_with_defaults() -> None:
+    MessageHubClient("image-service", "memory://middleware", middleware=[Optional()]).close()
+
+
+def test_a_middleware_that_overrides_nothing_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    class Misspelt(Middleware):
+        def sent(self) -> None: ...
+
+    MessageHubClient("image-service", "memory://middleware", middleware=[Misspelt()]).close()
+    assert "the middleware Misspelt does nothing: override send, arrived, handle" in caplog.text
+    caplog.clear()
+    MessageHubClient("image-service", "memory://middleware", middleware=[Optional()]).close()
+    assert "does nothing" not in caplog.text
