@@ -17,7 +17,8 @@ from message_hub_sync.client.sending import SendingCalls
 from message_hub_sync.config import CircuitBreakerConfig, ClientConfig, QueueType, parse_addresses
 from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.errors import MessageHubConfigurationError, MessageHubConnectionError
-from message_hub_sync.middleware import Middleware, checked_middleware
+from message_hub_sync.middleware import Middleware
+from message_hub_sync.middleware.checking import checked_middleware
 from message_hub_sync.runtime.deadlines import deadline_after
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import reloader_parent, uwsgi_hint

@@ -16,7 +16,8 @@ from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.consuming.subscription import Subscription, SubscriptionRegistry
 from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.metrics import ServiceMetrics
-from message_hub_sync.middleware import Middleware, overriding
+from message_hub_sync.middleware import Middleware
+from message_hub_sync.middleware.checking import overriding
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.publishing.middleware_publisher import MiddlewarePublisher
 from message_hub_sync.publishing.publisher import Publisher

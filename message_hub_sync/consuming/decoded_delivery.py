@@ -10,7 +10,7 @@ from message_hub_sync.consuming.republished_properties import attempts_made
 from message_hub_sync.envelope.decode import checked_identity, decode_payload, event_from_wire, message_from_wire
 from message_hub_sync.envelope.header_names import EVENT_TYPE, IN_REPLY_TO, ORIGINAL_ROUTING_KEY, UNDECODABLE
 from message_hub_sync.envelope.values import EVENT, SERVICE_MESSAGE, Event, InvalidMessage, Message
-from message_hub_sync.middleware import SendingKind
+from message_hub_sync.middleware.sending import SendingKind
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Delivery
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
 from message_hub_sync.errors import MessageHubConfigurationError
-from message_hub_sync.middleware import CallNext, Middleware, Received, method_name, overriding, refuse_not_run
+from message_hub_sync.middleware import Middleware, Received
+from message_hub_sync.middleware.call_next import CallNext, method_name, refuse_not_run
+from message_hub_sync.middleware.checking import overriding
 from message_hub_sync.runtime.text import shown
 
 __all__ = ["HandlerMiddleware"]

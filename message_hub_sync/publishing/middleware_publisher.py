@@ -19,15 +19,10 @@ from message_hub_sync.errors import (
     MessageValidationError,
 )
 from message_hub_sync.metrics import ServiceMetrics
-from message_hub_sync.middleware import (
-    CallNext,
-    Middleware,
-    Sending,
-    SendingOutcome,
-    method_name,
-    overriding,
-    refuse_not_run,
-)
+from message_hub_sync.middleware import Middleware, Sending
+from message_hub_sync.middleware.call_next import CallNext, method_name, refuse_not_run
+from message_hub_sync.middleware.checking import overriding
+from message_hub_sync.middleware.sending import SendingOutcome
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.publishing.publish_attempts import Verdict, verdicts_of
 from message_hub_sync.publishing.publisher import Publisher

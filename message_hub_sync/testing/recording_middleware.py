@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
-from message_hub_sync.middleware import Middleware, Received, Sending, SendingKind, SendingOutcome
+from message_hub_sync.middleware import Middleware, Received, Sending
+from message_hub_sync.middleware.sending import SendingKind, SendingOutcome
 
 __all__ = ["RecordedDelivery", "RecordedSending", "RecordingMiddleware"]
 

@@ -24,7 +24,8 @@ from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind
 from message_hub_sync.envelope import header_names
 from message_hub_sync.envelope.header_names import HUB_HEADERS, WIRE_HEADERS
 from message_hub_sync.envelope.values import Properties
-from message_hub_sync.middleware import CallNext, overriding, refuse_not_run
+from message_hub_sync.middleware.call_next import CallNext, refuse_not_run
+from message_hub_sync.middleware.checking import overriding
 from message_hub_sync.publishing.outgoing import outgoing_event, outgoing_message
 from message_hub_sync.publishing.publisher import Publisher
 from message_hub_sync.transport.base import Delivery, Outgoing
