@@ -164,7 +164,7 @@ def test_a_channel_that_the_broker_closes_is_opened_again(bench: Any, eventually
     delivery = bench.take(consumer)
     intake = delivery.origin
     with intake.connection.lock:
-        intake.pending_acks.finished(99)  # an acknowledgement of what was never delivered: 406
+        intake.pending_acks.mark_handled(99)  # an acknowledgement of what was never delivered: 406
         intake.flush()
     assert eventually(lambda: consumer.active and consumer._consumer_channel is not intake)
     assert transport.status()[-1].state is ConnectionState.OPEN  # the connection stayed
