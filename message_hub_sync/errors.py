@@ -4,6 +4,7 @@
 
     MessageHubError
     ├── MessageHubConnectionError       no connection in time; nothing was sent
+    │   └── MessageHubReentryError      called where the call would wait for itself; nothing was sent
     ├── MessageHubCircuitBreakerError   the circuit is open; nothing was sent
     ├── MessageHubDeliveryError         the hub did not confirm: rejected, or unknown
     ├── MessageHubTimeoutError          no reply to a request in time
@@ -34,6 +35,7 @@ __all__ = [
     "MessageHubConnectionError",
     "MessageHubDeliveryError",
     "MessageHubError",
+    "MessageHubReentryError",
     "MessageHubRejectError",
     "MessageHubRemoteError",
     "MessageHubRetryError",
@@ -54,6 +56,13 @@ class MessageHubError(Exception):
 
 class MessageHubConnectionError(MessageHubError):
     """There was no connection to the hub in time; nothing was sent, so the call can be repeated safely."""
+
+
+class MessageHubReentryError(MessageHubConnectionError):
+    """The call was made where it would wait for itself: inside another call of the client on the same thread (by a
+    signal handler, or by ``__del__`` in a garbage collection), or on an I/O thread of the client. Nothing was sent, and
+    no circuit counts it: make the call in another thread.
+    """
 
 
 class MessageHubCircuitBreakerError(MessageHubError):

@@ -31,12 +31,14 @@ CLASSES = {
 
 def test_the_tree_is_as_the_docstring_draws_it() -> None:
     assert errors.__doc__ is not None
-    root, *branches = re.findall(r"^    (?:[├└]── )?(\w+)", errors.__doc__, flags=re.MULTILINE)
-    assert root == "MessageHubError"
-    assert {root, *branches} == CLASSES.keys()
+    lines = re.findall(r"^    ([│ ]*)(?:[├└]── )?(\w+)", errors.__doc__, flags=re.MULTILINE)
+    assert lines[0] == ("", "MessageHubError")
+    assert {name for _, name in lines} == CLASSES.keys()
     assert errors.MessageHubError.__bases__ == (Exception,)
-    for name in branches:
-        assert CLASSES[name].__bases__[0] is MessageHubError, name
+    above = "MessageHubError"  # the latest one of the first level
+    for indent, name in lines[1:]:
+        assert CLASSES[name].__bases__[0] is CLASSES[above if indent else "MessageHubError"], name
+        above = above if indent else name
 
 
 def test_only_the_validation_error_is_also_a_value_error_as_the_docstring_says() -> None:
