@@ -257,6 +257,7 @@ class ClientConfig:
     max_message_bytes: int = 16 * 1024 * 1024
     strict_catalogue: bool = False
     settle_each: bool = False
+    hosts_in_order: bool = False
 
     def __post_init__(self) -> None:
         validate_service_name(self.service_name, configuring=True)
@@ -272,7 +273,7 @@ class ClientConfig:
             raise MessageHubConfigurationError(
                 f"queue_type must be 'classic' or 'quorum', not {shown(self.queue_type)}"
             )
-        for name in ("message_priorities", "strict_catalogue", "settle_each"):
+        for name in ("message_priorities", "strict_catalogue", "settle_each", "hosts_in_order"):
             if not isinstance(getattr(self, name), bool):
                 raise MessageHubConfigurationError(f"{name} must be True or False, not {shown(getattr(self, name))}")
         # AMQP's fields: 16 bits for the heartbeat, 64 bits for the size of a body.

@@ -43,7 +43,8 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
         failover (a list, or hosts separated by commas), or ``memory://name`` for a hub inside this process.
     :param auth_key: kept for the service's own use; never sent, logged or shown.
     :param circuit_breaker_config: when the circuit of a destination opens; by default ``CircuitBreakerConfig()``.
-    :param connect_timeout: seconds for a connection, or for consuming the queues of one ``subscribe``.
+    :param connect_timeout: seconds for a connection, shared by all hosts and their IP addresses, or for consuming the
+        queues of one ``subscribe``.
     :param delivery_timeout: seconds for a whole send or publish: connection, repeated attempts, confirm.
     :param close_timeout: seconds for :meth:`close`.
     :param heartbeat: the AMQP heartbeat timeout in seconds; a heartbeat is sent every half of it.
@@ -56,6 +57,8 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
         ``prefetch=1`` repeats at most one message.
     :param retry: how messages are retried whose handler fails; by default four attempts, with 1, 5 and 30 s between.
     :param ssl_context: for ``amqps://``, instead of the system's trust store.
+    :param hosts_in_order: try several hosts in the order of ``rabbitmq_url``. By default each connection tries them in
+        a random order, so that clients spread over the nodes of a cluster.
     :param middleware: objects that are called around each send and each handled delivery; the first is the
         outermost. See :class:`Middleware`.
     :raises MessageHubConfigurationError: a value is invalid; the text says which one and what is allowed.
@@ -79,6 +82,7 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
         settle_each: bool = False,
         retry: RetryPolicy | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        hosts_in_order: bool = False,
         middleware: Iterable[Middleware] = (),
     ) -> None:
         if retry is not None and not isinstance(retry, RetryPolicy):
@@ -97,6 +101,7 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
             max_message_bytes=max_message_bytes,
             strict_catalogue=strict_catalogue,
             settle_each=settle_each,
+            hosts_in_order=hosts_in_order,
         )
         lifecycle = Lifecycle(config, RetryPolicy() if retry is None else retry, checked_middleware(middleware))
         ClientCalls.__init__(self, config, lifecycle)

@@ -151,7 +151,7 @@ def test_closing_does_not_wait_for_a_question_that_nobody_answers(
 
 def test_the_next_host_is_taken_when_one_dies(bench: Any, eventually: Callable[..., bool]) -> None:
     with RabbitMQNode() as second:
-        transport = bench.transport([bench.node.url, second.url])
+        transport = bench.transport([bench.node.url, second.url], hosts_in_order=True)
         consumer = bench.consume(transport)
         bench.confirmed(transport)
         consumer.ack(bench.take(consumer))

@@ -19,47 +19,58 @@ _STABLE_SECONDS = 1.0
 
 
 class Backoff:
-    """Counts failures in a row. I/O thread only.
+    """Counts failures in a row. A round has every IP address of every host once. I/O thread only."""
 
-    :param hosts: the number of hosts. Each is tried once before a pause.
-    """
+    def __init__(self) -> None:
+        self._reset()
 
-    def __init__(self, hosts: int) -> None:
-        self._hosts = hosts
+    def _reset(self) -> None:
         self._failures = 0
-        self._refusals = 0
+        self._rounds = 0
+        self._round_over = False  # whether the latest failure was the last one of its round
+        self._all_refused = True  # whether every attempt of this round was refused so far
+        #: Whether every host refused in the latest round. Only a change of the settings can help then.
+        self.all_hosts_refused = False
 
     @property
     def first(self) -> bool:
         """Whether the latest failure is the first in a row. Only this one is logged as a warning."""
         return self._failures <= 1
 
-    @property
-    def all_hosts_refused(self) -> bool:
-        """Whether every host refused the latest attempt. Only a change of the settings can help then."""
-        return self._refusals >= self._hosts
-
-    def failed(self, final: bool) -> None:
+    def failed(self, final: bool, round_over: bool) -> None:
         """Count a failed attempt to connect.
 
         :param final: whether another attempt can only succeed after a setting was changed.
+        :param round_over: whether every IP address of every host was tried since the latest pause.
         """
         self._failures += 1
-        self._refusals = self._refusals + 1 if final else 0
+        self._round_over = round_over
+        self._all_refused = self._all_refused and final
+        self.all_hosts_refused = self.all_hosts_refused and final
+        if round_over:
+            self._rounds += 1
+            self.all_hosts_refused = self._all_refused
+            self._all_refused = True
 
-    def lost(self, lived: float) -> None:
-        """Count the loss of a connection that was open for ``lived`` seconds."""
-        self._refusals = 0
-        self._failures = 0 if lived > _STABLE_SECONDS else self._failures + 1
+    def lost(self, lived: float, round_over: bool) -> bool:
+        """Count the loss of a connection that was open for ``lived`` seconds.
+
+        :returns: whether it was stable. If it was not, its loss counts as a failure.
+        """
+        if lived > _STABLE_SECONDS:
+            self._reset()
+            return True
+        self.failed(False, round_over)
+        return False
 
     def pauses(self) -> tuple[float, float]:
         """The seconds to wait before the next attempt: first if no caller waits, second if one waits."""
-        rounds, hosts_tried = divmod(self._failures, self._hosts)
-        if hosts_tried or not rounds:
+        if not self._round_over:
             return 0.0, 0.0
         jitter = random.uniform(0.5, 1.0)
+        doubled = 2.0 ** min(self._rounds - 1, 10)
         if self.all_hosts_refused:
-            pause = min(_LONGEST_REFUSED_PAUSE, _FIRST_REFUSED_PAUSE * 2.0 ** min(rounds - 1, 10)) * jitter
+            pause = min(_LONGEST_REFUSED_PAUSE, _FIRST_REFUSED_PAUSE * doubled) * jitter
             return pause, pause
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(rounds - 1, 10)) * jitter
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * doubled) * jitter
         return pause, min(pause, _AWAITED_PAUSE * jitter)

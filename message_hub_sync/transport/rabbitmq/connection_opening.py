@@ -1,4 +1,4 @@
-"""Opening an AMQP connection: name resolution, TCP, TLS and login, on the I/O thread, with one deadline."""
+"""Opening an AMQP connection to one IP address: TCP, TLS and login, on the I/O thread, with one deadline."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pika
 
 from message_hub_sync.config import BrokerAddress, ClientConfig
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
+from message_hub_sync.transport.rabbitmq.endpoints import Endpoint
 from message_hub_sync.transport.rabbitmq.polling import Waker, new_selector
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
 
@@ -43,18 +44,18 @@ class Opening:
         self._dialing: socket.socket | None = None  # I/O thread only, and after_fork_in_child
 
     def open(
-        self, address: BrokerAddress, deadline: float, begun: Callable[[ThreadedConnection], None]
+        self, endpoint: Endpoint, deadline: float, begun: Callable[[ThreadedConnection], None]
     ) -> ThreadedConnection:
-        """Connect to one host.
+        """Connect to one IP address.
 
         :param deadline: monotonic seconds.
         :param begun: called with the connection before the AMQP handshake, so that another thread can end it.
         :raises GivenUp: the client is being closed.
         :raises Exception: the attempt failed; ``connect_failure`` translates the error.
         """
-        connected = dial(address, deadline, self._await_socket)
+        connected = dial(endpoint, deadline, self._await_socket)
         try:
-            connection = ThreadedConnection(self._parameters(address), connected, self._waker)
+            connection = ThreadedConnection(self._parameters(endpoint.address), connected, self._waker)
         except BaseException:
             connected.close()
             raise
@@ -112,42 +113,29 @@ class Opening:
 
 
 def dial(
-    address: BrokerAddress, deadline: float, await_socket: Callable[[socket.socket, bool, float], bool]
+    endpoint: Endpoint, deadline: float, await_socket: Callable[[socket.socket, bool, float], bool]
 ) -> socket.socket:
-    """Connect to the first of the host's IP addresses that answers.
+    """Connect to one IP address.
 
     :param deadline: monotonic seconds.
     :param await_socket: called with a socket, ``True`` for writable or ``False`` for readable, and a deadline. Waits
         for the socket and returns whether it is ready; may raise to give up.
     :returns: the connected socket, non-blocking; with TLS, after the TLS handshake.
-    :raises OSError: including ``TimeoutError``, ``socket.gaierror`` and ``ssl.SSLError``.
+    :raises OSError: including ``TimeoutError`` and ``ssl.SSLError``.
     """
-    last: OSError | None = None
-    # getaddrinfo has no timeout. So it runs on the I/O thread, while callers wait with their own deadlines.
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    for position, (family, kind, protocol, _, target) in enumerate(found):
-        # Divide the remaining time: if one address never answers (IPv6 without a route), the next ones get their part.
-        now = time.monotonic()
-        until = now + (deadline - now) / (len(found) - position)
-        connection = socket.socket(family, kind, protocol)
-        try:
-            connection.setblocking(False)
-            _tune(connection)
-            _connect(connection, target, until, await_socket)
-            if address.tls:
-                assert address.ssl_context is not None
-                return _handshake(connection, address, address.ssl_context, until, await_socket)
-        except OSError as error:
-            connection.close()
-            last = error
-            if time.monotonic() >= deadline:
-                break
-        except BaseException:
-            connection.close()
-            raise
-        else:
-            return connection
-    raise last or OSError("the host has no address")
+    address = endpoint.address
+    connection = socket.socket(endpoint.family, endpoint.kind, endpoint.protocol)
+    try:
+        connection.setblocking(False)
+        _tune(connection)
+        _connect(connection, endpoint.target, deadline, await_socket)
+        if address.tls:
+            assert address.ssl_context is not None
+            return _handshake(connection, address, address.ssl_context, deadline, await_socket)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _tune(connection: socket.socket) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-from message_hub_sync.config import BrokerAddress, ClientConfig
+from message_hub_sync.config import ClientConfig
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import ConnectionState, ConnectionStatus
@@ -16,6 +16,7 @@ from message_hub_sync.transport.rabbitmq.backoff import Backoff
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.connection_gate import ConnectionGate
 from message_hub_sync.transport.rabbitmq.connection_opening import GivenUp, Opening
+from message_hub_sync.transport.rabbitmq.endpoints import Endpoints, in_turn
 from message_hub_sync.transport.rabbitmq.io_tasks import IOTask, IOTaskQueue
 from message_hub_sync.transport.rabbitmq.polling import Waker
 from message_hub_sync.transport.rabbitmq.translation import (
@@ -63,7 +64,6 @@ class RecoveringConnection:
         assert isinstance(addresses, tuple)
         self._role = role
         self._config = config
-        self._addresses: tuple[BrokerAddress, ...] = addresses
         self._restore = restore
         self._keep_open = keep_open
         self._on_open = on_open
@@ -73,9 +73,10 @@ class RecoveringConnection:
         self._close_deadline = 0.0  # guarded by the gate's lock
         self._connection: ThreadedConnection | None = None  # written by the I/O thread only
         self._opening: Opening | None = None  # written by the I/O thread only
-        self._backoff = Backoff(len(addresses))  # I/O thread only
-        self._address = addresses[0]  # written by the I/O thread only
-        self._next_address = 0  # I/O thread only
+        self._backoff = Backoff()  # I/O thread only
+        hosts = in_turn(addresses, config.hosts_in_order)
+        self._endpoints = Endpoints(hosts, config.connect_timeout)  # I/O thread only
+        self._address = self._endpoints.host  # written by the I/O thread only
         #: Why the connection was lost or the latest attempt failed, whichever came last; and when, by the wall clock.
         self._last_error: tuple[str, float] | None = None  # written by the I/O thread only
         self._tasks = IOTaskQueue()  # added to with the gate's lock held, and only while there is a thread
@@ -246,7 +247,7 @@ class RecoveringConnection:
                     break
                 except Exception:  # after a bug of this library, consumers still need this thread
                     logger.exception("the %s connection failed in an unexpected way; connecting again", self._role)
-                    self._backoff.failed(False)
+                    self._backoff.failed(False, round_over=True)
                 self._pause(waker)
         finally:
             self._leave(waker)
@@ -271,21 +272,22 @@ class RecoveringConnection:
     # --- on the I/O thread -------------------------------------------------------------------------
 
     def _connect(self, opening: Opening) -> ThreadedConnection | None:
-        """Try the next host once; ``None`` if that failed."""
-        self._address = address = self._addresses[self._next_address % len(self._addresses)]
-        self._next_address += 1
+        """Try the next IP address once; ``None`` if that failed."""
+        endpoints = self._endpoints
+        self._address = address = endpoints.host
         if not self._gate.ever_open:
             self._gate.enter(ConnectionState.CONNECTING, str(address))
-        deadline = time.monotonic() + max(1.0, self._config.connect_timeout / len(self._addresses))
         try:
-            return opening.open(address, deadline, self._begun)
+            endpoint = endpoints.next()
+            return opening.open(endpoint, endpoints.deadline(), self._begun)
         except GivenUp:
             raise
         except Exception as error:
             refusal = connect_failure(error, address)
+            endpoints.failed(isinstance(error, TimeoutError))
         self._connection = None
         self._last_error = (refusal.text, time.time())
-        self._backoff.failed(refusal.final)
+        self._backoff.failed(refusal.final, endpoints.round_over)
         self._gate.refuse(refusal, self._backoff.all_hosts_refused)
         return None
 
@@ -307,11 +309,12 @@ class RecoveringConnection:
             waker.wait(until)
 
     def _serve(self, connection: ThreadedConnection) -> None:
-        opened_at = time.monotonic()
+        opened_at: float | None = None
         try:
             connection.on_blocked(self._blocked)
             again = self._restored(connection)
             if connection.usable:
+                opened_at = time.monotonic()
                 self._gate.enter(ConnectionState.OPEN, str(self._address), self._on_open)
             while connection.alive and not self._gate.closing:
                 if connection.usable:
@@ -332,7 +335,9 @@ class RecoveringConnection:
             why = describe(connection.end_reason)
             if not self._gate.closing:
                 self._last_error = (why, time.time())
-            self._backoff.lost(time.monotonic() - opened_at)
+            lived = 0.0 if opened_at is None else time.monotonic() - opened_at
+            if self._backoff.lost(lived, self._endpoints.round_over):
+                self._endpoints.forget()
             # Change the state before failing the tasks: their callers then wait for the next connection.
             self._gate.enter(ConnectionState.RECOVERING, why)
             self._tasks.fail()

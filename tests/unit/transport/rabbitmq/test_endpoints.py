@@ -1,0 +1,300 @@
+"""Every IP address of every host is tried in turn, whichever layer failed, and a slow resolver prevents nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pika import frame, spec
+from scripted_broker import CAPABILITIES, ScriptedBroker
+
+from message_hub_sync.config import ClientConfig, parse_addresses
+from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConnectionError
+from message_hub_sync.transport.base import ConnectionState
+from message_hub_sync.transport.rabbitmq import RabbitMQTransport
+
+
+def closes(peer: socket.socket) -> None:
+    peer.shutdown(socket.SHUT_RDWR)
+
+
+def speaks_http(peer: socket.socket) -> None:
+    peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def refuses_the_login(peer: socket.socket) -> None:
+    peer.sendall(frame.Method(0, spec.Connection.Close(403, "ACCESS_REFUSED", 10, 11)).marshal())
+
+
+def says_nothing(peer: socket.socket) -> None:
+    pass
+
+
+@pytest.fixture
+def broker() -> Iterator[Callable[..., ScriptedBroker]]:
+    made: list[ScriptedBroker] = []
+
+    def make(**answers: Callable[[socket.socket], None]) -> ScriptedBroker:
+        made.append(ScriptedBroker({name.replace("_", "."): answer for name, answer in answers.items()}))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def transport() -> Iterator[Callable[..., RabbitMQTransport]]:
+    made: list[RabbitMQTransport] = []
+
+    def make(url: Any, **settings: Any) -> RabbitMQTransport:
+        made.append(RabbitMQTransport(ClientConfig(**{
+            "service_name": "svc", "address": parse_addresses(url), "hosts_in_order": True, **settings
+        })))  # fmt: skip
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close(time.monotonic() + 2)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """By the name of a host: its addresses, or a callable that returns them. Other names are looked up as usual."""
+    known: dict[str, Any] = {}
+    look_up = socket.getaddrinfo
+
+    def resolve(host: str, *arguments: Any, **options: Any) -> Any:
+        if host not in known:
+            return look_up(host, *arguments, **options)
+        found = known[host]
+        targets = found() if callable(found) else found
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", target) for target in targets]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return known
+
+
+@pytest.fixture
+def dead() -> Iterator[Callable[[], tuple[str, int]]]:
+    """Addresses that answer no attempt to connect: the queues of their listeners are full."""
+    with contextlib.ExitStack() as stack:
+
+        def make() -> tuple[str, int]:
+            server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            for _ in range(4):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(server.getsockname())
+            address: tuple[str, int] = server.getsockname()
+            return address
+
+        yield make
+
+
+def url_of(*targets: tuple[str, int]) -> list[str]:
+    return [f"amqp://{host}:{port}" for host, port in targets]
+
+
+def state_of(transport: RabbitMQTransport) -> ConnectionState:
+    return transport.status()[0].state
+
+
+def connected_within(transport: RabbitMQTransport, seconds: float) -> bool:
+    try:
+        transport.connect(time.monotonic() + seconds)
+    except MessageHubConnectionError:
+        return False
+    return True
+
+
+# --- a name with several addresses -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", ["header", "Connection_StartOk", "Connection_Open", "Channel_Open"])
+@pytest.mark.parametrize("fault", [closes, speaks_http, says_nothing])
+def test_the_second_address_of_a_name_is_tried_whatever_the_first_one_does(
+    broker: Any, transport: Any, names: dict[str, Any], layer: str, fault: Any
+) -> None:
+    first, second = broker(**{layer: fault}), broker()
+    names["rabbit"] = [first.address, second.address]
+    # 60 s: a restore waits 10 s for a silent broker.
+    transport("amqp://rabbit", connect_timeout=2).connect(time.monotonic() + 60)
+    assert first.connections >= 1
+    assert second.connections >= 1
+
+
+def test_one_refusal_of_the_login_is_not_final_while_another_address_is_left(
+    broker: Any, transport: Any, names: dict[str, Any]
+) -> None:
+    names["rabbit"] = [broker(Connection_StartOk=refuses_the_login).address, broker().address]
+    for _ in range(5):
+        client = transport("amqp://rabbit")
+        client.connect(time.monotonic() + 30)
+        client.close(time.monotonic() + 5)
+
+
+def test_a_login_that_every_address_of_every_host_refuses_is_told_at_once(
+    broker: Any, transport: Any, names: dict[str, Any]
+) -> None:
+    refusing = [broker(Connection_StartOk=refuses_the_login) for _ in range(3)]
+    names["one"] = [refusing[0].address, refusing[1].address]
+    names["two"] = [refusing[2].address]
+    with pytest.raises(MessageHubAuthorizationError):
+        transport(["amqp://one", "amqp://two"], connect_timeout=60).connect(time.monotonic() + 60)
+    assert [each.connections for each in refusing] == [1, 1, 1]
+
+
+def test_an_address_of_a_family_that_the_machine_lacks_is_followed_by_the_next(
+    broker: Any, transport: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = broker()
+    found = [
+        (socket.AF_INET6 + 12_345, socket.SOCK_STREAM, 6, "", ("::1", sound.port, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", sound.address),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    transport("amqp://rabbit").connect(time.monotonic() + 30)
+
+
+def test_a_first_address_whose_broker_ends_each_connection_does_not_keep_the_second_from_its_turn(
+    broker: Any, transport: Any, names: dict[str, Any]
+) -> None:
+    """It opens the connection and closes it when the channel is opened: a node that is starting or broken."""
+    names["rabbit"] = [broker(Channel_Open=closes).address, broker().address]
+    client = transport("amqp://rabbit")
+    client.connect(time.monotonic() + 30)
+    assert state_of(client) is ConnectionState.OPEN
+
+
+# --- a slow resolver -------------------------------------------------------------------------------
+
+
+def test_a_lookup_that_outlasts_the_timeout_is_used_when_it_comes(
+    broker: Any, transport: Any, names: dict[str, Any]
+) -> None:
+    sound, found = broker(), threading.Event()
+
+    def late() -> list[Any]:
+        assert found.wait(30)
+        return [sound.address]
+
+    names["rabbit"] = late
+    client = transport("amqp://rabbit", connect_timeout=0.2)
+    assert not connected_within(client, 0.2)
+    found.set()
+    assert sound.wait_for(lambda: "Channel.Open" in sound.answered)
+    assert connected_within(client, 30)
+    assert sound.connections == 1
+
+
+def test_slow_lookups_of_several_hosts_do_not_keep_the_last_one_from_being_reached(
+    broker: Any, transport: Any, names: dict[str, Any]
+) -> None:
+    sound, lookups = broker(), []
+
+    def slow(targets: list[Any]) -> Callable[[], list[Any]]:
+        def look_up() -> list[Any]:
+            lookups.append(1)
+            threading.Event().wait(0.3)  # longer than the share of a host
+            return targets
+
+        return look_up
+
+    names.update(one=slow([("127.0.0.1", 1)]), two=slow([("127.0.0.1", 1)]), three=slow([sound.address]))
+    client = transport(["amqp://one", "amqp://two", "amqp://three"], connect_timeout=0.5)
+    deadline = time.monotonic() + 60
+    while not connected_within(client, 0.5):
+        assert time.monotonic() < deadline
+    assert len(lookups) == 3
+
+
+def test_a_name_that_does_not_resolve_is_followed_by_the_next_host(
+    broker: Any, transport: Any, names: dict[str, Any]
+) -> None:
+    def unknown() -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    names.update(nowhere=unknown, rabbit=[broker().address])
+    transport(["amqp://nowhere", "amqp://rabbit"]).connect(time.monotonic() + 30)
+
+
+# --- the time is shared ----------------------------------------------------------------------------
+
+
+def test_two_dead_hosts_leave_time_for_the_third_within_one_timeout(broker: Any, transport: Any, dead: Any) -> None:
+    client = transport(url_of(dead(), dead(), broker().address), connect_timeout=3)
+    client.connect(time.monotonic() + 3)
+
+
+def test_a_timeout_shorter_than_a_second_is_shared_too(broker: Any, transport: Any, dead: Any) -> None:
+    sound = broker()
+    client = transport(url_of(dead(), dead(), dead(), sound.address), connect_timeout=0.4)
+    deadline = time.monotonic() + 60
+    while not connected_within(client, 0.4):
+        assert time.monotonic() < deadline
+
+
+def test_a_next_call_goes_on_where_the_last_one_ended(broker: Any, transport: Any, dead: Any) -> None:
+    sound = broker()
+    client = transport(url_of(dead(), dead(), sound.address), connect_timeout=1.5)
+    calls = 1
+    while not connected_within(client, 0.1):  # less than the share of one host
+        calls += 1
+        assert calls < 600
+    assert sound.connections == 1
+
+
+@pytest.mark.parametrize("layer", ["header", "Connection_StartOk", "Connection_Open"])
+def test_hosts_whose_handshake_takes_longer_than_their_share_are_given_more_time(
+    broker: Any, transport: Any, layer: str
+) -> None:
+    answers: dict[str, Any] = {
+        "header": spec.Connection.Start(server_properties={"capabilities": CAPABILITIES}),
+        "Connection_StartOk": spec.Connection.Tune(2047, 131072, 60),
+        "Connection_Open": spec.Connection.OpenOk(),
+    }  # fmt: skip
+
+    def slowly(peer: socket.socket) -> None:
+        threading.Event().wait(0.5)  # the share is 0.25 s
+        peer.sendall(frame.Method(0, answers[layer]).marshal())
+
+    hosts = [broker(**{layer: slowly}) for _ in range(4)]
+    client = transport([host.url for host in hosts], connect_timeout=1)
+    deadline = time.monotonic() + 60
+    while not connected_within(client, 1):
+        assert time.monotonic() < deadline
+
+
+# --- the order of the hosts ------------------------------------------------------------------------
+
+
+def test_clients_with_several_hosts_spread_over_them(broker: Any, transport: Any) -> None:
+    hosts = [broker() for _ in range(3)]
+    for _ in range(60):
+        client = transport([host.url for host in hosts], hosts_in_order=False)
+        client.connect(time.monotonic() + 30)
+        client.close(time.monotonic() + 5)
+    assert all(host.connections >= 2 for host in hosts), [host.connections for host in hosts]
+
+
+def test_hosts_in_order_are_tried_in_the_order_of_the_url(broker: Any, transport: Any) -> None:
+    hosts = [broker() for _ in range(3)]
+    for _ in range(10):
+        client = transport([host.url for host in hosts])
+        client.connect(time.monotonic() + 30)
+        client.close(time.monotonic() + 5)
+    assert [host.connections for host in hosts] == [10, 0, 0]
+
+
+def test_after_the_loss_of_a_host_the_next_one_is_taken(broker: Any, transport: Any) -> None:
+    hosts = [broker() for _ in range(3)]
+    client = transport([host.url for host in hosts])
+    client.connect(time.monotonic() + 30)
+    hosts[0].close()
+    assert hosts[1].wait_for(lambda: "Channel.Open" in hosts[1].answered)
