@@ -25,7 +25,7 @@ from message_hub_sync import MessageHubClient
 
 __all__ = ["PASSES", "WORKLOADS", "counted"]
 
-WORKLOADS = ("publish", "bulk", "consume")
+WORKLOADS = ("publish", "publish-64k", "bulk", "consume")
 PASSES = ("calls", "instructions", "memory")
 
 _SERVICE = "counted"
@@ -64,9 +64,9 @@ def counted(workload: str, way: str) -> dict[str, float]:
 
 @contextmanager
 def _working(workload: str, broker: ScriptedBroker) -> Iterator[Work]:
-    payload = payload_of(256)
+    payload = payload_of(64 * 1024 if workload == "publish-64k" else 256)
     with MessageHubClient(service_name=_SERVICE, rabbitmq_url=broker.url, delivery_timeout=_LONGEST) as client:
-        if workload == "publish":
+        if workload in ("publish", "publish-64k"):
 
             def publish(count: int) -> None:
                 for _ in range(count):

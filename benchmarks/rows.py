@@ -95,6 +95,8 @@ class Row:
     settings: Sequence[tuple[str, Any]] = ()
     #: Whether the body size matters. If so, the row is run for each size.
     sized: bool = True
+    #: The row's own body sizes, in bytes. Without them it is run for the sizes of the plan.
+    bodies: tuple[int, ...] = ()
     #: Whether the rate is independent of the number of messages, so that slow competitors may process fewer.
     paced: bool = True
     #: Whether the queue is filled before the measurement.
@@ -166,6 +168,15 @@ ROWS = {
                 Target("aio_pika", 2.3),
                 Target("librabbitmq", 0.85),
             ),
+        ),
+        Row(
+            "publish-bodies",
+            "publish, confirmed, 1 thread",
+            "publish",
+            ("pika",),
+            messages=400,
+            targets=(Target("pika", 1.0), Target("pika", 1.0, metric="cpu_per_10k")),
+            bodies=(256, 16 * 1024, 64 * 1024, 256 * 1024, 1024 * 1024),
         ),
         Row(
             "consume-default",

@@ -54,7 +54,7 @@ class Plan:
     def _round(self, number: int) -> Iterator[_Step]:
         for row in self.rows:
             peers = [peer for peer in row.peers if peer in self.peers]
-            for body in self.bodies if row.sized else self.bodies[:1]:
+            for body in row.bodies or (self.bodies if row.sized else self.bodies[:1]):
                 steps = [_Step(row, body, number, group, competitor) for group, competitor in _neighbours(peers)]
                 yield from reversed(steps) if number % 2 else steps
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -16,7 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
 from message_hub_sync.envelope.correlation import correlation_text, current_message
-from message_hub_sync.envelope.decode import NotJSON, decode_payload, raise_not_json
+from message_hub_sync.envelope.decodable import check_decodable
 from message_hub_sync.envelope.header_names import (
     CAUSATION_ID,
     DESTINATION,
@@ -35,7 +33,6 @@ from message_hub_sync.envelope.values import (
     MAX_TTL_SECONDS,
     PERSISTENT,
     SERVICE_MESSAGE,
-    InvalidMessage,
     Properties,
 )
 from message_hub_sync.errors import MessageValidationError
@@ -44,13 +41,6 @@ from message_hub_sync.runtime.text import encodable, printable, shown
 __all__ = ["check_header", "check_headers_size", "encode_payload", "event_properties", "message_properties"]
 
 _INT64 = 2**63
-#: Python's default limit for the digits of a whole number in a text (sys.get_int_max_str_digits()).
-MAX_DIGITS = 4300
-_MANY_DIGITS = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
-_CONTAINERS = frozenset({dict, list, tuple})
-_TEXT = frozenset({str})
-#: First bytes of ``NaN`` and ``Infinity``.
-_N, _I = b"NI"
 
 
 def encode_payload(payload: Any, max_bytes: int) -> bytes:
@@ -76,62 +66,17 @@ def encode_payload(payload: Any, max_bytes: int) -> bytes:
         ) from None
     if body[:1] != b"{":
         _raise_not_an_object(f"{type(payload).__name__}, which is something else in JSON")
-    # Search for one byte first: that is ten times as fast as to search for a word, and most bodies do not contain the
-    # byte.
-    if ((_N in body and b"NaN" in body) or (_I in body and b"Infinity" in body)) and _holds_constants(body):
-        raise MessageValidationError("payload must not contain NaN or an infinity (JSON has none): use None or a str")
     if len(body) > max_bytes:
         raise MessageValidationError(
             f"payload must be at most {max_bytes} bytes as JSON (max_message_bytes), not {len(body)}: "
             "store it elsewhere and send a reference"
         )
-    if (len(body) > MAX_DIGITS and _MANY_DIGITS.search(body)) or _has_other_keys(payload, body):
-        _check_readable(body, max_bytes)
+    check_decodable(payload, body, max_bytes)
     return body
-
-
-def _has_other_keys(payload: Any, body: bytes) -> bool:
-    """Whether a dict in the payload has keys that are not ``str``: the JSON of ``{1: …, "1": …}`` has a key twice."""
-    if type(payload) is not dict:
-        return False
-    # If the body has no second "{", the payload contains no other object: its values need not be inspected.
-    return _has_other_keys_inside(payload) if body.find(b"{", 1) > 0 else not _TEXT.issuperset(map(type, payload))
-
-
-def _has_other_keys_inside(value: Any) -> bool:
-    if type(value) is dict:
-        if not _TEXT.issuperset(map(type, value)):
-            return True
-        value = value.values()
-    elif type(value) not in _CONTAINERS:
-        return False
-    # map() and isdisjoint() loop in C, which is faster than a loop in Python.
-    return not _CONTAINERS.isdisjoint(map(type, value)) and any(map(_has_other_keys_inside, value))
-
-
-def _check_readable(body: bytes, max_bytes: int) -> None:
-    """Raise :class:`MessageValidationError` if receivers could not decode the body."""
-    try:
-        decode_payload(body, max_bytes)
-    except InvalidMessage as error:
-        raise MessageValidationError(
-            f"payload must be decodable by receivers ({error}): use each key once, as a str, and send very long "
-            "numbers as str"
-        ) from None
 
 
 def _raise_not_an_object(what: str) -> NoReturn:
     raise MessageValidationError(f"payload must be a JSON object (a dict, a pydantic model or a dataclass), not {what}")
-
-
-def _holds_constants(body: bytes) -> bool:
-    """Whether the JSON contains ``NaN`` or ``Infinity`` as a number (not inside a string)."""
-    try:
-        # Numbers are not converted: a whole number of too many digits would raise here, and is checked later.
-        json.loads(body, parse_constant=raise_not_json, parse_int=str, parse_float=str)
-    except NotJSON:
-        return True
-    return False
 
 
 def message_properties(

@@ -6,7 +6,7 @@ pika encodes the message. Property-based tests compare both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from operator import attrgetter
 from struct import Struct
@@ -82,9 +82,9 @@ def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -
     # A value that is not a text, an unhashable value, a number out of range, or no header at all.
     except (_NotCommon, AttributeError, TypeError, ValueError, IndexError, struct_error):
         return None
-    if size > max_fragment or header_size > max_fragment:
+    if header_size > max_fragment:
         return None
-    pieces = (
+    pieces: tuple[bytes | memoryview, ...] = (
         begin,
         _LONGLONG.pack(size),
         to_timestamp,
@@ -99,7 +99,19 @@ def encode_publish(outgoing: Outgoing, channel_number: int, max_fragment: int) -
         body,
         _FRAME_END,
     )
-    return b"".join(pieces if size else pieces[:10])
+    if 0 < size <= max_fragment:
+        return b"".join(pieces)
+    return b"".join((*pieces[:10], *_body_frames(body, channel_number, max_fragment)))
+
+
+def _body_frames(body: bytes, channel_number: int, max_fragment: int) -> Iterator[bytes | memoryview]:
+    """The pieces of the body's frames. The parts of the body are views: the join copies each byte once."""
+    view = memoryview(body)
+    for start in range(0, len(body), max_fragment):
+        part = view[start : start + max_fragment]
+        yield _FRAME_START.pack(_FRAME_BODY, channel_number, len(part))
+        yield part
+        yield _FRAME_END
 
 
 class _NotCommon(Exception):
