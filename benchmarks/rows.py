@@ -233,6 +233,16 @@ ROWS = {
             sized=False,
             paced=False,
         ),
+        Row(
+            "connect",
+            "connect, until a message can be published",
+            "connect",
+            ("pika",),
+            messages=100,
+            metrics=("p50_us", "p99_us"),
+            sized=False,
+            paced=False,
+        ),
         *(
             Row(
                 f"idle-{subscriptions}",

@@ -100,6 +100,16 @@ def request(task: Task, watch: Stopwatch) -> None:
         watch.stop()
 
 
+def connect(task: Task, watch: Stopwatch) -> None:
+    with watch:
+        for _ in range(task.messages):
+            client = _client(task)
+            began = time.perf_counter()
+            client.connect()
+            watch.samples.append(time.perf_counter() - began)
+            client.close()
+
+
 def idle(task: Task, watch: Stopwatch) -> None:
     with _client(task) as client:
         for number in range(task.subscriptions):
@@ -134,6 +144,7 @@ OPERATIONS: dict[str, Operation] = {
     "consume": consume,
     "latency": latency,
     "request": request,
+    "connect": connect,
     "idle": idle,
     "import": import_time,
 }

@@ -154,6 +154,17 @@ def request(task: Task, watch: Stopwatch) -> None:
     watch.stop()
 
 
+def connect(task: Task, watch: Stopwatch) -> None:
+    """Until a channel with confirms is open."""
+    with watch:
+        for _ in range(task.messages):
+            began = time.perf_counter()
+            connection = _connect(task)
+            connection.channel().confirm_delivery()
+            watch.samples.append(time.perf_counter() - began)
+            connection.close()
+
+
 def idle(task: Task, watch: Stopwatch) -> None:
     """All consumers on one channel. One thread waits for deliveries."""
     ready = threading.Event()
@@ -182,5 +193,6 @@ OPERATIONS: dict[str, Operation] = {
     "consume": consume,
     "latency": latency,
     "request": request,
+    "connect": connect,
     "idle": idle,
 }

@@ -17,7 +17,7 @@ from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END
 from message_hub_sync.transport.rabbitmq.frames.encoding import OWN_FRAMES
 from message_hub_sync.transport.rabbitmq.outstanding_confirms import OutstandingConfirms
 from message_hub_sync.transport.rabbitmq.rpc_channel import RpcChannel, open_channel
-from message_hub_sync.transport.rabbitmq.translation import RpcTimedOut, describe
+from message_hub_sync.transport.rabbitmq.translation import describe
 
 __all__ = ["ConfirmChannel"]
 
@@ -89,12 +89,13 @@ class ConfirmChannel:
         raw.on_closed = closed
         if OWN_FRAMES:
             connection.frame_handlers[channel.number] = channel
-        raw.pika.add_on_return_callback(channel._on_return)
-        try:
-            raw.call(lambda pika, done: pika.confirm_delivery(channel._on_confirm, callback=done), deadline)
-        except RpcTimedOut:
-            raw.close(deadline)
-            raise
+        with connection.lock:
+            connection.check_usable()
+            raw.pika.add_on_return_callback(channel._on_return)
+            # Without a callback pika asks for no answer, which saves a round trip: the broker reads this method before
+            # any message that is published on the channel.
+            raw.pika.confirm_delivery(channel._on_confirm)
+            connection._flush()
         return channel
 
     @property

@@ -298,3 +298,21 @@ def test_after_the_loss_of_a_host_the_next_one_is_taken(broker: Any, transport: 
     client.connect(time.monotonic() + 30)
     hosts[0].close()
     assert hosts[1].wait_for(lambda: "Channel.Open" in hosts[1].answered)
+
+
+# --- round trips -----------------------------------------------------------------------------------
+
+
+def test_a_client_that_publishes_waits_for_four_answers_until_it_is_connected(broker: Any, transport: Any) -> None:
+    sound = broker()
+    transport(sound.url).connect(time.monotonic() + 30)
+    assert sound.answered == ["header", "Connection.StartOk", "Connection.Open", "Channel.Open"]
+
+
+def test_connecting_again_after_a_loss_takes_no_more_answers_than_the_first_time(broker: Any, transport: Any) -> None:
+    sound = broker()
+    client = transport(sound.url)
+    client.connect(time.monotonic() + 30)
+    sound.cut()
+    assert sound.wait_for(lambda: sound.answered.count("Channel.Open") == 2)
+    assert len(sound.answered) == 8
