@@ -117,6 +117,8 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
         return self._config.service_name
 
     def __repr__(self) -> str:
+        if "_lifecycle" not in self.__dict__:
+            return "<MessageHubClient (its constructor failed)>"
         closed = " (closed)" if self._lifecycle.closed else ""
         return f"<MessageHubClient {self._config.service_name}{closed}>"
 

@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.runtime.text import shown
 
-__all__ = ["deadline_after", "earliest_now", "remaining", "take", "timeout_seconds"]
+__all__ = ["MAX_TIMEOUT", "deadline_after", "earliest_now", "remaining", "take", "timeout_seconds"]
 
 T = TypeVar("T")
 
 #: The shortest wait that :func:`take` starts, in seconds.
 SHORTEST_WAIT = 0.05
 
-#: The longest timeout, in seconds (about 49 days): a longer wait exceeds ``threading.TIMEOUT_MAX`` on some platforms.
-MAX_TIMEOUT = 4_294_967
+#: The longest timeout, in seconds (24 days). ``poll`` takes at most 2**31 - 1 milliseconds, ``threading`` more.
+MAX_TIMEOUT = 2_147_000
 
 #: The wall clock's value, in seconds since the epoch, at zero of the monotonic clock: computed at import.
 _EPOCH = time.time() - time.monotonic()
@@ -42,7 +42,7 @@ def timeout_seconds(value: Any, default: float) -> float:
     :raises MessageValidationError: ``value`` is neither ``None`` nor a number above 0 and at most :data:`MAX_TIMEOUT`.
     """
     if value is None:
-        return default
+        return min(default, MAX_TIMEOUT)
     if (
         isinstance(value, (int, float))
         and not isinstance(value, bool)

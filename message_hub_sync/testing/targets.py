@@ -6,7 +6,6 @@ import base64
 import http.client
 import json
 import logging
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -123,7 +122,7 @@ def _through_api(address: BrokerAddress, name: str) -> Callable[[], object] | No
 def _ask(address: BrokerAddress, method: str, path: str, body: Any) -> bool:
     connection: http.client.HTTPConnection
     if address.tls:
-        context = address.ssl_context or ssl.create_default_context()
+        context = address.tls_context()
         connection = http.client.HTTPSConnection(address.host, _API_TLS_PORT, timeout=_API_TIMEOUT, context=context)
     else:
         connection = http.client.HTTPConnection(address.host, _API_PORT, timeout=_API_TIMEOUT)

@@ -130,8 +130,7 @@ def dial(
         _tune(connection)
         _connect(connection, endpoint.target, deadline, await_socket)
         if address.tls:
-            assert address.ssl_context is not None
-            return _handshake(connection, address, address.ssl_context, deadline, await_socket)
+            return _handshake(connection, address, await_socket, deadline)
     except BaseException:
         connection.close()
         raise
@@ -165,12 +164,11 @@ def _connect(
 def _handshake(
     connection: socket.socket,
     address: BrokerAddress,
-    context: ssl.SSLContext,
-    deadline: float,
     await_socket: Callable[[socket.socket, bool, float], bool],
+    deadline: float,
 ) -> ssl.SSLSocket:
-    wrapped = context.wrap_socket(
-        connection, server_hostname=address.server_hostname or address.host, do_handshake_on_connect=False
+    wrapped = address.tls_context().wrap_socket(
+        connection, server_hostname=address.server_hostname, do_handshake_on_connect=False
     )
     try:
         while True:

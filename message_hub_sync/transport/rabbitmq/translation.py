@@ -63,6 +63,8 @@ def connect_failure(error: BaseException, address: BrokerAddress) -> Refusal:
     """Translate the error of a failed attempt to connect."""
     # Only a reply code means that the login failed. A stream that ended during the handshake does not: a broker may be
     # killed at any moment.
+    if isinstance(error, MessageHubConfigurationError):  # of ours: TLS files that were right when the client was made
+        return Refusal(MessageHubConnectionError, f"cannot connect to {address}: {error}", True)
     kind, text, final = _meaning(error)
     described = text.format(
         address=address, user=repr(address.username), vhost=repr(address.virtual_host), error=describe(error)

@@ -103,7 +103,7 @@ def test_a_child_forked_while_the_lock_was_held_is_not_stuck() -> None:
     [
         ({"capacity": 0}, "capacity must be a whole number from 1, not 0$"),
         ({"capacity": 1.5}, r"capacity must be a whole number from 1, not 1\.5$"),
-        ({"window": 0}, "window must be a number of seconds greater than 0 and at most 4294967, not 0"),
+        ({"window": 0}, "window must be a number of seconds greater than 0 and at most 2147000, not 0"),
     ],
 )
 def test_a_store_says_which_setting_is_wrong(settings: dict[str, Any], says: str) -> None:

@@ -15,6 +15,7 @@ from scripted_broker import CAPABILITIES, ScriptedBroker
 
 from message_hub_sync.config import ClientConfig, parse_addresses
 from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConnectionError
+from message_hub_sync.runtime.deadlines import MAX_TIMEOUT
 from message_hub_sync.transport.base import ConnectionState
 from message_hub_sync.transport.rabbitmq import RabbitMQTransport
 
@@ -316,3 +317,13 @@ def test_connecting_again_after_a_loss_takes_no_more_answers_than_the_first_time
     sound.cut()
     assert sound.wait_for(lambda: sound.answered.count("Channel.Open") == 2)
     assert len(sound.answered) == 8
+
+
+# --- the longest timeout ---------------------------------------------------------------------------
+
+
+def test_the_longest_timeout_that_is_allowed_can_be_waited_for(broker: Any, transport: Any) -> None:
+    longest = MAX_TIMEOUT
+    client = transport(broker().url, connect_timeout=longest, delivery_timeout=longest, close_timeout=longest)
+    client.connect(time.monotonic() + longest)
+    client.close(time.monotonic() + longest)
