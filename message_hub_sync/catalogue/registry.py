@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar, cast, overload
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from message_hub_sync.catalogue.event_type import EventType
-from message_hub_sync.envelope.decode import validation_reason
+from message_hub_sync.envelope.decode import validated_json, validation_reason
+from message_hub_sync.envelope.encode import encode_payload
 from message_hub_sync.envelope.names import event_name, validate_event_pattern, validate_event_type
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
 from message_hub_sync.runtime.log import SafeLogger
@@ -145,7 +146,15 @@ class Catalogue:
             f'catalogue.register("quest.started", {name})'
         )
 
-    def check_publish(self, event_type: str | EventType, payload: Any, service: str, strict: bool = False) -> Any:
+    def check_publish(
+        self,
+        event_type: str | EventType,
+        payload: Any,
+        service: str,
+        strict: bool = False,
+        *,
+        body: bytes | None = None,
+    ) -> Any:
         """Check an event before it is published.
 
         Unless ``strict``, an event type that is not in the catalogue passes, with one warning per name.
@@ -154,6 +163,7 @@ class Catalogue:
         :param payload: a mapping, a model or a dataclass.
         :param service: name of the service that publishes.
         :param strict: raise for an event type that is not in the catalogue, or that has another publisher there.
+        :param body: the JSON of ``payload``, if it is already encoded.
         :returns: ``payload``, unchanged: fields that the model does not define are sent too.
         :raises MessageValidationError: the event must not be published. The text names the field, never a value.
         """
@@ -167,10 +177,17 @@ class Catalogue:
                 f"event {name} must be published by {known.publisher}, not by {service}: "
                 "publish an event type of this service, or set strict_catalogue=False"
             )
+        if isinstance(payload, BaseModel) and not isinstance(payload, known.model):
+            self._check_model(known, type(payload))
+        # The JSON is validated, not the payload: receivers get JSON. An instance of the model may have become invalid,
+        # and its JSON may have other names than the model accepts.
         try:
-            known.model.__pydantic_validator__.validate_python(payload)
+            encoded = encode_payload(payload, sys.maxsize) if body is None else body
+            validated_json(known.model.model_validate_json, known.model.model_validate, encoded)
         except ValidationError as error:
-            self._check_as_json(known, payload, error)
+            _raise_payload_error(known, error)
+        except MessageValidationError as error:
+            raise MessageValidationError(f"event {known}: {error}") from None
         return payload
 
     def check_subscribe(self, pattern: str | EventType) -> None:
@@ -229,26 +246,14 @@ class Catalogue:
             text += '. Register your own event types: catalogue.register("%s", Model)'
             logger.warning(text, name, self._hint(name), example)
 
-    def _check_as_json(self, known: EventType, payload: Any, error: ValidationError) -> None:
-        """Validate the payload's JSON, because receivers get JSON: its Python objects may be of other types.
-
-        This is slower, so it is done only if ``validate_python`` on the payload itself failed with ``error``.
-        """
-        if isinstance(payload, BaseModel) and not isinstance(payload, known.model):
-            others = self._of_class(type(payload))
-            if others and known not in others:
-                raise MessageValidationError(
-                    f"payload of event {known} must be a {known.model.__name__} or a dict, not a "
-                    f"{type(payload).__name__}, which is the model of {others[0]}"
-                )
-        plain = dict(payload) if isinstance(payload, Mapping) else payload
-        try:
-            known.model.__pydantic_validator__.validate_python(to_jsonable_python(plain))
-        except ValidationError as as_json:
-            # Report the error of the JSON: its fields are those that receivers see.
-            _raise_payload_error(known, as_json)
-        except (PydanticSerializationError, ValueError, RecursionError):
-            _raise_payload_error(known, error)
+    def _check_model(self, known: EventType, model: type[BaseModel]) -> None:
+        """Refuse the model of another event type, even if its fields would fit."""
+        others = self._of_class(model)
+        if others and known not in others:
+            raise MessageValidationError(
+                f"payload of event {known} must be a {known.model.__name__} or a dict, not a "
+                f"{model.__name__}, which is the model of {others[0]}"
+            )
 
     def _hint(self, name: str) -> str:
         nearest = self.nearest(name)

@@ -101,6 +101,7 @@ class DecodedDelivery:
                 model,
                 redelivered=delivery.redelivered,
                 identity=self._identity,
+                body=delivery.body,
             )
         return typing.cast("Event[Any]", self._envelopes[model])
 
@@ -115,6 +116,7 @@ class DecodedDelivery:
                 model,
                 redelivered=delivery.redelivered,
                 identity=self._identity,
+                body=delivery.body,
             )
         return typing.cast("Message[Any]", self._envelopes[model])
 

@@ -41,9 +41,7 @@ from message_hub_sync.consuming.annotations import (
     shown_parameter,
 )
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind
-from message_hub_sync.envelope.decode import (
-    validation_reason,
-)
+from message_hub_sync.envelope.decode import validated_json, validation_reason
 from message_hub_sync.envelope.values import Event, InvalidMessage, Message
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.runtime.text import shown
@@ -214,7 +212,7 @@ def _body(received: DecodedDelivery) -> bytes:
 
 def _validated(model: type[BaseModel], received: DecodedDelivery) -> BaseModel:
     try:
-        return model.model_validate(received.payload)
+        return validated_json(model.model_validate_json, model.model_validate, received.delivery.body)
     except ValidationError as error:
         raise InvalidMessage(validation_reason(error)) from None
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any, NoReturn, cast
+from functools import lru_cache
+from typing import Any, NoReturn, TypeVar, cast
 from uuid import UUID
 
-from pydantic import ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from message_hub_sync.envelope.header_names import CAUSATION_ID, DESTINATION, EVENT_TYPE, SOURCE, TIMESTAMP, TTL
 from message_hub_sync.envelope.ids import uuid_of
@@ -29,8 +31,11 @@ __all__ = [
     "event_from_wire",
     "message_from_wire",
     "raise_not_json",
+    "validated_json",
     "validation_reason",
 ]
+
+T = TypeVar("T")
 
 
 def decode_payload(body: bytes, max_bytes: int) -> dict[str, Any]:
@@ -98,6 +103,7 @@ def event_from_wire(
     *,
     redelivered: bool = False,
     identity: UUID | None = None,
+    body: bytes | None = None,
 ) -> Event[Any]:
     """Build the envelope of a received event. Absent properties get default values.
 
@@ -106,6 +112,7 @@ def event_from_wire(
     :param model: ``Event`` or ``Event[Model]``.
     :param redelivered: the delivery's ``redelivered`` flag.
     :param identity: the result of :func:`checked_identity`, if it was called before.
+    :param body: what ``payload`` was decoded from: a model gets its fields from JSON. Without it, from Python objects.
     :raises InvalidMessage: the ``message_id`` is not a UUID, the ``type`` is another one, or the payload does not
         validate against the model.
     """
@@ -113,7 +120,7 @@ def event_from_wire(
         identity = checked_identity(properties, EVENT)
     event_type = _text(properties.headers.get(EVENT_TYPE)) or routing_key
     fields = _common_fields(identity, properties, payload, redelivered)
-    return cast("Event[Any]", _built(model, {**fields, "event_type": event_type}))
+    return cast("Event[Any]", _built(model, {**fields, "event_type": event_type}, body))
 
 
 def message_from_wire(
@@ -124,6 +131,7 @@ def message_from_wire(
     *,
     redelivered: bool = False,
     identity: UUID | None = None,
+    body: bytes | None = None,
 ) -> Message[Any]:
     """Build the envelope of a received message. Absent properties get default values.
 
@@ -132,6 +140,7 @@ def message_from_wire(
     :param model: ``Message`` or ``Message[Model]``.
     :param redelivered: the delivery's ``redelivered`` flag.
     :param identity: the result of :func:`checked_identity`, if it was called before.
+    :param body: what ``payload`` was decoded from: a model gets its fields from JSON. Without it, from Python objects.
     :raises InvalidMessage: the ``message_id`` is not a UUID, the ``type`` is another one, or the payload does not
         validate against the model.
     """
@@ -144,7 +153,7 @@ def message_from_wire(
     fields["ttl"] = None if ttl is None else _seconds(ttl)
     fields["priority"] = properties.priority or 0
     fields["reply_to"] = properties.reply_to or None
-    return cast("Message[Any]", _built(model, fields))
+    return cast("Message[Any]", _built(model, fields, body))
 
 
 def checked_identity(properties: Properties, expected: str) -> UUID:
@@ -178,11 +187,44 @@ def _common_fields(identity: UUID, properties: Properties, payload: Any, redeliv
     }
 
 
-def _built(model: Any, fields: dict[str, Any]) -> Any:
+def _built(model: Any, fields: dict[str, Any], body: bytes | None) -> Any:
     try:
-        return model(**fields)
+        if body is None or model is Event or model is Message:
+            return model(**fields)
+        adapter = _payload_adapter(model)
+        payload = validated_json(adapter.validate_json, adapter.validate_python, body)
+        plain = Event if issubclass(model, Event) else Message
+        if model.__pydantic_generic_metadata__["origin"] is not plain:  # a class of the user's, with its own validators
+            return model(**{**fields, "payload": payload})
+        # The payload has been validated. A second time, as a Python object, it may be refused.
+        checked = plain(**{**fields, "payload": {}})
+        return model.model_construct(checked.model_fields_set, **{**checked.__dict__, "payload": payload})
     except ValidationError as error:
         raise InvalidMessage(validation_reason(error)) from None
+
+
+# Keyed by classes of this process. Bounded, because a class may be made at run time.
+@lru_cache(maxsize=256)
+def _payload_adapter(envelope: type[BaseModel]) -> TypeAdapter[Any]:
+    kind: Any = envelope.model_fields["payload"].annotation
+    return TypeAdapter(kind)
+
+
+def validated_json(from_json: Callable[[bytes], T], from_python: Callable[[Any], T], body: bytes) -> T:
+    """Validate a body as JSON, so that a strict model takes a UUID or a date from its text.
+
+    :param body: a body that :func:`decode_payload` accepts.
+    :param from_json: ``Model.model_validate_json`` or that of a ``TypeAdapter``.
+    :param from_python: its counterpart for Python objects, for what pydantic's parser does not accept.
+    :raises ValidationError: the payload does not fit.
+    """
+    try:
+        return from_json(body)
+    except ValidationError as error:
+        if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] != "json_invalid":
+            raise
+    # pydantic's parser refuses a lone surrogate, and more than 200 objects inside each other.
+    return from_python(decode_payload(body, len(body)))
 
 
 def validation_reason(error: ValidationError) -> str:

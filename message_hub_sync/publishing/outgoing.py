@@ -114,7 +114,7 @@ def outgoing_event(
         headers=headers,
     )
     # Check this last: it may log a warning, but not for an event that is invalid for another reason.
-    catalogue.check_publish(name, payload, config.service_name, config.strict_catalogue)
+    catalogue.check_publish(name, payload, config.service_name, config.strict_catalogue, body=body)
     return Outgoing(EVENTS, name, body, properties)
 
 

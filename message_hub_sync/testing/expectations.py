@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from message_hub_sync.catalogue import catalogue
+from message_hub_sync.envelope.decode import validated_json
+from message_hub_sync.envelope.encode import encode_payload
 from message_hub_sync.envelope.names import validate_event_type
 from message_hub_sync.envelope.values import Event, Message
 from message_hub_sync.errors import MessageValidationError
@@ -69,7 +72,12 @@ def typed(event: Event[Any], model: type[BaseModel] | None) -> Event[Any]:
 
     :raises ValidationError: pydantic's: the payload does not fit the model.
     """
-    return event if model is None else Event[model](**dict(event))  # type: ignore[valid-type]
+    if model is None:
+        return event
+    payload = validated_json(
+        model.model_validate_json, model.model_validate, encode_payload(event.payload, sys.maxsize)
+    )
+    return Event[model].model_construct(**{**dict(event), "payload": payload})  # type: ignore[valid-type]
 
 
 def described(envelope: Event[Any] | Message[Any]) -> str:
