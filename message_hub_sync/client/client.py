@@ -195,6 +195,8 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
         * ``circuit_breaker_state``: the worst state of all circuits.
         * ``circuit_breakers``, ``connections``, ``queues``: the state of each one. A queue has an ``error`` if failed
           messages cannot be moved to its retry or dead-letter queue.
+        * ``crash_loops_bounded``: false if crashes cannot be counted, so that a message whose handler ends its process
+          is delivered again without limit. The log has the reason.
         * ``last_error``: the last error that ended a connection, or that an attempt to connect ended with. It stays
           after the connection is back. An error of a single call is not here: only its caller gets it.
         * ``last_error_at``: when that was, ISO 8601 in UTC.
@@ -206,6 +208,7 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
             session.breakers,
             session.subscriptions,
             closed=session.closed.is_set(),
+            crash_loops_bounded=session.suspects.problem is None,
         )
 
     def get_queue_stats(self, *, timeout: float | None = None) -> dict[str, dict[str, int]]:

@@ -23,11 +23,13 @@ def health_status(
     subscriptions: SubscriptionRegistry,
     *,
     closed: bool,
+    crash_loops_bounded: bool = True,
 ) -> dict[str, Any]:
     """The state of a client: the keys of the integration guide, and more detailed ones. It asks the broker nothing.
 
     :param service: the name of the service.
     :param closed: whether the client is closed.
+    :param crash_loops_bounded: whether crashes of handlers can be counted.
     """
     connections = list(transport.status())
     known = subscriptions.known()
@@ -63,6 +65,7 @@ def health_status(
             for connection in connections
         ],
         "queues": queues,
+        "crash_loops_bounded": crash_loops_bounded,
         "last_error": None if latest is None else latest.last_error,
         "last_error_at": None if latest is None else _time(latest.last_error_at),
     }

@@ -14,6 +14,7 @@ from message_hub_sync.config import ClientConfig, MemoryAddress
 from message_hub_sync.consuming.consumed_queue import ConsumerContext
 from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.consuming.subscription import Subscription, SubscriptionRegistry
+from message_hub_sync.consuming.suspects import Suspects
 from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.middleware import Middleware
@@ -62,6 +63,7 @@ class Session:
         self.publisher = _publisher(self.transport, config, self.breakers, metrics, middleware)
         self.requests = RequestCaller(self.transport, config, self.publisher, metrics, middleware)
         self.replies = ReplySender(config, self.publisher)
+        self.suspects = Suspects(self.transport, config.service_name)
         context = ConsumerContext(
             self.transport,
             config,
@@ -70,6 +72,7 @@ class Session:
             claim_reply=self.requests.claim_reply,
             send_reply=self.replies.answer,
             send_error=self.replies.fail,
+            suspects=self.suspects,
             middleware=middleware,
         )
         self.subscriptions = SubscriptionRegistry(context, inherited)
@@ -138,12 +141,13 @@ class Session:
 
     def _finish(self, deadline: float) -> None:
         try:
-            # Every step runs even if another raised. ExitStack runs them bottom up: confirms, requests, transport,
-            # breakers.
+            # Every step runs even if another raised. ExitStack runs them bottom up: confirms, requests, the marks of
+            # suspects, transport, breakers.
             with contextlib.ExitStack() as steps:
                 steps.callback(self.closed.set)
                 steps.callback(self.breakers.close)
                 steps.callback(self.transport.close, deadline)
+                steps.callback(self.suspects.close, deadline)
                 steps.callback(self.requests.close, deadline)
                 steps.callback(self.publisher.await_confirms, deadline)
         except Exception:

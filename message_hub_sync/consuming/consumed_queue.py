@@ -13,6 +13,7 @@ from message_hub_sync.config import ClientConfig
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind
 from message_hub_sync.consuming.deduplication import DeduplicationStore
 from message_hub_sync.consuming.retry_policy import RetryPolicy
+from message_hub_sync.consuming.suspects import Suspects
 from message_hub_sync.envelope.names import event_name, validate_event_pattern, validate_queue_parts
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.metrics import ServiceMetrics
@@ -84,6 +85,8 @@ class ConsumerContext:
     send_reply: Callable[[DecodedDelivery, Any], None]
     #: Answers a request whose handler raised.
     send_error: Callable[[DecodedDelivery, BaseException], None]
+    #: Handles redelivered messages.
+    suspects: Suspects
     middleware: tuple[Middleware, ...] = ()
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from message_hub_sync.consuming.republished_properties import attempts_made
 from message_hub_sync.envelope.decode import checked_identity, decode_payload, event_from_wire, message_from_wire
-from message_hub_sync.envelope.header_names import EVENT_TYPE, IN_REPLY_TO, ORIGINAL_ROUTING_KEY, UNDECODABLE
+from message_hub_sync.envelope.header_names import EVENT_TYPE, IN_REPLY_TO, ORIGINAL_ROUTING_KEY, SOURCE, UNDECODABLE
 from message_hub_sync.envelope.values import EVENT, SERVICE_MESSAGE, Event, InvalidMessage, Message
 from message_hub_sync.middleware.sending import SendingKind
 from message_hub_sync.runtime.text import printable
@@ -53,6 +53,12 @@ class DecodedDelivery:
     def correlation_id(self) -> str:
         """The correlation id, or the message id if there is none. The envelope has the same."""
         return self.delivery.properties.correlation_id or self.message_id
+
+    @property
+    def source(self) -> str:
+        """The service that sent it, as the envelope has it."""
+        found = self.delivery.properties.headers.get(SOURCE)
+        return (found if isinstance(found, str) else "") or self.delivery.properties.app_id or "unknown"
 
     @property
     def event_type(self) -> str:

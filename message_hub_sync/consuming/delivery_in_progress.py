@@ -10,13 +10,11 @@ from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
 from message_hub_sync.consuming.handlers import Handler
 from message_hub_sync.consuming.republished_properties import (
     attempts_made,
-    crash_properties,
     dead_letter_properties,
     reduced_properties,
     retry_properties,
 )
 from message_hub_sync.consuming.republishing import Republisher
-from message_hub_sync.consuming.retry_policy import RETRY_DELAYS_MS
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.runtime.deadlines import earliest_now
@@ -63,14 +61,14 @@ class DeliveryInProgress:
         if self._context.config.settle_each:
             self._consumer.flush()
 
-    def set_aside(self, crashes: int) -> None:
-        """Republish it, without handling it, to the shortest retry queue: its handler may have crashed a process.
+    @property
+    def held(self) -> bool:
+        """Whether it can still be acknowledged. If not, its connection was lost, and it is delivered again."""
+        return self._consumer.holds(self.delivery)
 
-        :param crashes: the number of possible crashes, this one included.
-        """
-        delay_ms = RETRY_DELAYS_MS[0]
-        properties = crash_properties(self.delivery, crashes=crashes, earliest_now=earliest_now(), delay_ms=delay_ms)
-        self._republish(retry_queue(self._consumed.name, delay_ms), properties, self.ack)
+    def flush(self) -> None:
+        """Send its acknowledgement now, if it has one."""
+        self._consumer.flush()
 
     def retry(self, error: BaseException, attempts: int, delay_ms: int) -> None:
         """Republish it to a retry queue.
@@ -101,14 +99,11 @@ class DeliveryInProgress:
         :param error: what the handler raised; ``None``: no handler ran, so the reason is logged here.
         :param attempts: handler runs that failed; ``None``: those that its header counts.
         """
-        name = self._consumed.name
         if not self._consumed.topology.queue.durable:
             self._dead_lettered()
             return
         if error is None:
-            logger.error(
-                "message %s of %s is moved to %s.dead: %s", printable(self.decoded.message_id), name, name, reason
-            )
+            self._log_dead_letter(reason)
         properties = dead_letter_properties(
             self.delivery,
             error=error,
@@ -118,6 +113,37 @@ class DeliveryInProgress:
             now=time.time(),
         )
         self._republish(self._dead_letter_queue(), properties, self._dead_lettered)
+
+    def dead_letter_crashed(self, crashes: int, settled: Callable[[], None]) -> None:
+        """Republish it to the dead-letter queue, because its handler has ended several processes.
+
+        :param crashes: how many of them were counted.
+        :param settled: called after it was acknowledged.
+        """
+        times = "once" if crashes == 1 else f"{crashes} times"
+        reason = f"its handler was started again {times}, and each time the process crashed before the handler ended"
+        self._log_dead_letter(reason)
+        properties = dead_letter_properties(
+            self.delivery,
+            error=None,
+            reason=reason,
+            attempts=attempts_made(self.delivery.properties.headers),
+            service=self._context.config.service_name,
+            now=time.time(),
+            crashes=crashes,
+        )
+
+        def dead_lettered() -> None:
+            self._dead_lettered()
+            self._consumer.flush()
+            settled()
+
+        self._republish(self._dead_letter_queue(), properties, dead_lettered)
+
+    def _log_dead_letter(self, reason: str) -> None:
+        """Log it, as no handler ran that could log it."""
+        name = self._consumed.name
+        logger.error("message %s of %s is moved to %s.dead: %s", printable(self.decoded.message_id), name, name, reason)
 
     def _dead_lettered(self) -> None:
         self.ack()

@@ -13,7 +13,7 @@ from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
 from message_hub_sync.consuming.delivery_in_progress import DeliveryInProgress
 from message_hub_sync.consuming.handler_middleware import HandlerMiddleware
 from message_hub_sync.consuming.handlers import Handler
-from message_hub_sync.consuming.republished_properties import attempts_made, crashes, expired
+from message_hub_sync.consuming.republished_properties import attempts_made, expired
 from message_hub_sync.consuming.republishing import Republisher
 from message_hub_sync.consuming.retry_policy import RetryLater, decide
 from message_hub_sync.envelope.correlation import MessageContext, enter
@@ -33,8 +33,7 @@ class DeliveryProcessor:
     """Decides what happens to each delivery of one queue. Immutable, so all workers share one.
 
     :param handlers: returns the current callbacks. Called for each delivery, because subscriptions start and end.
-    :param first_in_process: whether this process consumes the queue for the first time. If so, a redelivered message
-        may have crashed an earlier process.
+    :param stopping: whether the consumer stops, so that no other delivery is handled.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class DeliveryProcessor:
         context: ConsumerContext,
         handlers: Callable[[], Iterable[Handler]],
         *,
-        first_in_process: bool,
+        stopping: Callable[[], bool],
     ) -> None:
         self._consumed = consumed
         self._context = context
@@ -52,7 +51,8 @@ class DeliveryProcessor:
         self._kind = consumed.kind
         self._service = context.config.service_name
         self._durable = consumed.topology.queue.durable
-        self._first_in_process = first_in_process
+        self._stopping = stopping
+        self._suspects = context.suspects
         self._retry = options.retry or context.retry
         self._deduplicate = options.deduplicate
         self._metrics = context.metrics
@@ -79,24 +79,13 @@ class DeliveryProcessor:
                 self._service,
             )
         )
-        # First match wins, here and in _decide. 1: may have crashed a process: shortest retry queue, after
-        # policy.attempts crashes the dead-letter queue. It comes before the middleware, which may be what crashed.
-        # 2: the middleware rejects it on arrival. 3: its ttl ran out during a retry: dead-letter queue. 4: a reply that
-        # is awaited here. 5: the handlers.
-        delivery = work.delivery
-        if self._durable and delivery.redelivered and self._first_in_process and delivery.channel_generation == 1:
-            # Redelivered on the first channel on which this process consumes the queue: an earlier process may have
-            # crashed while it handled this message.
-            self._may_have_crashed(work)
+        # First match wins, here and in _decide. 1: it has crashed too many processes: dead-letter queue. This comes
+        # before the middleware, which may be what crashed. 2: the middleware rejects it on arrival. 3: its ttl ran out
+        # during a retry: dead-letter queue. 4: a reply that is awaited here. 5: the handlers.
+        if work.delivery.redelivered and self._durable:
+            self._suspects.handle(work, self._retry.attempts, self._begin, self._stopping)
         else:
             self._begin(work)
-
-    def _may_have_crashed(self, work: DeliveryInProgress) -> None:
-        count = crashes(work.delivery.properties.headers)
-        if count >= self._retry.attempts:
-            work.dead_letter(None, f"a process may have crashed {count} times while handling it")
-        else:
-            work.set_aside(count + 1)
 
     def _begin_with_middleware(self, work: DeliveryInProgress) -> None:
         try:

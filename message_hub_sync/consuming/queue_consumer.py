@@ -35,7 +35,6 @@ class QueueConsumer:
     :param consumed: the queue.
     :param options: how it is consumed.
     :param context: what all consumers of the client share.
-    :param first_in_process: whether this process consumes the queue for the first time.
     """
 
     def __init__(
@@ -43,8 +42,6 @@ class QueueConsumer:
         consumed: ConsumedQueue,
         options: ConsumeOptions,
         context: ConsumerContext,
-        *,
-        first_in_process: bool = True,
     ) -> None:
         self.consumed = consumed
         self.options = options
@@ -56,7 +53,7 @@ class QueueConsumer:
             options,
             context,
             lambda: [handler for _, handler in self._handlers],
-            first_in_process=first_in_process,
+            stopping=lambda: self._stopping,
         )
         self._lock = threading.Lock()
         self._opening: Future[None] | None = None  # set under _lock; the caller that opens resets it after an error
@@ -182,6 +179,7 @@ class QueueConsumer:
             self._stopping = True
             self._stop_deadline = deadline
             consumer = self.consumer
+        self._context.suspects.wake()
         if consumer is None:
             return
         try:

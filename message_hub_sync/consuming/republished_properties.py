@@ -48,8 +48,6 @@ __all__ = [
     "MAX_HEADER_BYTES",
     "FailedDelivery",
     "attempts_made",
-    "crash_properties",
-    "crashes",
     "dead_letter_properties",
     "expired",
     "headers_to_republish",
@@ -81,16 +79,7 @@ class FailedDelivery(Protocol):
 
 def attempts_made(headers: Mapping[str, Any]) -> int:
     """The number of handler runs that failed for this message so far; 0 if the header is absent or invalid."""
-    return _count(headers, ATTEMPTS)
-
-
-def crashes(headers: Mapping[str, Any]) -> int:
-    """How often this message was set aside because it may have crashed its consumer."""
-    return _count(headers, CRASHES)
-
-
-def _count(headers: Mapping[str, Any], name: str) -> int:
-    value = headers.get(name)
+    value = headers.get(ATTEMPTS)
     return min(max(value, 0), _MAX_COUNT) if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
@@ -117,22 +106,15 @@ def retry_properties(
     return _moved(delivery, {**ours, **_ttl_after(delivery, now if earliest_now is None else earliest_now, delay_ms)})
 
 
-def crash_properties(delivery: FailedDelivery, *, crashes: int, earliest_now: float, delay_ms: int) -> Properties:
-    """Properties of a message that is set aside unhandled, because it may have crashed its consumer.
-
-    Its ``x-attempts`` header stays as it is.
-
-    :param crashes: the number of crashes, this one included. If the header has that number or more, it is increased
-        by one.
-    :param earliest_now: a lower bound of now, in seconds since the epoch.
-    :param delay_ms: how long the message will wait in the retry queue, in milliseconds.
-    """
-    ours = {CRASHES: max(crashes, _count(delivery.properties.headers, CRASHES) + 1)}
-    return _moved(delivery, {**ours, **_ttl_after(delivery, earliest_now, delay_ms)})
-
-
 def dead_letter_properties(
-    delivery: FailedDelivery, *, error: BaseException | None, reason: str, attempts: int, service: str, now: float
+    delivery: FailedDelivery,
+    *,
+    error: BaseException | None,
+    reason: str,
+    attempts: int,
+    service: str,
+    now: float,
+    crashes: int = 0,
 ) -> Properties:
     """Properties of a dead-lettered message.
 
@@ -142,8 +124,11 @@ def dead_letter_properties(
     :param attempts: handler runs that failed.
     :param service: the name of this service.
     :param now: the wall clock, in seconds since the epoch.
+    :param crashes: how many processes its handler has ended, as far as they were counted.
     """
     ours = {ATTEMPTS: attempts, SERVICE: service, REASON: printable(reason, _MAX_TEXT)}
+    if crashes:
+        ours[CRASHES] = crashes
     if error is not None:
         ours[ERROR_TRACEBACK] = _traceback_tail(error)
     return _moved(delivery, {**ours, **_first_failed(delivery, now), **_error(error)})

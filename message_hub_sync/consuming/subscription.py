@@ -119,8 +119,6 @@ class SubscriptionRegistry:
         self._consumers: dict[tuple[str, bool], QueueConsumer] = {}  # guarded by _lock
         # Cancelled consumers of which a handler still runs.
         self._leaving: set[QueueConsumer] = set()  # changed under _lock, except for the atomic discard()
-        # The queues that this process has consumed before.
-        self._consumed: set[tuple[str, bool]] = set()  # guarded by _lock
         # An event that is set means: not running.
         self._ended: dict[Subscription, threading.Event] = {}  # guarded by _lock
         self._closed = False  # guarded by _lock
@@ -168,10 +166,7 @@ class SubscriptionRegistry:
         for consumed in subscription._consumed_queues:
             consumer = self._consumers.get(consumed.key)
             if consumer is None:
-                first_in_process = consumed.key not in self._consumed
-                consumer = QueueConsumer(
-                    consumed, subscription._options, self._context, first_in_process=first_in_process
-                )
+                consumer = QueueConsumer(consumed, subscription._options, self._context)
                 self._consumers[consumed.key] = consumer
             consumer.attach(subscription, subscription._handler)
             joined.append(consumer)
@@ -190,7 +185,6 @@ class SubscriptionRegistry:
                 if consumer is not None and consumer.detach(subscription):
                     idle.append(self._consumers.pop(consumed.key))
             self._leaving.update(idle)
-            self._consumed.update(consumer.consumed.key for consumer in idle if consumer.consumer is not None)
         for consumer in idle:
             consumer.cancel(deadline)
         for consumer in idle:

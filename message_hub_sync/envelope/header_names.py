@@ -66,7 +66,7 @@ IN_REPLY_TO = "x-in-reply-to"
 
 #: Number of handler runs that failed.
 ATTEMPTS = "x-attempts"
-#: Number of times that a process may have crashed while it handled the message.
+#: How many processes have crashed while their handler had the message, as far as they were counted.
 CRASHES = "x-crashes"
 #: The service that moved the message to the queue.
 SERVICE = "x-service"

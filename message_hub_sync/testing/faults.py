@@ -115,11 +115,7 @@ class Faults:
     # --- receiving, connections -------------------------------------------------------------------
 
     def redeliver(self, times: int = 1, where: Where[Any] = None) -> None:
-        """The acknowledgement of a handled message or event is lost. The hub delivers it again.
-
-        If the client has not lost its connection since it subscribed, it treats the redelivery as one that a crashed
-        process left behind, and handles it 1 s later (with a virtual clock: after ``advance(1)``).
-        """
+        """The acknowledgement of a handled message or event is lost. The hub delivers it again."""
         self._plan("redeliver", times, where)
 
     def cut(self) -> None:

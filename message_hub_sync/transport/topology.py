@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from message_hub_sync.config import QueueType
 
@@ -16,6 +16,7 @@ __all__ = [
     "ExchangeSpec",
     "QueueSpec",
     "Topology",
+    "crash_mark_queue",
     "dead_letter_queue",
     "declared_name",
     "event_queue_name",
@@ -148,3 +149,18 @@ def dead_letter_queue(queue: str, queue_type: QueueType = "classic") -> QueueSpe
     """The dead-letter queue of ``queue``: durable, and of the same queue type."""
     arguments = {"x-queue-type": "quorum"} if queue_type == "quorum" else {}
     return QueueSpec(f"{queue}{DEAD_LETTER_SUFFIX}", arguments=arguments)
+
+
+#: Milliseconds after which the broker deletes a queue of marks that nobody has used: a day.
+_MARKS_EXPIRE_MS = 86_400_000
+
+
+def crash_mark_queue(service: str, message: UUID) -> QueueSpec:
+    """The queue that counts how often a process of ``service`` has ended while a handler ran for one message.
+
+    :param message: identifies the message. Its hyphens keep the name from being the queue of an event type.
+    """
+    # Classic whatever the virtual host's default type is: it lives for the time of one handler.
+    return QueueSpec(
+        f"{service}.started.{message}", arguments={"x-queue-type": "classic", "x-expires": _MARKS_EXPIRE_MS}
+    )

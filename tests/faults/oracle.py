@@ -226,6 +226,12 @@ class Oracle:
         with self._changed:
             return list(self._handled)
 
+    def invoked(self) -> list[str]:
+        """The ids of the messages that were sent, in order."""
+        self.settle()
+        with self._changed:
+            return [key for key, one in self._messages.items() if one.invoked]
+
     def verdict(self) -> Verdict:
         """Judge everything that was written."""
         self.settle()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from typing import Any
 
 import pytest
 from collector import Collector
+from faults.dead_letters import dead_letters
 from faults.judging import judge
 from faults.names import Names, NewClient
 from faults.oracle import Oracle
-from faults.processes import Workers
-from faults.raw import kill, raw_channel
+from faults.raw import kill
 from faults.test_connections_closed import unsettled
 from faults.timing import TOLERANCE, eventually, within
 
@@ -146,48 +145,10 @@ def test_a_hanging_handler_holds_up_neither_close_nor_the_message(
     assert hangs.wait(5)
     with within(2):
         client.close(2)
-    # The other process cannot know whether the message crashed its last consumer: it goes to the 1 s retry queue first.
     another = new_client(names.service)
     another.subscribe([names.event], lambda event, envelope: oracle.ledger.handled(envelope.id))
     judge(oracle)
     never.set()
-
-
-@pytest.mark.row(30)
-@pytest.mark.parametrize(
-    "prefetch", [pytest.param(1, marks=pytest.mark.rabbitmq), pytest.param(64, marks=pytest.mark.faults)]
-)
-def test_a_message_that_kills_its_process_is_dead_lettered_after_as_many_crashes_as_attempts(
-    prefetch: int, node: RabbitMQNode, oracle: Oracle, workers: Workers, new_client: NewClient, names: Names
-) -> None:
-    client = new_client(f"{names.service}-sender")
-    arguments = (names.service, names.event, str(prefetch))
-    first = workers.script("crashing", *arguments)
-    oracle.told("ready")
-    assert first.stop() == 0
-    for deadly in (True, False, False):
-        send = functools.partial(client.publish_event, names.event, {"deadly": deadly})
-        assert oracle.ledger.call(lambda id, send=send: send(message_id=id)) is None
-    dead = f"{names.event_queue}.dead"
-    runs = 1
-    while not depth(node, dead):
-        process = workers.script("crashing", *arguments).process
-        runs += 1
-        oracle.told("ready", runs)
-        eventually(lambda process=process: process.poll() is not None or depth(node, dead) > 0, 10)
-    # Once at the first delivery, and once after each pass through the retry queue.
-    assert oracle.told("crashing") == 4
-    assert runs == 1 + 4 + 1
-    # With a larger prefetch, messages that were delivered together with it count the crashes, too, and may be
-    # dead-lettered.
-    eventually(lambda: depth(node, dead) + oracle.counts().handled == 3, 10)
-    given_up = depth(node, dead)
-    assert given_up == 1 or prefetch > 1
-    for properties, _ in dead_letters(node, names.event_queue, given_up, timeout=5):
-        oracle.ledger.dead(properties.message_id)
-        assert "may have crashed 3 times" in properties.headers["x-reason"]
-        assert properties.headers["x-crashes"] == 3
-    judge(oracle)
 
 
 @pytest.mark.rabbitmq
@@ -214,28 +175,3 @@ def test_a_move_under_way_when_the_broker_is_killed_is_not_lost(
     kill(node)
     node.start()
     judge(oracle, drain=40, slowest=30)
-
-
-def depth(node: RabbitMQNode, queue: str) -> int:
-    """The number of ready messages in a queue; 0 if the queue does not exist."""
-    import pika
-
-    try:
-        with raw_channel(node.url) as channel:
-            return int(channel.queue_declare(queue, passive=True).method.message_count)
-    except pika.exceptions.ChannelClosedByBroker:
-        return 0
-
-
-def dead_letters(node: RabbitMQNode, queue: str, count: int, timeout: float) -> list[tuple[Any, bytes]]:
-    """Remove exactly so many dead letters of a queue. Returns the properties and body of each."""
-    eventually(lambda: depth(node, f"{queue}.dead") >= count, timeout)
-    found = []
-    with raw_channel(node.url) as channel:
-        while True:
-            method, properties, body = channel.basic_get(f"{queue}.dead", auto_ack=True)
-            if method is None:
-                break
-            found.append((properties, body))
-    assert len(found) == count
-    return found

@@ -34,20 +34,22 @@ _KNOWN: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "x-max-priority": (_whole(1, 255), "a whole number from 1 to 255"),
     "x-max-length": (_whole(0, 2**63 - 1), f"a whole number of messages from 0 to {2**63 - 1}"),
     "x-overflow": (_one_of("drop-head", "reject-publish"), "'drop-head' or 'reject-publish'"),
+    "x-expires": (_whole(1, MAX_TTL_MS), f"a whole number of milliseconds from 1 to {MAX_TTL_MS}"),
     "x-dead-letter-exchange": (_is_text, "an exchange's name"),
     "x-dead-letter-routing-key": (_is_text, "a routing key"),
     "x-dead-letter-strategy": (_one_of("at-most-once", "at-least-once"), "'at-most-once' or 'at-least-once'"),
 }
 #: The arguments that the hub does not implement. An error, not ignored: a test would pass although, for example, its
-#: queue does not expire.
-_MISSING = ("x-expires", "x-max-length-bytes", "x-single-active-consumer", "x-delivery-limit")
+#: queue has no limit.
+_MISSING = ("x-max-length-bytes", "x-single-active-consumer", "x-delivery-limit")
 
 
 @dataclass(frozen=True)
 class QueueArguments:
-    """The checked arguments of a queue. ``ttl`` is in seconds, infinity if messages do not expire."""
+    """The checked arguments of a queue. ``ttl`` and ``expires`` are in seconds, infinity if nothing expires."""
 
     ttl: float = math.inf
+    expires: float = math.inf
     max_priority: int = 0
     max_length: int | None = None
     reject_publish: bool = False
@@ -80,6 +82,7 @@ class QueueArguments:
         reject_publish = given.get("x-overflow") == "reject-publish"
         return cls(
             ttl=math.inf if ttl is None else ttl / 1000,
+            expires=given.get("x-expires", math.inf) / 1000,
             max_priority=given.get("x-max-priority", 0),
             max_length=given.get("x-max-length"),
             reject_publish=reject_publish,

@@ -177,6 +177,9 @@ class Hub:
         now = self.clock.now()
         while self._alarms and self._alarms[0][0] <= now:
             due, _, queue = heapq.heappop(self._alarms)
+            if queue.expires_at <= due and not queue.subscribers:
+                self._remove(queue)
+                continue
             if queue.alarm == due:
                 queue.alarm = math.inf
             # Use the time when it was due, not now: a delay that follows starts at that time.
@@ -245,11 +248,20 @@ class Hub:
         if present is not None:
             if present.owner is not owner:
                 raise _locked(f"declaring the queue {name!r}", name)
+            self._used(present)
             differs = difference(name, spec, present.spec)
             return [] if differs is None else [(f"queue {name!r}", differs)]
         short_text(name, "the queue's name")
         self._queues[name] = HubQueue(name, spec, QueueArguments.read(spec), owner)
+        self._used(self._queues[name])
         return []
+
+    def _used(self, queue: HubQueue) -> None:
+        """A queue is declared, or has lost a consumer: its ``x-expires`` begins again."""
+        if queue.arguments.expires < math.inf:
+            queue.expires_at = self.clock.now() + queue.arguments.expires
+            heapq.heappush(self._alarms, (queue.expires_at, next(self._alarm_numbers), queue))
+            self._set_alarm()
 
     def stats(self, name: str, client: object) -> QueueStats | None:
         """The number of ready messages and of consumers of a queue; ``None`` if it does not exist.
@@ -285,7 +297,7 @@ class Hub:
         queue.subscribers.clear()
         for exchange in self._exchanges.values():
             exchange.unbind(queue.name)
-        if queue.alarm < math.inf:
+        if min(queue.alarm, queue.expires_at) < math.inf:
             self._alarms = [alarm for alarm in self._alarms if alarm[2] is not queue]
             heapq.heapify(self._alarms)
             self._set_alarm()
@@ -379,6 +391,7 @@ class Hub:
         queue = subscriber.queue
         if subscriber in queue.subscribers:
             queue.subscribers.remove(subscriber)
+            self._used(queue)
             if queue.spec.auto_delete and not queue.subscribers:
                 self._remove(queue)
 

@@ -49,6 +49,8 @@ class HubQueue:
         self.gone = False  # the queue was deleted
         #: The hub's alarm for this queue, in seconds of the hub's clock; infinity if none is set.
         self.alarm = math.inf
+        #: When the queue is deleted if it stays unused, in seconds of the hub's clock; infinity if it has no x-expires.
+        self.expires_at = math.inf
         self.subscribers: deque[Subscriber] = deque()
         self._levels: list[deque[Entry]] = [deque() for _ in range(arguments.max_priority + 1)]  # by priority
         self._held: deque[Entry] = deque()  # expired entries that no queue has accepted yet

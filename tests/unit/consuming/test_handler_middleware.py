@@ -24,6 +24,7 @@ from message_hub_sync.consuming.handler_middleware import HandlerMiddleware
 from message_hub_sync.consuming.handlers import handler_for
 from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.consuming.subscription import Subscription, SubscriptionRegistry
+from message_hub_sync.consuming.suspects import Suspects
 from message_hub_sync.envelope.correlation import current_correlation_id
 from message_hub_sync.envelope.values import Message, Properties
 from message_hub_sync.errors import MessageHubConfigurationError, MessageHubRejectError, MessageHubRetryError
@@ -101,6 +102,7 @@ class Bench:
                 claim_reply=self.requests.claim_reply,
                 send_reply=replies.answer,
                 send_error=replies.fail,
+                suspects=Suspects(self.transport, "image-service"),
                 middleware=middleware,
             )
         )
@@ -185,25 +187,6 @@ def records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 # --- before the middleware -------------------------------------------------------------------------
-
-
-def test_a_message_that_may_have_crashed_a_process_is_set_aside_before_any_middleware_sees_it() -> None:
-    arrivals, handled = Collector(), Collector()
-
-    def note(received: Received, call_next: Callable[[], Any]) -> Any:
-        handled(received.properties.message_id)
-        return call_next()
-
-    bench = Bench(Around(lambda received: arrivals(received.properties.message_id), note))
-    bench.subscribe(lambda event: None)
-    bench.deliver(redelivered=True)
-    bench.deliver(redelivered=True, headers={"x-crashes": 4})
-    bench.deliver()
-    bench.transport.settled.wait(3)
-
-    assert bench.moved_to() == [RETRY, "quest.started.dead"]
-    assert bench.transport.published[0].properties.headers["x-crashes"] == 1
-    assert arrivals.items == handled.items == [ID.format(3)]
 
 
 # --- what is counted -------------------------------------------------------------------------------

@@ -13,8 +13,6 @@ from pika.data import encode_table
 from message_hub_sync.consuming.republished_properties import (
     MAX_HEADER_BYTES,
     attempts_made,
-    crash_properties,
-    crashes,
     dead_letter_properties,
     expired,
     retry_properties,
@@ -59,8 +57,8 @@ def raised(error: BaseException) -> BaseException:
     [(3, 3), (0, 0), (-5, 0), (2**70, 2**31 - 1), (True, 0), ("3", 0), (2.0, 0), (None, 0), ([1], 0)],
 )
 def test_counts_in_headers_are_believed_only_where_they_are_counts(value: Any, count: int) -> None:
-    assert attempts_made({"x-attempts": value}) == crashes({"x-crashes": value}) == count
-    assert attempts_made({}) == crashes({}) == 0
+    assert attempts_made({"x-attempts": value}) == count
+    assert attempts_made({}) == 0
 
 
 # --- what a moved message bears ------------------------------------------------------------------
@@ -126,17 +124,6 @@ def test_forged_headers_of_ours_are_replaced(forged: Any) -> None:
     names = ("x-first-failed-at", "x-original-exchange", "x-original-routing-key")
     found = moved(failed(headers=dict.fromkeys(names, forged)))
     assert [found.headers[name] for name in names] == [NOW_ISO, "events", "character.created"]
-
-
-def test_a_crash_is_counted_and_attempts_are_not() -> None:
-    delivery = failed(headers={"x-attempts": 2, "x-crashes": 1}, expiration="60000")
-    for said in (1, 2):
-        found = crash_properties(delivery, crashes=said, earliest_now=NOW, delay_ms=1_000)
-        assert found.headers["x-crashes"] == 2
-        assert found.headers["x-attempts"] == 2
-        assert found.headers["x-original-routing-key"] == "character.created"
-        assert found.expiration is None
-    assert crash_properties(Failed(), crashes=1, earliest_now=NOW, delay_ms=1_000).headers["x-crashes"] == 1
 
 
 def test_a_dead_letter_says_why_where_when_and_how_often() -> None:
@@ -291,7 +278,9 @@ def test_each_delay_and_what_it_waited_before_shorten_what_is_left_of_a_ttl() ->
     # 3 s it waited to be handled, of which those count that are certain, as the broker writes whole seconds.
     assert 49_000 - 3_000 - 30_000 <= second.headers["x-ttl-left"] <= 49_000 - 2_000 - 30_000
     assert not expired(back(second, NOW + 34), NOW + 34)
-    third = crash_properties(Failed(back(second, NOW + 34)), crashes=1, earliest_now=NOW + 34, delay_ms=30_000)
+    third = retry_properties(
+        Failed(back(second, NOW + 34)), attempts=3, error=None, service="me", now=NOW + 34, delay_ms=30_000
+    )
     assert expired(back(third, NOW + 64), NOW + 64)
 
 

@@ -84,7 +84,8 @@ def test_an_exchange_with_other_durability_is_adopted_with_one_warning(
         {"x-queue-type": "stream"},
         {"x-dead-letter-routing-key": "alone"},
         {"x-queue-type": "quorum", "x-max-priority": 9},
-        {"x-expires": 1000},
+        {"x-expires": 0},
+        {"x-max-length-bytes": 1000},
     ],
 )
 def test_an_argument_that_cannot_be_honoured_is_refused(client: Any, arguments: dict[str, Any]) -> None:

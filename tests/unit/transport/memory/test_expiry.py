@@ -265,3 +265,30 @@ def test_a_timer_survives_what_goes_wrong_in_it(caplog: pytest.LogCaptureFixture
     assert rung.wait(5)
     clock.rest(time.monotonic() + 5)
     assert "an alarm raised" in caplog.text
+
+
+def test_a_queue_that_nobody_has_used_for_so_long_is_deleted_with_its_messages(
+    client: Any, clock: VirtualClock
+) -> None:
+    client.declare("marks", arguments={"x-expires": 1000})
+    client.publish("marks")  # a publish does not count as use
+    clock.advance(0.75)
+    client.declare("marks", arguments={"x-expires": 1000})
+    clock.advance(0.75)
+    assert client.depth("marks") == 1
+    clock.advance(0.25)
+    assert client.depth("marks") is None
+
+
+def test_a_queue_with_a_consumer_does_not_expire_before_its_time_after_the_last_consumer(
+    client: Any, clock: VirtualClock
+) -> None:
+    marks = Topology(QueueSpec("marks", arguments={"x-expires": 1000}))
+    consumer = client.consume(marks)
+    clock.advance(5)
+    assert client.depth("marks") == 0
+    consumer.close(0)
+    clock.advance(0.75)
+    assert client.depth("marks") == 0
+    clock.advance(0.25)
+    assert client.depth("marks") is None
