@@ -264,7 +264,8 @@ def _raise_payload_error(known: EventType, error: ValidationError) -> NoReturn:
     fields = ", ".join(
         f"{name} (required)" if field.is_required() else name for name, field in known.model.model_fields.items()
     )
-    raise MessageValidationError(f"event {known}: {validation_reason(error)} (its fields: {fields})") from None
+    reason = validation_reason(error, known.model.__pydantic_core_schema__)
+    raise MessageValidationError(f"event {known}: {reason} (its fields: {fields})") from None
 
 
 def _check_same_facts(known: EventType, new: EventType) -> None:

@@ -12,6 +12,7 @@ dies after the handler returned and before the acknowledgement. A store drops th
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -43,6 +44,10 @@ class DeduplicationStore(Protocol):
         """Remember ``key``: its message has been handled. Adding it again is no error."""
 
 
+#: Characters of a key that is remembered as it is.
+_LONGEST_KEY = 500
+
+
 class MemoryDeduplication:
     """Remembers the keys used last in the memory of this process, each for a limited time. A restart loses them.
 
@@ -71,6 +76,7 @@ class MemoryDeduplication:
 
     def __contains__(self, key: str, /) -> bool:
         """Whether ``key`` was added within the window and not forgotten since for lack of capacity."""
+        key = _short(key)
         with self._guard():
             added = self._added.get(key)
             if added is None:
@@ -83,6 +89,7 @@ class MemoryDeduplication:
 
     def add(self, key: str, /) -> None:
         """Remember ``key`` for ``window`` seconds from now."""
+        key = _short(key)
         with self._guard():
             self._added[key] = self._clock()
             self._added.move_to_end(key)
@@ -98,3 +105,8 @@ class MemoryDeduplication:
             self._lock = threading.Lock()
             self._process = os.getpid()
         return self._lock
+
+
+def _short(key: str) -> str:
+    """A key contains what a sender chose: a long one is remembered by its hash."""
+    return key if len(key) <= _LONGEST_KEY else hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

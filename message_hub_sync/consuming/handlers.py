@@ -214,7 +214,7 @@ def _validated(model: type[BaseModel], received: DecodedDelivery) -> BaseModel:
     try:
         return validated_json(model.model_validate_json, model.model_validate, received.delivery.body)
     except ValidationError as error:
-        raise InvalidMessage(validation_reason(error)) from None
+        raise InvalidMessage(validation_reason(error, model.__pydantic_core_schema__)) from None
 
 
 def _envelope(model: Any, kind: Kind, reply: Reply | None) -> Getter:

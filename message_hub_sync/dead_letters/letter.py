@@ -89,9 +89,9 @@ class DeadLetter:
     queue: str
     exchange: str
     routing_key: str
-    body: bytes
-    properties: Properties
-    failure: Mapping[str, Any] = field(default_factory=dict)
+    body: bytes = field(repr=False)
+    properties: Properties = field(repr=False)
+    failure: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def message_id(self) -> str | None:

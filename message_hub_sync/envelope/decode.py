@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -10,6 +11,7 @@ from typing import Any, NoReturn, TypeVar, cast
 from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core.core_schema import ErrorType
 
 from message_hub_sync.envelope.header_names import CAUSATION_ID, DESTINATION, EVENT_TYPE, SOURCE, TIMESTAMP, TTL
 from message_hub_sync.envelope.ids import uuid_of
@@ -188,6 +190,7 @@ def _common_fields(identity: UUID, properties: Properties, payload: Any, redeliv
 
 
 def _built(model: Any, fields: dict[str, Any], body: bytes | None) -> Any:
+    adapter: Any = model
     try:
         if body is None or model is Event or model is Message:
             return model(**fields)
@@ -200,7 +203,8 @@ def _built(model: Any, fields: dict[str, Any], body: bytes | None) -> Any:
         checked = plain(**{**fields, "payload": {}})
         return model.model_construct(checked.model_fields_set, **{**checked.__dict__, "payload": payload})
     except ValidationError as error:
-        raise InvalidMessage(validation_reason(error)) from None
+        schema = model.__pydantic_core_schema__ if adapter is model else adapter.core_schema
+        raise InvalidMessage(validation_reason(error, schema)) from None
 
 
 # Keyed by classes of this process. Bounded, because a class may be made at run time.
@@ -227,13 +231,40 @@ def validated_json(from_json: Callable[[bytes], T], from_python: Callable[[Any],
     return from_python(decode_payload(body, len(body)))
 
 
-def validation_reason(error: ValidationError) -> str:
-    """A validation error as text: the first five fields, each with its reason. The message's values are not shown."""
-    found = [
-        f"{'.'.join(printable(str(part)) for part in item['loc']) or 'payload'}: {printable(item['msg'])}"
-        for item in error.errors(include_url=False, include_context=False, include_input=False)[:5]
-    ]
+def validation_reason(error: ValidationError, core_schema: Any) -> str:
+    """A validation error as text: the first five places, each with what is wrong. Nothing of the payload is shown.
+
+    :param core_schema: pydantic's schema of the model. A place consists of its names; any other name is a key of the
+        payload or a member of a union.
+    """
+    known = _texts_of(core_schema)
+    found = []
+    for item in error.errors(include_url=False, include_input=False)[:5]:
+        place = [printable(str(part)) if isinstance(part, int) or part in known else "*" for part in item["loc"]]
+        # The text shows a part of the value, or comes from a validator of the model: name the kind only.
+        tells = item["type"] not in _KINDS or not _TELLING.isdisjoint(item.get("ctx", ()))
+        found.append(f"{'.'.join(place) or 'payload'}: {printable(item['type'] if tells else item['msg'])}")
     return f"the payload does not fit {printable(error.title)}: {'; '.join(found)}"
+
+
+#: pydantic's own kinds of errors, and those values of their texts that come from the payload.
+_KINDS = frozenset(typing.get_args(ErrorType))
+_TELLING = frozenset({"error", "tag", "encoding_error", "input_value", "wrong_value"})
+
+
+def _texts_of(schema: Any) -> set[str]:
+    """All texts in a schema of pydantic: names of fields, aliases, tags and types."""
+    found: set[str] = set()
+    inside = [schema]
+    for value in inside:
+        if isinstance(value, str):
+            found.add(value)
+        elif isinstance(value, dict):
+            inside.extend(value.keys())
+            inside.extend(item for name, item in value.items() if name not in ("metadata", "default"))
+        elif isinstance(value, (list, tuple)):
+            inside.extend(value)
+    return found
 
 
 def _moment(iso: Any, seconds: int | None) -> datetime:

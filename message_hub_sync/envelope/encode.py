@@ -27,6 +27,7 @@ from message_hub_sync.envelope.header_names import (
     WIRE_HEADERS,
 )
 from message_hub_sync.envelope.ids import new_id
+from message_hub_sync.envelope.names import MAX_NAME_BYTES
 from message_hub_sync.envelope.values import (
     EVENT,
     JSON,
@@ -61,7 +62,7 @@ def encode_payload(payload: Any, max_bytes: int) -> bytes:
         body = to_json(payload)
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise MessageValidationError(
-            f"payload must be serialisable as JSON ({_first_line(error)}): use JSON's types, UUID, datetime, "
+            f"payload must be serialisable as JSON ({_why_not_serialisable(error)}): use JSON's types, UUID, datetime, "
             "Decimal, enums, dataclasses or pydantic models"
         ) from None
     if body[:1] != b"{":
@@ -103,7 +104,9 @@ def message_properties(
     :raises MessageValidationError: a value is not allowed. The text names the value and the rule.
     """
     try:
-        common, expiration = _common_headers(source, destination, ttl, priority)
+        # A reply goes to the source of a request, which may be any text: only a name is remembered.
+        make = _common_headers if len(destination) <= MAX_NAME_BYTES else _common_headers.__wrapped__
+        common, expiration = make(source, destination, ttl, priority)
     except TypeError:  # ttl or priority is unhashable, so it is not a number: the checks below raise the error
         _check_ttl(ttl)
         _check_priority(priority)
@@ -265,5 +268,11 @@ def check_headers_size(headers: Mapping[str, Any]) -> None:
         raise MessageValidationError("headers must be at most 64 KiB together: put such data into the payload")
 
 
-def _first_line(error: BaseException) -> str:
-    return printable(str(error).split("\n", 1)[0] or type(error).__name__)
+def _why_not_serialisable(error: BaseException) -> str:
+    """The error's text if it is pydantic's own; else its class: a text of the caller's code may show a value."""
+    text = str(error).split("\n", 1)[0]
+    return printable(text if text.startswith(_OWN_TEXTS) else type(error).__name__)
+
+
+#: Beginnings of pydantic's texts that show no value.
+_OWN_TEXTS = ("Unable to serialize unknown type", "Circular reference detected", "Error serializing to JSON: Circular")

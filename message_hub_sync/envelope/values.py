@@ -52,7 +52,7 @@ class Properties:
     timestamp: int | None = None
     reply_to: str | None = None
     user_id: str | None = None
-    headers: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 class InvalidMessage(MessageValidationError):
@@ -67,7 +67,7 @@ class _Envelope(BaseModel, Generic[P]):
     id: UUID
     source: str
     correlation_id: str
-    payload: P
+    payload: P = Field(repr=False)
     timestamp: datetime
     causation_id: str | None = Field(default=None, exclude=True, repr=False)
     headers: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic_core import ValidationError
+
 __all__ = ["cut", "encodable", "error_text", "printable", "shown"]
 
 #: Characters of a value that an error text shows.
@@ -32,7 +34,15 @@ def encodable(text: str) -> bool:
 
 
 def error_text(error: BaseException) -> str:
-    """The text of an exception, or its class name if the text is empty. Raises nothing if ``str(error)`` raises."""
+    """The text of an exception, or its class name if the text is empty. Raises nothing if ``str(error)`` raises.
+
+    pydantic's text of a ``ValidationError`` shows values that were validated, so only the kinds of its errors are told.
+    """
+    if isinstance(error, ValidationError):
+        kinds = sorted(
+            {item["type"] for item in error.errors(include_url=False, include_context=False, include_input=False)}
+        )
+        return f"{error.error_count()} validation errors for {error.title}: {', '.join(kinds)}"
     try:
         return str(error) or type(error).__name__
     except Exception:

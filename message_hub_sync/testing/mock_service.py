@@ -18,7 +18,7 @@ from message_hub_sync.envelope.decode import validation_reason
 from message_hub_sync.envelope.values import Event, Message
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.runtime.deadlines import timeout_seconds
-from message_hub_sync.runtime.text import shown
+from message_hub_sync.runtime.text import error_text, shown
 from message_hub_sync.testing._hooks.arrivals import Arrivals
 from message_hub_sync.testing.expectations import Where, described, event_wanted, fitting, typed, unfulfilled
 from message_hub_sync.transport.memory.routing import matches, words
@@ -81,6 +81,10 @@ class Script:
             self.failed.add((envelope, error))
             raise error
         return True
+
+
+def _misfit(error: ValidationError, model: type[BaseModel] | None) -> str:
+    return error_text(error) if model is None else validation_reason(error, model.__pydantic_core_schema__)
 
 
 class MockService:
@@ -252,7 +256,7 @@ class MockService:
             try:
                 return fits(typed(event, model))
             except ValidationError as error:
-                misfit = f"; of {event.id}, {validation_reason(error)}"
+                misfit = f"; of {event.id}, {_misfit(error, model)}"
                 return False
 
         found = self._script.events.take(wanted, time.monotonic() + seconds)

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -33,8 +33,8 @@ class RecordedSending:
     event_type: str | None
     message_id: UUID
     correlation_id: str | None
-    body: bytes
-    headers: Mapping[str, Any]
+    body: bytes = field(repr=False)
+    headers: Mapping[str, Any] = field(repr=False)
     outcome: SendingOutcome | None
     error: BaseException | None
 
@@ -55,9 +55,9 @@ class RecordedDelivery:
     correlation_id: str | None
     attempt: int
     redelivered: bool
-    body: bytes
-    headers: Mapping[str, Any]
-    result: Any = None
+    body: bytes = field(repr=False)
+    headers: Mapping[str, Any] = field(repr=False)
+    result: Any = field(default=None, repr=False)
     error: BaseException | None = None
 
     @property
@@ -173,7 +173,7 @@ class RecordingMiddleware(Middleware):
 
     def handle(self, received: Received, call_next: Callable[[], Any]) -> Any:
         """Record a delivery when its handlers have ended."""
-        result: Any = None
+        result: Any = field(default=None, repr=False)
         error: BaseException | None = None
         try:
             result = call_next()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import _thread
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from queue import SimpleQueue
 from typing import Protocol
@@ -70,12 +70,12 @@ class QueueStats:
 
 @dataclass(slots=True)
 class Outgoing:
-    """One message to publish, with all that ``basic.publish`` needs."""
+    """One message to publish, with all that ``basic.publish`` needs. Its ``repr`` shows neither body nor headers."""
 
     exchange: str
     routing_key: str
-    body: bytes
-    properties: Properties
+    body: bytes = field(repr=False)
+    properties: Properties = field(repr=False)
     mandatory: bool = False
 
 

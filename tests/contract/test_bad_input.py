@@ -211,7 +211,7 @@ def test_a_payload_that_its_model_refuses_is_dead_lettered_saying_where(
 
     collected.stays(1, 0.05)
     reason = hub.take(f"{queue}.dead").properties.headers["x-reason"]
-    assert r"scores.a\r\n\x1b[31m: Input should be a valid integer" in reason
+    assert "scores.*: Input should be a valid integer" in reason
     (line,) = lines(logged)
     assert line.isprintable()
     assert "secret" not in reason + line

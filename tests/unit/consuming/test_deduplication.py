@@ -109,3 +109,12 @@ def test_a_child_forked_while_the_lock_was_held_is_not_stuck() -> None:
 def test_a_store_says_which_setting_is_wrong(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(MessageHubConfigurationError, match=says):
         MemoryDeduplication(**settings)
+
+
+def test_a_long_key_is_remembered_by_its_hash() -> None:
+    store = MemoryDeduplication()
+    store.add("x" * 100_000)
+
+    assert "x" * 100_000 in store
+    assert "x" * 99_999 not in store
+    assert max(map(len, store._added)) < 500
