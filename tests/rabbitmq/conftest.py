@@ -39,7 +39,7 @@ class Bench:
         return time.monotonic() + seconds
 
     def transport(self, url: str | list[str] | None = None, **settings: Any) -> RabbitMQTransport:
-        address = parse_addresses(self.node.url if url is None else url)
+        address = parse_addresses(self.node.url if url is None else url, ssl_context=settings.pop("ssl_context", None))
         made = RabbitMQTransport(ClientConfig(**{"service_name": self.service, "address": address, **settings}))
         self._transports.append(made)
         return made

@@ -415,3 +415,12 @@ def test_a_logging_handler_that_raises_costs_no_consumer_its_connection(
             assert eventually(lambda before=before: consumer._consumer_channel is not before and bool(consumer.active))
         bench.confirmed(transport)
         consumer.ack(bench.take(consumer))
+
+
+def test_a_login_that_is_larger_than_the_brokers_first_frames_is_refused_at_once(bench: Any) -> None:
+    """For example a token of 6 kB as the password: RabbitMQ 3.10 takes 4 kB before frame sizes are negotiated."""
+    transport = bench.transport(bench.node.url.replace("guest:guest", "guest:" + "s3cret" * 1000), connect_timeout=60)
+    # Newer brokers take 8 kB and refuse the login itself.
+    with pytest.raises(MessageHubAuthorizationError, match=r"initial_frame_max|did not accept the login") as caught:
+        transport.connect(bench.within(60))
+    assert "s3cret" not in str(caught.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ import pytest
 from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConnectionError
 from message_hub_sync.testing._node.free_ports import free_port
 from message_hub_sync.testing.rabbitmq_node import RabbitMQNode
-from message_hub_sync.transport.base import PublishResult
+from message_hub_sync.transport.base import ConnectionState, PublishResult
 from message_hub_sync.transport.topology import inbox_subscription
 
 pytestmark = pytest.mark.rabbitmq
@@ -84,8 +86,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         yield Secured(node, port, files)
 
 
-def refusal(bench: Any, url: str) -> str:
-    transport = bench.transport(url.replace("guest:guest", "guest:s3cret") if "guest:" in url else url)
+def refusal(bench: Any, url: str, **settings: Any) -> str:
+    transport = bench.transport(url.replace("guest:guest", "guest:s3cret") if "guest:" in url else url, **settings)
     began = time.monotonic()
     with pytest.raises(MessageHubConnectionError) as caught:
         transport.connect(bench.within(5))
@@ -193,3 +195,70 @@ def test_a_tls_connection_that_is_cut_comes_back(bench: Any, secured: Secured) -
         secured.node.ctl("close_all_connections", "test")
     bench.confirmed(transport)
     consumer.ack(bench.take(consumer))
+
+
+@pytest.fixture(scope="module")
+def demanding(secured: Secured) -> Iterator[Secured]:
+    """A node that asks for a client certificate."""
+    port = free_port()
+    files = secured.files
+    options = {
+        "listeners.ssl.default": f"127.0.0.1:{port}",
+        "ssl_options.cacertfile": str(files / "authority.pem"),
+        "ssl_options.certfile": str(files / "server.pem"),
+        "ssl_options.keyfile": str(files / "server.key"),
+        "ssl_options.verify": "verify_peer",
+        "ssl_options.fail_if_no_peer_cert": "true",
+    }
+    with RabbitMQNode(config=options, install=True) as node:
+        yield Secured(node, port, files)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_missing_client_certificate_is_named_at_once(bench: Any, demanding: Secured, version: ssl.TLSVersion) -> None:
+    context = ssl.create_default_context(cafile=str(demanding.files / "authority.pem"))
+    context.minimum_version = context.maximum_version = version
+    text = refusal(bench, demanding.url(cacertfile="").replace("?cacertfile=", ""), ssl_context=context)
+    assert "client certificate" in text or "TLS" in text
+    assert "starting or stopping" not in text
+
+
+def test_a_client_certificate_of_an_unknown_authority_is_named_at_once(bench: Any, demanding: Secured) -> None:
+    certificate(demanding.files, "foreign", names="DNS:client", issuer="stranger")
+    files = demanding.files
+    text = refusal(
+        bench, demanding.url(certfile=str(files / "foreign.pem"), keyfile=str(files / "foreign.key"))
+    )  # fmt: skip
+    assert "authority" in text
+
+
+def test_certificates_that_were_renewed_on_disk_are_used_at_the_next_connection(
+    bench: Any, demanding: Secured, tmp_path: Path, eventually: Any
+) -> None:
+    for name in ("client.pem", "client.key"):
+        shutil.copy(demanding.files / name, tmp_path / name)
+    transport = bench.transport(
+        demanding.url(certfile=str(tmp_path / "client.pem"), keyfile=str(tmp_path / "client.key"))
+    )
+    transport.declare(inbox_subscription(bench.service), bench.within())
+    bench.confirmed(transport)
+    certificate(demanding.files, "renewed", names="DNS:client", issuer="authority")
+    for end in ("pem", "key"):
+        shutil.copy(demanding.files / f"renewed.{end}", tmp_path / f"client.{end}")
+    transport.interrupt()
+    assert eventually(lambda: "CN=renewed" in demanding.node.ctl("list_connections", "peer_cert_subject"), timeout=60)
+    bench.confirmed(transport)
+
+
+def test_a_file_that_is_gone_at_a_reconnect_is_named_and_its_return_is_noticed(
+    bench: Any, secured: Secured, tmp_path: Path, eventually: Any
+) -> None:
+    authority_file = tmp_path / "authority.pem"
+    shutil.copy(secured.files / "authority.pem", authority_file)
+    transport = bench.transport(secured.url(cacertfile=str(authority_file)))
+    transport.connect(bench.within())
+    authority_file.unlink()
+    transport.interrupt()
+    assert eventually(lambda: "readable PEM files" in (transport.status()[0].last_error or ""), timeout=60)
+    shutil.copy(secured.files / "authority.pem", authority_file)
+    assert eventually(lambda: transport.status()[0].state is ConnectionState.OPEN, timeout=60)

@@ -34,7 +34,7 @@ class Backoff:
 
     @property
     def first(self) -> bool:
-        """Whether the latest failure is the first in a row. Only this one is logged as a warning."""
+        """Whether there was no failure before the latest one. Only the first in a row is logged as a warning."""
         return self._failures <= 1
 
     def failed(self, final: bool, round_over: bool) -> None:

@@ -89,13 +89,10 @@ class ConfirmChannel:
         raw.on_closed = closed
         if OWN_FRAMES:
             connection.frame_handlers[channel.number] = channel
-        with connection.lock:
-            connection.check_usable()
-            raw.pika.add_on_return_callback(channel._on_return)
-            # Without a callback pika asks for no answer, which saves a round trip: the broker reads this method before
-            # any message that is published on the channel.
-            raw.pika.confirm_delivery(channel._on_confirm)
-            connection._flush()
+        raw.pika.add_on_return_callback(channel._on_return)
+        # Without a callback pika asks for no answer, which saves a round trip: the broker reads this method before any
+        # message that is published on the channel.
+        raw.send(lambda pika: pika.confirm_delivery(channel._on_confirm))
         return channel
 
     @property

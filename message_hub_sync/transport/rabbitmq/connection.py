@@ -17,7 +17,9 @@ Rules:
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 import socket
 import ssl
 import threading
@@ -77,6 +79,7 @@ class ThreadedConnection(FrameStream):
         self._timer_heap = self._timers.heap  # the same list, for the I/O thread's look in every step: one lookup less
         self._next_wake = 0.0  # I/O thread only; others compare with it
         self._more = False  # reading thread only; whether TLS may hold more that can be read at once
+        self.quiet = True  # I/O thread only; whether errors are not logged: a failed handshake itself is logged
         self._torn = False  # reading thread only; whether bytes of the stream are missing
         self._poller = Poller(connected, waker)
         self.reader_role = ReaderRole(self)
@@ -179,6 +182,24 @@ class ThreadedConnection(FrameStream):
         descriptor = self._socket.detach()
         if descriptor >= 0:
             socket.close(descriptor)
+
+    @property
+    def unanswered_login(self) -> int:
+        """The size of the login in bytes if it was sent and not answered, else 0."""
+        return int(self.bytes_sent) if self.frames_received == 1 else 0
+
+    @property
+    def offers_confirms(self) -> bool:
+        """Whether the broker can confirm and reject messages."""
+        offered = self.server_capabilities
+        return isinstance(offered, dict) and bool(offered.get("publisher_confirms") and offered.get("basic.nack"))
+
+    @property
+    def broker_version(self) -> tuple[int, ...]:
+        """RabbitMQ's version, as far as it is known: ``(3, 10)``. Empty for another broker."""
+        found = self.server_properties if isinstance(self.server_properties, dict) else {}
+        numbers = re.match(r"(\d{1,4})\.(\d{1,4})", str(found.get("version")))
+        return tuple(map(int, numbers.groups())) if numbers and found.get("product") == "RabbitMQ" else ()
 
     # --- for the I/O thread --------------------------------------------------------------------
 
@@ -311,6 +332,8 @@ class ThreadedConnection(FrameStream):
             return b"".join(received)
         except OSError as failed:
             error = amqp.StreamLostError(f"reading failed: {type(failed).__name__}")
+            if isinstance(failed, ssl.SSLError) and not isinstance(failed, ssl.SSLEOFError):
+                error = failed  # an alert: with TLS 1.3 the broker checks the client after the client's handshake ended
         if self._stream_error is None:
             self._stream_error = error
         self._ending = True
@@ -347,7 +370,8 @@ class ThreadedConnection(FrameStream):
 
     def _report(self, what: str, error: Exception) -> None:
         # A logging handler is user code and may publish, so it runs after the lock is released.
-        self.after_unlock.append(lambda: logger.error(what, exc_info=error))
+        level = logging.DEBUG if self.quiet else logging.ERROR
+        self.after_unlock.append(lambda: logger.log(level, what, exc_info=error))
 
     # --- sending, the lock held ----------------------------------------------------------------
 

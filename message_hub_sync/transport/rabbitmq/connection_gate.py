@@ -126,7 +126,7 @@ class ConnectionGate:
         # WARNING when a problem begins and when it ends, so that the log has both or neither.
         troubled = state in _TROUBLED or (state is ConnectionState.OPEN and before in _TROUBLED)
         known = self.ever_open or state is ConnectionState.OPEN
-        level = logging.WARNING if troubled else logging.INFO if known else logging.DEBUG
+        level = logging.WARNING if troubled and known else logging.INFO if known else logging.DEBUG
         logger.log(level, "%s: %s -> %s: %s", self._name, before.value, state.value, why)
 
     def announce_blocked(self, blocked: bool, first: Callable[[], None] = lambda: None) -> None:

@@ -11,12 +11,18 @@ import time
 from collections.abc import Callable
 
 import pika
+from pika.exceptions import StreamLostError
 
 from message_hub_sync.config import BrokerAddress, ClientConfig
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.endpoints import Endpoint
 from message_hub_sync.transport.rabbitmq.polling import Waker, new_selector
-from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
+from message_hub_sync.transport.rabbitmq.translation import (
+    FIRST_FRAMES_BYTES,
+    ConnectionEnded,
+    LoginTooLargeError,
+    NoConfirmsError,
+)
 
 __all__ = ["GivenUp", "Opening", "dial"]
 
@@ -62,6 +68,19 @@ class Opening:
         begun(connection)
         self._dialing = None
         try:
+            self._handshake(connection, deadline)
+        except (TimeoutError, StreamLostError):
+            # RabbitMQ neither reads nor answers a frame that is too large for it.
+            if connection.unanswered_login > FIRST_FRAMES_BYTES:
+                raise LoginTooLargeError(connection.unanswered_login) from None
+            raise
+        if not connection.offers_confirms:
+            connection.end("the broker has no confirms")
+            raise NoConfirmsError
+        return connection
+
+    def _handshake(self, connection: ThreadedConnection, deadline: float) -> None:
+        try:
             connection.begin()
             while not connection.is_open and not connection.ended:
                 if self._closing():
@@ -69,12 +88,15 @@ class Opening:
                 if time.monotonic() >= deadline:
                     raise TimeoutError
                 connection.step(deadline)
+                # Up to RabbitMQ 4.0 the size is fixed, so it is not necessary to wait.
+                login = connection.unanswered_login
+                if login > FIRST_FRAMES_BYTES and () < connection.broker_version < (4, 1):
+                    raise LoginTooLargeError(login)
         finally:
             if not connection.is_open:
                 connection.end("the connection was not opened")
         if not connection.is_open:
             raise connection.end_reason or ConnectionEnded()
-        return connection
 
     def after_fork_in_child(self) -> None:
         """In a forked child: close the child's copy of the socket. Sends nothing and takes no lock."""

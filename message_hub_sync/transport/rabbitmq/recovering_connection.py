@@ -311,6 +311,7 @@ class RecoveringConnection:
     def _serve(self, connection: ThreadedConnection) -> None:
         opened_at: float | None = None
         try:
+            connection.quiet = not self._backoff.first
             connection.on_blocked(self._blocked)
             again = self._restored(connection)
             if connection.usable:

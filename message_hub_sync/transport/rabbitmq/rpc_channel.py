@@ -45,19 +45,27 @@ class RpcChannel:
             ``rpc_yield_if`` returns true.
         """
         answers: list[Any] = []
-        connection = self.connection
-        with connection.lock:
+        self.send(lambda pika: start(pika, lambda *answer: answers.append(answer[-1] if answer else None)))
+        while not answers:
+            self._check()  # a 404 on a declare closes the channel and never calls the method's own callback
+            _wait(self.connection, deadline)
+        return answers[0]
+
+    def send(self, start: Callable[[Channel], Any]) -> None:
+        """Send one method that the broker does not answer.
+
+        :param start: sends the method; called with pika's channel, with the connection's lock held.
+        :raises ChannelClosed: the broker has closed the channel.
+        :raises ConnectionEnded: the connection ended.
+        """
+        with self.connection.lock:
             self._check()
             try:
-                start(self.pika, lambda *answer: answers.append(answer[-1] if answer else None))
+                start(self.pika)
             except amqp.AMQPError:
                 self._check()
                 raise ConnectionEnded from None
-            connection._flush()
-        while not answers:
-            self._check()  # a 404 on a declare closes the channel and never calls the method's own callback
-            _wait(connection, deadline)
-        return answers[0]
+            self.connection._flush()
 
     def close(self, deadline: float) -> None:
         """Close the channel. The broker requeues its unacked messages.

@@ -15,11 +15,14 @@ from message_hub_sync.errors import (
     MessageHubConnectionError,
     MessageHubError,
 )
-from message_hub_sync.runtime.text import printable
+from message_hub_sync.runtime.text import printable, shown
 
 __all__ = [
+    "FIRST_FRAMES_BYTES",
     "ChannelClosed",
     "ConnectionEnded",
+    "LoginTooLargeError",
+    "NoConfirmsError",
     "Refusal",
     "RpcTimedOut",
     "connect_failure",
@@ -30,6 +33,21 @@ __all__ = [
 
 class ConnectionEnded(Exception):
     """The connection ended before the answer. Never leaves this package."""
+
+
+#: The largest frame that every broker takes before frame sizes are negotiated (``frame-min-size`` of AMQP 0-9-1).
+FIRST_FRAMES_BYTES = 4096
+
+
+class LoginTooLargeError(Exception):
+    """The broker ended the connection at a login larger than :data:`FIRST_FRAMES_BYTES`. Never leaves this package."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"a login of {size} bytes")
+
+
+class NoConfirmsError(Exception):
+    """The broker has no publisher confirms. Never leaves this package."""
 
 
 class ChannelClosed(Exception):
@@ -67,7 +85,7 @@ def connect_failure(error: BaseException, address: BrokerAddress) -> Refusal:
         return Refusal(MessageHubConnectionError, f"cannot connect to {address}: {error}", True)
     kind, text, final = _meaning(error)
     described = text.format(
-        address=address, user=repr(address.username), vhost=repr(address.virtual_host), error=describe(error)
+        address=address, user=shown(address.username), vhost=shown(address.virtual_host), error=describe(error)
     )
     return Refusal(kind, described, final)
 
@@ -75,6 +93,10 @@ def connect_failure(error: BaseException, address: BrokerAddress) -> Refusal:
 def _meaning(error: BaseException) -> tuple[type[MessageHubError], str, bool]:
     if isinstance(error, amqp.ConnectionClosedByBroker) and error.reply_code in _REFUSED_BY_CODE:
         return (*_REFUSED_BY_CODE[error.reply_code], True)
+    if isinstance(error, ssl.SSLError):
+        for reasons, text in _TLS_ALERTS:
+            if "ALERT" in _reason(error) and any(reason in _reason(error) for reason in reasons):
+                return MessageHubConnectionError, text, True
     for types, kind, text, final in _CONNECT_FAILURES:
         if isinstance(error, types):
             return kind, text, final
@@ -93,7 +115,34 @@ _REFUSED_BY_CODE: dict[int, tuple[type[MessageHubError], str]] = {
     ),
 }
 
+#: Parts of the names of alerts that the broker sends.
+_TLS_ALERTS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        ("CERTIFICATE_REQUIRED",),
+        "{address} asks for a client certificate: add certfile and keyfile to rabbitmq_url, or load one into the "
+        "ssl_context",
+    ),
+    (
+        ("CERTIFICATE", "UNKNOWN_CA"),
+        "{address} does not accept the client's certificate ({error}): check certfile, its dates, and that the broker "
+        "trusts its authority",
+    ),
+)
+
 _CONNECT_FAILURES: tuple[tuple[tuple[type[BaseException], ...], type[MessageHubError], str, bool], ...] = (
+    (
+        (LoginTooLargeError,),
+        MessageHubAuthorizationError,
+        "{address} did not answer {error} (user's name and password): a broker takes 4 to 8 kB there. Use a "
+        "shorter password or token, or set initial_frame_max on the broker",
+        True,
+    ),
+    (
+        (NoConfirmsError,),
+        MessageHubConnectionError,
+        "{address} offers no publisher confirms: the hub must be RabbitMQ",
+        True,
+    ),
     (
         (amqp.AuthenticationError,),
         MessageHubAuthorizationError,
@@ -104,6 +153,12 @@ _CONNECT_FAILURES: tuple[tuple[tuple[type[BaseException], ...], type[MessageHubE
         (amqp.IncompatibleProtocolError, amqp.ProtocolVersionMismatch),
         MessageHubConnectionError,
         "{address} does not speak AMQP 0-9-1: check host and port, and whether it must be amqp:// or amqps://",
+        True,
+    ),
+    (
+        (amqp.ProtocolSyntaxError,),
+        MessageHubConnectionError,
+        "{address} sent a handshake that is not AMQP 0-9-1: check host and port, and what stands between",
         True,
     ),
     (
@@ -122,7 +177,8 @@ _CONNECT_FAILURES: tuple[tuple[tuple[type[BaseException], ...], type[MessageHubE
     (
         (ssl.SSLError,),
         MessageHubConnectionError,
-        "TLS with {address} failed: check that the port speaks TLS and that both sides allow a common TLS version",
+        "TLS with {address} failed ({error}): check that the port speaks TLS, that both sides allow a common TLS "
+        "version, and whether the broker asks for a client certificate",
         True,
     ),
     (
@@ -161,6 +217,11 @@ def entity_error(closed: ChannelClosed, what: str) -> MessageHubError:
     return MessageHubConfigurationError(text)
 
 
+def _reason(error: ssl.SSLError) -> str:
+    reason = getattr(error, "reason", None)  # only OpenSSL's errors have it
+    return reason if isinstance(reason, str) else ""
+
+
 def describe(error: BaseException | None) -> str:
     """Describe any error in one line, without an address or a credential."""
     if error is None:
@@ -173,6 +234,10 @@ def describe(error: BaseException | None) -> str:
         return "the connection was lost"
     if isinstance(error, (amqp.ProtocolSyntaxError, amqp.IncompatibleProtocolError)):
         return "the broker sent a frame that cannot be parsed"
+    if isinstance(error, LoginTooLargeError):
+        return str(error)
+    if isinstance(error, ssl.SSLError) and _reason(error):
+        return printable(_reason(error).replace("_", " ").lower())
     if isinstance(error, OSError):
         return printable(error.strerror or type(error).__name__)
     return printable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)

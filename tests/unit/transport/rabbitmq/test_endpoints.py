@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -327,3 +329,57 @@ def test_the_longest_timeout_that_is_allowed_can_be_waited_for(broker: Any, tran
     client = transport(broker().url, connect_timeout=longest, delivery_timeout=longest, close_timeout=longest)
     client.connect(time.monotonic() + longest)
     client.close(time.monotonic() + longest)
+
+
+# --- a handshake that is no AMQP -------------------------------------------------------------------
+
+
+def sends(data: bytes) -> Callable[[socket.socket], None]:
+    return lambda peer: peer.sendall(data)
+
+
+def method(*numbers: int, channel: int = 0) -> bytes:
+    return struct.pack(">BHIHH", 1, channel, 4, *numbers) + b"\xce"
+
+
+def start(properties: dict[str, Any]) -> bytes:
+    return bytes(frame.Method(0, spec.Connection.Start(server_properties=properties)).marshal())
+
+
+MALFORMED = {
+    "a frame without its end": {"header": sends(method(10, 10)[:-1] + b"X")},
+    "an unknown method": {"header": sends(method(10, 99))},
+    "a method without its arguments": {"header": sends(method(10, 10))},
+    "a tuning without its arguments": {"Connection_StartOk": sends(method(10, 30))},
+    "an answer without its end": {"Connection_Open": sends(method(10, 41)[:-1] + b"X")},
+    "many of them": {"header": sends((method(10, 10)[:-1] + b"X") * 1000)},
+    "no capabilities": {"header": sends(start({}))},
+    "strange capabilities": {"header": sends(start({"capabilities": "x"}))},
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_handshake_is_logged_once_and_tried_again_with_pauses(
+    broker: Any, transport: Any, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    malformed = broker(**MALFORMED[name])
+    client = transport(malformed.url)
+    for _ in range(3):
+        with pytest.raises(MessageHubConnectionError):
+            client.connect(time.monotonic() + 0.5)
+    assert malformed.connections <= 12
+    told = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(told) == 1, told
+
+
+def test_a_broker_that_breaks_every_connection_at_its_first_channel_is_logged_once(
+    broker: Any, transport: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    malformed = broker(Channel_Open=sends(method(20, 99, channel=1)))
+    client = transport(malformed.url)
+    for _ in range(3):
+        with pytest.raises(MessageHubConnectionError):
+            client.connect(time.monotonic() + 0.5)
+    assert malformed.connections <= 20
+    told = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(told) == 1, told
