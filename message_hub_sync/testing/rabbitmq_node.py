@@ -16,7 +16,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,18 +26,20 @@ from weakref import WeakSet
 
 from message_hub_sync.testing._node.free_ports import free_port
 from message_hub_sync.testing._node.guarded_process import GuardedProcess, ProcessGuard
+from message_hub_sync.testing._node.node_files import HOST, node_environment, prepare_directory
 from message_hub_sync.testing._node.rabbitmq_install import (
     RabbitMQNotAvailableError,
     RabbitMQPrograms,
     ensure_rabbitmq,
+    version_of,
 )
+from message_hub_sync.testing._node.rabbitmq_versions import checked_version, programs_of_version
 
 __all__ = ["RabbitMQNode", "RabbitMQNodeError", "RabbitMQNotAvailableError", "provide_rabbitmq", "running_node"]
 
 URL_VARIABLE = "MESSAGE_HUB_TEST_URL"
+VERSION_VARIABLE = "MESSAGE_HUB_TEST_RABBITMQ"
 
-_HOST = "127.0.0.1"
-_LOOPBACK_ONLY = "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}"
 _STOP_TIMEOUT = 20.0
 _EPMD_TIMEOUT = 10.0
 _EXITED = b"EXITED"
@@ -66,7 +67,12 @@ class RabbitMQNode:
     :param plugins: names of plugins to enable, for example ``rabbitmq_management``.
     :param cookie: the Erlang cookie; by default a random one. All nodes of a cluster need the same one.
     :param epmd_port: the port of another node's epmd, to share it; by default the node starts its own epmd.
-    :param install: allow ``start()`` to install a missing RabbitMQ with apt-get.
+    :param install: allow ``start()`` to install a missing RabbitMQ with apt-get, or to build one of another version.
+    :param version: the version of RabbitMQ, or its beginning: ``"4"`` is the newest 4 that can be had. By default that
+        of the variable ``MESSAGE_HUB_TEST_RABBITMQ``; if it is not set, the installed one. A version that is not
+        installed is taken from a Debian release: ``start()`` builds it once in the user's cache directory, as root.
+        Such a broker sees only files below the directory for temporary files.
+    :raises MessageValidationError: ``version`` is not a version.
     """
 
     def __init__(
@@ -77,7 +83,10 @@ class RabbitMQNode:
         cookie: str | None = None,
         epmd_port: int | None = None,
         install: bool = False,
+        version: str | None = None,
     ) -> None:
+        version = os.environ.get(VERSION_VARIABLE) or None if version is None else version
+        self._wanted = None if version is None else checked_version(version)
         self.port = free_port()
         self.epmd_port = free_port() if epmd_port is None else epmd_port
         self.cookie = secrets.token_hex(16) if cookie is None else cookie
@@ -90,6 +99,7 @@ class RabbitMQNode:
         self._owner = os.getpid()
         self._lock = threading.RLock()
         self._programs: RabbitMQPrograms | None = None  # written under _lock
+        self._version: str | None = None  # every thread that sets it sets the same text
         self._directory: Path | None = None  # written under _lock
         self._guard: ProcessGuard | None = None  # guarded by _lock
         self._epmd: GuardedProcess | None = None  # guarded by _lock
@@ -112,7 +122,7 @@ class RabbitMQNode:
     @property
     def url(self) -> str:
         """URL of the default virtual host, with user and password."""
-        return f"amqp://guest:guest@{_HOST}:{self.port}"
+        return f"amqp://guest:guest@{HOST}:{self.port}"
 
     @property
     def running(self) -> bool:
@@ -138,6 +148,18 @@ class RabbitMQNode:
             raise RabbitMQNodeError(f"{self.name} has not been started: call start() first")
         return self._directory
 
+    @property
+    def version(self) -> str:
+        """The version of RabbitMQ, for example ``4.3.6``. The first use takes about half a second.
+
+        :raises RabbitMQNodeError: the node has not been started.
+        """
+        if self._version is None:
+            if self._programs is None:
+                raise RabbitMQNodeError(f"{self.name} has not been started: call start() first")
+            self._version = version_of(self._programs)
+        return self._version
+
     def log(self) -> str:
         """The broker's complete log since the first ``start()``.
 
@@ -156,7 +178,7 @@ class RabbitMQNode:
         :param timeout: seconds until the broker must be ready; otherwise it is killed. Time for installing RabbitMQ
             does not count.
         :returns: this node.
-        :raises RabbitMQNotAvailableError: RabbitMQ is not installed, and was not installed by this call.
+        :raises RabbitMQNotAvailableError: RabbitMQ is not here in this version, and this call did not install it.
         :raises RabbitMQNodeError: the broker ended or was not ready in time, or this is a forked child.
         """
         if os.getpid() != self._owner:
@@ -166,12 +188,12 @@ class RabbitMQNode:
         with self._lock:
             if self.running:
                 return self
-            self._programs = ensure_rabbitmq(install=self._install)
+            self._programs = self._find_programs()
             deadline = time.monotonic() + timeout
             first_start = self._directory is None
             try:
                 if first_start:
-                    self._directory = self._prepare_directory()
+                    self._directory = prepare_directory(self.cookie, self._plugins, self._config)
                     self._guard = ProcessGuard(self._directory)
                     atexit.register(self.stop)
                 assert self._guard is not None
@@ -251,7 +273,7 @@ class RabbitMQNode:
         """
         directory, programs = self.directory, self._programs
         assert programs is not None
-        command = [programs.ctl, "--quiet", "--node", self.name, *arguments]
+        command = [*programs.ctl, "--quiet", "--node", self.name, *arguments]
         what = f"rabbitmqctl {' '.join(arguments)}"
         try:
             done = subprocess.run(
@@ -299,53 +321,27 @@ class RabbitMQNode:
 
     # --- internal
 
+    def _find_programs(self) -> RabbitMQPrograms:
+        if self._programs is not None:
+            return self._programs  # after kill() it is the same broker, even if a newer one has appeared
+        if self._wanted is None:
+            return ensure_rabbitmq(install=self._install)
+        return programs_of_version(self._wanted, install=self._install)
+
     def _process(self) -> GuardedProcess:
         if self._broker is None:
             raise RabbitMQNodeError(f"{self.name} has not been started: call start() first")
         return self._broker
 
-    def _prepare_directory(self) -> Path:
-        directory = Path(tempfile.mkdtemp(prefix="message-hub-rabbitmq-"))
-        cookie = directory / ".erlang.cookie"
-        cookie.write_text(self.cookie)
-        cookie.chmod(0o400)
-        (directory / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
-        # One log, on stdout: that is output.log.
-        config = {"log.file": "false", "log.console": "true"} | self._config
-        lines = (f"{key} = {value}\n" for key, value in config.items())
-        (directory / "rabbitmq.conf").write_text("".join(lines))
-        return directory
-
     def _environment(self, directory: Path) -> dict[str, str]:
-        # Settings for the machine's own RabbitMQ or Erlang must not affect this node.
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_", "NOTIFY_"))}
-        return inherited | {
-            "HOME": str(directory),
-            "LC_ALL": "C.UTF-8",
-            "ERL_CRASH_DUMP_BYTES": "0",
-            "ERL_EPMD_ADDRESS": _HOST,
-            "ERL_EPMD_PORT": str(self.epmd_port),
-            "RABBITMQ_NODENAME": self.name,
-            "RABBITMQ_NODE_IP_ADDRESS": _HOST,
-            "RABBITMQ_NODE_PORT": str(self.port),
-            "RABBITMQ_DIST_PORT": str(self._dist_port),
-            "RABBITMQ_MNESIA_BASE": str(directory / "data"),
-            "RABBITMQ_LOG_BASE": str(directory / "log"),
-            "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
-            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
-            "RABBITMQ_PID_FILE": str(directory / "pid"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _LOOPBACK_ONLY,
-            "RABBITMQ_CTL_ERL_ARGS": _LOOPBACK_ONLY,
-            # Any free port: the default range of eleven is too small for parallel runs.
-            "RABBITMQ_CTL_DIST_PORT_MIN": "0",
-            "RABBITMQ_CTL_DIST_PORT_MAX": "0",
-        }
+        return node_environment(
+            directory, name=self.name, port=self.port, dist_port=self._dist_port, epmd_port=self.epmd_port
+        )
 
     def _start_epmd(self, programs: RabbitMQPrograms, guard: ProcessGuard) -> None:
         directory = self.directory
         self._epmd = epmd = GuardedProcess(
-            [programs.epmd, "-port", str(self.epmd_port), "-address", _HOST],
+            [*programs.epmd, "-port", str(self.epmd_port), "-address", HOST],
             guard,
             environment=self._environment(directory),
             output=directory / "output.log",
@@ -367,7 +363,7 @@ class RabbitMQNode:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reports:
             reports.bind(str(path))
             self._broker = GuardedProcess(
-                [programs.server],
+                programs.server,
                 guard,
                 environment=self._environment(directory) | {"NOTIFY_SOCKET": str(path)},
                 output=directory / "output.log",
@@ -397,7 +393,7 @@ _nodes: WeakSet[RabbitMQNode] = WeakSet()  # without a lock: single operations, 
 
 def running_node(host: str, port: int) -> RabbitMQNode | None:
     """The running node of this process that listens on this host and port, or ``None``."""
-    if host not in (_HOST, "localhost"):
+    if host not in (HOST, "localhost"):
         return None
     return next((node for node in list(_nodes) if node.port == port and node.running), None)
 
@@ -411,7 +407,7 @@ def _report_exit(path: Path) -> None:
 def _listens(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
-        return probe.connect_ex((_HOST, port)) == 0
+        return probe.connect_ex((HOST, port)) == 0
 
 
 @contextlib.contextmanager

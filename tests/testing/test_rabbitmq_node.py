@@ -311,6 +311,7 @@ def test_no_rabbitmq_is_an_error_that_says_how_to_get_one(
     monkeypatch: pytest.MonkeyPatch, install: bool, uid: int, apt_get: str | None, reason: str
 ) -> None:
     monkeypatch.delenv("MESSAGE_HUB_TEST_URL", raising=False)
+    monkeypatch.delenv("MESSAGE_HUB_TEST_RABBITMQ", raising=False)
     monkeypatch.setattr(rabbitmq_install, "find_rabbitmq", lambda: None)
     monkeypatch.setattr(rabbitmq_install.os, "geteuid", lambda: uid)
     monkeypatch.setattr(rabbitmq_install.shutil, "which", lambda program: apt_get)
@@ -325,7 +326,7 @@ def test_no_rabbitmq_is_an_error_that_says_how_to_get_one(
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_missing_rabbitmq_is_installed_with_apt_get(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
-    programs = rabbitmq_install.RabbitMQPrograms("server", "ctl", "epmd")
+    programs = rabbitmq_install.RabbitMQPrograms(("server",), ("ctl",), ("epmd",))
     found: list[rabbitmq_install.RabbitMQPrograms | None] = [None]
     ran: list[list[str]] = []
 

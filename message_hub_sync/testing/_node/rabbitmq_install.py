@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -26,11 +27,12 @@ class RabbitMQNotAvailableError(RuntimeError):
 
 @dataclass(frozen=True)
 class RabbitMQPrograms:
-    """Absolute paths of the three programs that a node needs."""
+    """The three programs that a node needs, as commands. Each command starts with an absolute path or a program of
+    this machine, and its own process becomes the program."""
 
-    server: str
-    ctl: str
-    epmd: str
+    server: tuple[str, ...]
+    ctl: tuple[str, ...]
+    epmd: tuple[str, ...]
 
 
 def find_rabbitmq() -> RabbitMQPrograms | None:
@@ -46,7 +48,7 @@ def find_rabbitmq() -> RabbitMQPrograms | None:
     for directory in directories:
         server, ctl = directory / "rabbitmq-server", directory / "rabbitmqctl"
         if epmd is not None and os.access(server, os.X_OK) and os.access(ctl, os.X_OK):
-            return RabbitMQPrograms(str(server), str(ctl), epmd)
+            return RabbitMQPrograms((str(server),), (str(ctl),), (epmd,))
     return None
 
 
@@ -61,16 +63,35 @@ def ensure_rabbitmq(*, install: bool = True) -> RabbitMQPrograms:
     programs = find_rabbitmq()
     if programs is not None:
         return programs
-    reason = _why_not_install(install)
+    reason = why_not_apt(install)
     if reason is not None:
         raise RabbitMQNotAvailableError(f"RabbitMQ is not installed here, and {reason}. {_HOW}")
-    _apt_install()
+    apt_install("rabbitmq-server")
     programs = find_rabbitmq()
     if programs is None:
         raise RabbitMQNotAvailableError(
             f"apt-get installed rabbitmq-server, but it is not in {_DEBIAN_PROGRAMS} or on PATH. {_HOW}"
         )
     return programs
+
+
+def version_of(programs: RabbitMQPrograms) -> str:
+    """The version of RabbitMQ, asked from its ``rabbitmqctl``. It takes about half a second.
+
+    :raises RabbitMQNotAvailableError: the program does not work.
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_"))}
+    command = [*programs.ctl, "version"]
+    try:
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise RabbitMQNotAvailableError("rabbitmqctl version did not end within 120 s") from None
+    found = re.search(r"\d+\.\d+(\.\d+)?", done.stdout)
+    if found is None:
+        raise RabbitMQNotAvailableError(f"rabbitmqctl version failed: {done.stderr or done.stdout}")
+    return found[0]
 
 
 def _find_epmd() -> str | None:
@@ -89,7 +110,8 @@ def _find_epmd() -> str | None:
     return None
 
 
-def _why_not_install(install: bool) -> str | None:
+def why_not_apt(install: bool) -> str | None:
+    """Why this process may not install a package, or ``None``."""
     if not install:
         return "this run may not install it"
     if shutil.which("apt-get") is None:
@@ -99,12 +121,16 @@ def _why_not_install(install: bool) -> str | None:
     return None
 
 
-def _apt_install() -> None:
+def apt_install(package: str) -> None:
+    """Install a Debian package on this machine.
+
+    :raises RabbitMQNotAvailableError: it failed. The text ends with the output of apt-get.
+    """
     # With RUNLEVEL=1, invoke-rc.d assumes single-user mode, so that without systemd the package starts no broker.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     apt_get = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300"]
     transcript = ""
-    for step in (["update"], ["install", "-y", "--no-install-recommends", "rabbitmq-server"]):
+    for step in (["update"], ["install", "-y", "--no-install-recommends", package]):
         try:
             done = subprocess.run(
                 [*apt_get, *step],
@@ -125,5 +151,5 @@ def _apt_install() -> None:
         # Ignore a failed update: the package lists that exist may be sufficient. If not, the install fails.
         if done.returncode != 0 and step[0] == "install":
             raise RabbitMQNotAvailableError(
-                f"apt-get install rabbitmq-server failed (exit code {done.returncode}). {_HOW}\n{transcript[-2000:]}"
+                f"apt-get install {package} failed (exit code {done.returncode}). {_HOW}\n{transcript[-2000:]}"
             )
