@@ -191,7 +191,8 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
         * ``connected``: whether every connection needed so far is open, and the client is not closed.
         * ``subscriptions``: the event types subscribed to.
         * ``status``: ``ok``, ``idle`` (no connection was needed so far), ``degraded`` (a circuit is not closed, a
-          subscription is inactive, or a queue has an ``error``), ``blocked`` or ``disconnected``.
+          subscription is inactive, a queue has an ``error``, or a heartbeat of the broker is overdue), ``blocked`` or
+          ``disconnected``.
         * ``circuit_breaker_state``: the worst state of all circuits.
         * ``circuit_breakers``, ``connections``, ``queues``: the state of each one. A queue has an ``error`` if failed
           messages cannot be moved to its retry or dead-letter queue.

@@ -61,6 +61,7 @@ def health_status(
                 "address": connection.address,
                 "last_error": connection.last_error,
                 "last_error_at": _time(connection.last_error_at),
+                "silent": connection.silent,
             }
             for connection in connections
         ],
@@ -87,7 +88,8 @@ def _status(
         return "disconnected"
     if any(connection.state is ConnectionState.BLOCKED for connection in connections):
         return "blocked"
-    if any(state != "closed" for state in circuits.values()) or not active or any(errors.values()):
+    silent = any(connection.silent for connection in connections)
+    if silent or any(state != "closed" for state in circuits.values()) or not active or any(errors.values()):
         return "degraded"
     return "ok" if connections else "idle"
 

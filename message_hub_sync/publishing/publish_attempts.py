@@ -166,7 +166,10 @@ class PublishAttempts:
         destination = self.outgoing.properties.headers.get(DESTINATION)
         if destination is None or self.outgoing.routing_key != inbox_name(destination):
             return f"there is no queue {self.outgoing.routing_key}"
-        return f"{destination} has no inbox: it has never called subscribe_messages()"
+        return (
+            f"{destination} has no inbox: it has never called subscribe_messages(), or its inbox was deleted, or the "
+            "node of its inbox is down"
+        )
 
     @property
     def message_id(self) -> UUID:

@@ -58,6 +58,8 @@ class ConnectionStatus:
     """Why the connection was lost, or why the latest attempt failed, whichever came last. A reconnect keeps it."""
     last_error_at: float | None = None
     """When that was: wall clock, seconds since the epoch."""
+    silent: bool = False
+    """Whether it is open, and a heartbeat of the broker is overdue: the broker may be frozen or cut off."""
 
 
 @dataclass(frozen=True)

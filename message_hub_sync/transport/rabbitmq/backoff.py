@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 
-__all__ = ["Backoff"]
+__all__ = ["ASK_AGAIN_SECONDS", "Backoff"]
 
 #: Seconds; the pause doubles from the first to the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 #: The same two pauses, after all hosts refused (password, vhost, certificate). A retry alone does not help, and
 #: brokers may lock an account after many failed logins.
 _FIRST_REFUSED_PAUSE, _LONGEST_REFUSED_PAUSE = 1.0, 30.0
+#: Seconds after all hosts refused in which callers get that refusal. Afterwards a caller has the hosts tried again: the
+#: password may be right again.
+ASK_AGAIN_SECONDS = 1.0
 #: The longest pause in seconds while a caller waits. Its deadline is a few seconds, so it needs to find a broker that
 #: is back soon. Two attempts a second are no load.
 _AWAITED_PAUSE = 0.5
@@ -34,8 +37,8 @@ class Backoff:
 
     @property
     def first(self) -> bool:
-        """Whether there was no failure before the latest one. Only the first in a row is logged as a warning."""
-        return self._failures <= 1
+        """Whether there was no failure since the last stable connection. Only the first one in a row is logged."""
+        return self._failures == 0
 
     def failed(self, final: bool, round_over: bool) -> None:
         """Count a failed attempt to connect.
@@ -71,6 +74,6 @@ class Backoff:
         doubled = 2.0 ** min(self._rounds - 1, 10)
         if self.all_hosts_refused:
             pause = min(_LONGEST_REFUSED_PAUSE, _FIRST_REFUSED_PAUSE * doubled) * jitter
-            return pause, pause
+            return pause, min(pause, ASK_AGAIN_SECONDS)
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * doubled) * jitter
         return pause, min(pause, _AWAITED_PAUSE * jitter)

@@ -48,6 +48,8 @@ _RECEIVE_BYTES = 64 * 1024
 #: TLS is read with the lock held. After this number of records (of at most 16 KiB each) the lock is released for the
 #: writers.
 _TLS_RECORDS_PER_LOCK = 64
+#: The seconds that a heartbeat may be late at least.
+_LATE_HEARTBEAT = 2.0
 #: Seconds that the reader has, after a failed send, to read up to the end of the stream.
 _END_AFTER_FAILED_SEND = 2.0
 
@@ -79,7 +81,7 @@ class ThreadedConnection(FrameStream):
         self._timer_heap = self._timers.heap  # the same list, for the I/O thread's look in every step: one lookup less
         self._next_wake = 0.0  # I/O thread only; others compare with it
         self._more = False  # reading thread only; whether TLS may hold more that can be read at once
-        self.quiet = True  # I/O thread only; whether errors are not logged: a failed handshake itself is logged
+        self.quiet = False  # I/O thread only; whether errors are not logged
         self._torn = False  # reading thread only; whether bytes of the stream are missing
         self._poller = Poller(connected, waker)
         self.reader_role = ReaderRole(self)
@@ -100,6 +102,15 @@ class ThreadedConnection(FrameStream):
     def alive(self) -> bool:
         """Whether there may still be something to read."""
         return not self._ending and not self.ended
+
+    @property
+    def silent(self) -> bool:
+        """Whether a heartbeat of the broker is overdue. The connection ends only after two heartbeat timeouts."""
+        timeout = self.params.heartbeat
+        if not isinstance(timeout, int) or not timeout:
+            return False
+        # Brokers send one every half of the timeout.
+        return time.monotonic() - self.read_at > timeout / 2 + max(timeout / 4, _LATE_HEARTBEAT)
 
     def stop_writes(self) -> None:
         """The client is closing: start nothing new, and stop waiting for answers."""

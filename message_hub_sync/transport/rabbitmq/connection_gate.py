@@ -10,6 +10,7 @@ from collections.abc import Callable
 from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import ConnectionState
+from message_hub_sync.transport.rabbitmq.backoff import ASK_AGAIN_SECONDS
 from message_hub_sync.transport.rabbitmq.translation import Refusal
 from message_hub_sync.transport.threads import Waiter, Waiters, refuse_on_io_thread
 
@@ -39,6 +40,7 @@ class ConnectionGate:
         #: Why the latest attempt to connect failed.
         self.refusal: Refusal | None = None  # guarded by lock
         self._all_hosts_refused = False  # guarded by lock
+        self._refused_at = 0.0  # guarded by lock; monotonic seconds of the latest refusal
 
     @property
     def awaited(self) -> bool:
@@ -56,7 +58,7 @@ class ConnectionGate:
         :param accept_blocked: return at once if the broker accepts no messages; else wait until it does.
         :returns: ``OPEN`` or ``BLOCKED``. ``BLOCKED`` also if it is still blocked at the deadline.
         :raises MessageHubConnectionError: the connection is not open by the deadline, or the client is closed. At once
-            on an I/O thread, or if all hosts refused.
+            on an I/O thread, or if all hosts refused within the last second.
         :raises MessageHubAuthorizationError: all hosts refused, and the latest one did not accept the login.
         """
         waiter = Waiter()
@@ -72,9 +74,12 @@ class ConnectionGate:
                         return self.state
                     refuse_on_io_thread()
                     ensure_thread()
-                    if self._all_hosts_refused and self.refusal is not None:
+                    now = time.monotonic()
+                    remaining = deadline - now
+                    # A caller that comes later has the hosts tried again, and waits for that attempt.
+                    final = remaining <= 0 or now - self._refused_at < ASK_AGAIN_SECONDS
+                    if self._all_hosts_refused and self.refusal is not None and final:
                         raise self.refusal.error()
-                    remaining = deadline - time.monotonic()
                     if remaining <= 0:
                         if self.state is ConnectionState.BLOCKED:
                             return self.state
@@ -150,6 +155,7 @@ class ConnectionGate:
         with self.lock:
             news = all_hosts_refused and not self._all_hosts_refused
             self.refusal, self._all_hosts_refused = refusal, all_hosts_refused
+            self._refused_at = time.monotonic()
             self._waiters.wake_all()
         logger.log(logging.ERROR if news else logging.DEBUG, "%s: %s", self._name, refusal.text)
 

@@ -65,6 +65,7 @@ class Opening:
         except BaseException:
             connected.close()
             raise
+        connection.quiet = True  # what is wrong with a handshake is logged with the failed attempt
         begun(connection)
         self._dialing = None
         try:

@@ -103,7 +103,11 @@ class RecoveringConnection:
     def status(self) -> ConnectionStatus:
         """The status for health checks."""
         error, at = self._last_error or (None, None)
-        return ConnectionStatus(self._role, self._gate.state, str(self._address), error, at)
+        connection = self._connection
+        silent = self._gate.state in (ConnectionState.OPEN, ConnectionState.BLOCKED) and (
+            connection is not None and connection.silent
+        )
+        return ConnectionStatus(self._role, self._gate.state, str(self._address), error, at, silent)
 
     def wait_open(self, deadline: float, *, accept_blocked: bool = True) -> ConnectionState:
         """Wait until the connection is open. Start the I/O thread if there is none.

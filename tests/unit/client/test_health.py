@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -97,9 +98,16 @@ def test_each_connection_is_told_with_its_last_error() -> None:
         "address": "amqp://127.0.0.1:5672",
         "last_error": "the broker closed the connection",
         "last_error_at": "1970-01-01T00:01:00+00:00",
+        "silent": False,
     }
     assert found["last_error"] == "the broker closed the connection"
     assert found["last_error_at"] == "1970-01-01T00:01:00+00:00"
+
+
+def test_an_open_connection_whose_heartbeat_is_overdue_is_degraded() -> None:
+    silent = dataclasses.replace(connection(ConnectionState.OPEN), silent=True)
+    assert status(silent)["status"] == "degraded"
+    assert status(silent)["connected"]
 
 
 def test_the_latest_error_is_told_whichever_connection_it_was_of() -> None:

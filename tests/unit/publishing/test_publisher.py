@@ -97,7 +97,11 @@ def test_a_message_lost_with_its_connection_is_published_again_with_the_same_id(
 @pytest.mark.parametrize(
     ("steps", "outcome", "text"),
     [
-        ([PublishResult.RETURNED], "rejected", "image-service has no inbox: it has never called subscribe_messages()"),
+        (
+            [PublishResult.RETURNED],
+            "rejected",
+            "image-service has no inbox: it has never called subscribe_messages(), or",
+        ),
         ([PublishResult.NACKED], "rejected", "nack"),
         ([(PublishResult.NACKED, "overflow", 0)], "rejected", "overflow"),
         ([None], "unknown", "no confirm came before the deadline"),

@@ -346,6 +346,16 @@ def start(properties: dict[str, Any]) -> bytes:
     return bytes(frame.Method(0, spec.Connection.Start(server_properties=properties)).marshal())
 
 
+def told_once(caplog: pytest.LogCaptureFixture) -> bool:
+    deadline = time.monotonic() + 30
+    while True:  # the I/O thread logs after it has woken the callers
+        told = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+        if told or time.monotonic() > deadline:
+            assert len(told) == 1, told
+            return True
+        threading.Event().wait(0.02)
+
+
 MALFORMED = {
     "a frame without its end": {"header": sends(method(10, 10)[:-1] + b"X")},
     "an unknown method": {"header": sends(method(10, 99))},
@@ -368,8 +378,7 @@ def test_a_malformed_handshake_is_logged_once_and_tried_again_with_pauses(
         with pytest.raises(MessageHubConnectionError):
             client.connect(time.monotonic() + 0.5)
     assert malformed.connections <= 12
-    told = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(told) == 1, told
+    assert told_once(caplog)
 
 
 def test_a_broker_that_breaks_every_connection_at_its_first_channel_is_logged_once(
@@ -381,5 +390,64 @@ def test_a_broker_that_breaks_every_connection_at_its_first_channel_is_logged_on
         with pytest.raises(MessageHubConnectionError):
             client.connect(time.monotonic() + 0.5)
     assert malformed.connections <= 20
-    told = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(told) == 1, told
+    assert told_once(caplog)
+
+
+# --- a login that is right again -------------------------------------------------------------------
+
+
+def refusing_at_first(broker: Any) -> tuple[ScriptedBroker, threading.Event]:
+    right = threading.Event()
+
+    def answer(peer: socket.socket) -> None:
+        if right.is_set():
+            peer.sendall(frame.Method(0, spec.Connection.Tune(2047, 131072, 60)).marshal())
+        else:
+            refuses_the_login(peer)
+
+    return broker(Connection_StartOk=answer), right
+
+
+def test_a_caller_has_a_refused_login_tried_again_although_the_pause_is_long(broker: Any, transport: Any) -> None:
+    refusing, right = refusing_at_first(broker)
+    client = transport(refusing.url)
+    with pytest.raises(MessageHubAuthorizationError):
+        client.connect(time.monotonic() + 30)
+    recovering = client._publish_connection.recovering
+    recovering._keep_open = lambda: True  # as with consumers: the thread goes on without a caller
+    recovering._backoff._rounds = 10  # the next pause is 15 to 30 s
+    assert refusing.wait_for(lambda: refusing.connections >= 2)
+    right.set()
+    began = time.monotonic()
+    while True:
+        try:
+            client.connect(time.monotonic() + 30)
+            break
+        except MessageHubAuthorizationError:
+            assert time.monotonic() - began < 14
+            threading.Event().wait(0.1)
+    assert time.monotonic() - began < 14
+
+
+def test_callers_have_a_refused_login_tried_again_at_most_once_a_second(broker: Any, transport: Any) -> None:
+    refusing, _ = refusing_at_first(broker)
+    client = transport(refusing.url)
+    began = time.monotonic()
+    while time.monotonic() - began < 3:
+        with pytest.raises(MessageHubAuthorizationError):
+            client.connect(time.monotonic() + 30)
+        threading.Event().wait(0.01)
+    assert 2 <= refusing.connections <= 2 + (time.monotonic() - began) / 0.5
+
+
+# --- a frozen broker -------------------------------------------------------------------------------
+
+
+def test_a_broker_whose_heartbeat_is_overdue_is_silent(broker: Any, transport: Any) -> None:
+    client = transport(broker().url, heartbeat=1)
+    client.connect(time.monotonic() + 30)
+    assert not client.status()[0].silent
+    deadline = time.monotonic() + 60
+    while not client.status()[0].silent:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.05)

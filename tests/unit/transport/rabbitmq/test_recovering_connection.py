@@ -158,7 +158,7 @@ def test_health_tells_why_there_is_no_connection_and_since_when(transport: Any) 
 class Usable:
     """A connection that is open until it is served, and lost then."""
 
-    alive, usable, quiet = True, True, True
+    alive, usable, quiet, silent = True, True, True, False
     end_reason = ConnectionResetError("reset by peer")
 
     def on_blocked(self, listener: Callable[[bool], None]) -> None:
