@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -30,33 +31,75 @@ SYNCHRONOUS = "this is the synchronous client, write the handler with 'def' (asy
 def parameters_of(callback: Any, name: str, what: str) -> tuple[inspect.Parameter, inspect.Parameter | None]:
     """The first two positional parameters of a callback; the second is ``None`` if there is none.
 
+    A decorator may change how many arguments a function takes. So their number is read from what is called, and their
+    annotations from what is wrapped. A second parameter that only the wrapped function shows has a default.
+
     :param name: the callback's name, for an error text.
     :param what: what the first parameter gets, ``"event"`` or ``"message"``; for an error text.
     :raises MessageValidationError: it cannot be called with one or two positional arguments.
     """
-    try:
-        parameters = list(inspect.signature(callback).parameters.values())
-    except (TypeError, ValueError):  # some callables written in C have no signature: the call itself will show it
+    wrapped = _signature(callback, follow_wrapped=True)
+    called = _signature(callback, follow_wrapped=False) or wrapped
+    if wrapped is None or called is None:  # some callables written in C have no signature: the call itself will show it
         return inspect.Parameter(what, inspect.Parameter.POSITIONAL_ONLY), None
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    positional = _positional(called)
     required = [p for p in positional if p.default is p.empty]
-    demanded = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    demanded = [p.name for p in called if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     if demanded:
         raise MessageValidationError(
             f"handler {name} needs the keyword {', '.join(demanded)}, which is never passed: "
             f"a handler is called as handler({what}) or handler({what}, envelope)"
+        )
+    takes_any = any(p.kind is p.VAR_POSITIONAL for p in called)
+    inside = _positional(wrapped)
+    found = [_annotated(parameter, index, inside) for index, parameter in enumerate(positional[:2])]
+    if takes_any and not found:
+        found = inside[:1] or [next(p for p in called if p.kind is p.VAR_POSITIONAL)]
+    if not found:
+        raise MessageValidationError(f"handler {name} takes no parameter: it needs one, def handler({what}): ...")
+    unbound = {found[0].name, *(p.name for p in inside[:1])} & {"self", "cls"}
+    if unbound:
+        raise MessageValidationError(
+            f"handler {name} takes {unbound.pop()}: a function that is decorated inside a class is not bound to an "
+            f"object. Create the object first, and subscribe its method: client.subscribe([...], service.{_last(name)})"
         )
     if len(required) > 2:
         raise MessageValidationError(
             f"handler {name} needs {len(required)} arguments ({', '.join(p.name for p in required)}): "
             f"a handler is called as handler({what}) or handler({what}, envelope)"
         )
-    if positional:
-        return positional[0], positional[1] if len(positional) > 1 else None
-    for parameter in parameters:
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            return parameter, None
-    raise MessageValidationError(f"handler {name} takes no parameter: it needs one, def handler({what}): ...")
+    if takes_any and len(found) == 1 and len(inside) > 1:
+        found.append(inside[1].replace(default=None))  # the decorator may pass it itself
+    return found[0], found[1] if len(found) > 1 else None
+
+
+#: On Python 3.14 a name that cannot be resolved, anywhere in the annotations, would raise NameError.
+_DEFERRED: dict[str, Any] = {"annotation_format": 3} if sys.version_info >= (3, 14) else {}  # Format.FORWARDREF
+
+
+def _signature(callback: Any, *, follow_wrapped: bool) -> list[inspect.Parameter] | None:
+    try:
+        return list(inspect.signature(callback, follow_wrapped=follow_wrapped, **_DEFERRED).parameters.values())
+    except (TypeError, ValueError):
+        return None
+
+
+def _positional(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    return [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def _annotated(parameter: inspect.Parameter, index: int, inside: list[inspect.Parameter]) -> inspect.Parameter:
+    """A parameter of a wrapper with the annotation of the one that it is for: of the same name, else at its place."""
+    same = next((p for p in inside if p.name == parameter.name), None)
+    if same is None and index < len(inside):
+        same = inside[index]
+    if same is None or same.annotation is same.empty:
+        return parameter
+    return parameter.replace(annotation=same.annotation)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def check_synchronous(callback: Any, name: str) -> None:

@@ -20,11 +20,12 @@ envelope. Every other parameter with a default keeps its default.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from uuid import UUID
@@ -78,14 +79,24 @@ class Handler:
     def __call__(self, arguments: tuple[Any, ...]) -> Any:
         """Run the callback and return its result.
 
-        :raises MessageValidationError: it returned a coroutine. Else this raises what the callback raises.
+        :raises MessageValidationError: it returned a body that has not run. Else this raises what the callback raises.
         """
         result = self.callback(*arguments)
-        if isinstance(result, types.CoroutineType):
-            # The coroutine's body has not run: acknowledging the message now would lose it silently.
-            result.close()
-            raise MessageValidationError(f"handler {self.name} returned a coroutine: {SYNCHRONOUS}")
+        if result is not None and isinstance(result, _NOT_RUN):
+            # Acknowledging the message now would lose it silently.
+            close = getattr(result, "close", None)
+            if callable(close):
+                close()
+            raise MessageValidationError(self._why_not_run(result))
         return result
+
+    def _why_not_run(self, result: Any) -> str:
+        text = f"handler {self.name} returned a {type(result).__name__}, whose body has not run"
+        if isinstance(result, Awaitable):
+            return f"{text}: {SYNCHRONOUS}"
+        if isinstance(result, (Generator, AsyncGenerator)):
+            return f"{text}: write it without 'yield'"
+        return f"{text}: look at its decorators; one may need parentheses"
 
     def hint(self, error: BaseException) -> str | None:
         """Advice if a handler without annotation raised what suggests that it expects no text; else ``None``."""
@@ -104,6 +115,14 @@ class Handler:
             )
         return None
 
+
+#: What a call returns that has not run the handler: the object of a coroutine or generator function; a function, if a
+#: decorator's parentheses are missing; a context manager made of a generator function.
+_NOT_RUN = (
+    *(Awaitable, Generator, AsyncGenerator),
+    *(types.FunctionType, types.MethodType, functools.partial),
+    *(contextlib.ContextDecorator, contextlib.AsyncContextDecorator),
+)
 
 _ALLOWED: dict[Kind, str] = {
     "event": (

@@ -54,7 +54,13 @@ def check_decodable(payload: Any, body: bytes, max_bytes: int) -> None:
     """
     if ((_N in body and _NAN.search(body)) or (_I in body and _INFINITY.search(body))) and _holds_constants(body):
         raise MessageValidationError("payload must not contain NaN or an infinity (JSON has none): use None or a str")
-    if (len(body) > MAX_DIGITS and _may_hold_long_number(body)) or _may_hold_duplicate_key(payload, body):
+    doubtful = len(body) > MAX_DIGITS and _may_hold_long_number(body)
+    # If the body has no second "{", the payload contains no other object: its values need not be inspected.
+    if body.find(b"{", 1) > 0:
+        doubtful = doubtful or _may_hold_duplicate_key(payload)
+    elif type(payload) is dict or isinstance(payload, dict):
+        doubtful = doubtful or not _TEXT.issuperset(map(type, payload))
+    if doubtful:
         try:
             decode_payload(body, max_bytes)
         except InvalidMessage as error:
@@ -90,11 +96,8 @@ def _may_hold_long_number(body: bytes) -> bool:
     return False
 
 
-def _may_hold_duplicate_key(payload: Any, body: bytes) -> bool:
+def _may_hold_duplicate_key(payload: Any) -> bool:
     """Whether a dict in the payload has keys that are not ``str``: the JSON of ``{1: …, "1": …}`` has a key twice."""
-    # If the body has no second "{", the payload contains no other object: its values need not be inspected.
-    if body.find(b"{", 1) < 0:
-        return isinstance(payload, dict) and not _TEXT.issuperset(map(type, payload))
     inside = [payload]
     seen: set[int] = set()
     for value in inside:  # it grows: a loop is faster than calls, and cannot be too deep

@@ -104,9 +104,9 @@ def message_properties(
     :raises MessageValidationError: a value is not allowed. The text names the value and the rule.
     """
     try:
-        # A reply goes to the source of a request, which may be any text: only a name is remembered.
-        make = _common_headers if len(destination) <= MAX_NAME_BYTES else _common_headers.__wrapped__
-        common, expiration = make(source, destination, ttl, priority)
+        common, expiration = _remembered_headers(source, destination, ttl, priority)
+    except _LongName:
+        common, expiration = _common_headers(source, destination, ttl, priority)
     except TypeError:  # ttl or priority is unhashable, so it is not a number: the checks below raise the error
         _check_ttl(ttl)
         _check_priority(priority)
@@ -118,6 +118,18 @@ def message_properties(
 
 # Cached: most messages have the same headers as a previous one. Typed: a ttl of 1, 1.0 and True are three keys.
 @lru_cache(maxsize=1024, typed=True)
+def _remembered_headers(
+    source: str, destination: str, ttl: float | None, priority: int
+) -> tuple[dict[str, Any], str | None]:
+    if len(destination) > MAX_NAME_BYTES:
+        raise _LongName  # a call that raises is not remembered
+    return _common_headers(source, destination, ttl, priority)
+
+
+class _LongName(Exception):
+    """The destination of a reply is the source of its request, which may be any text. It is too long to remember."""
+
+
 def _common_headers(
     source: str, destination: str, ttl: float | None, priority: int
 ) -> tuple[dict[str, Any], str | None]:

@@ -161,10 +161,10 @@ def test_no_repr_shows_a_body_or_headers() -> None:
 
 
 def test_long_destinations_are_not_remembered() -> None:
-    before = encode._common_headers.cache_info().currsize
+    before = encode._remembered_headers.cache_info().currsize
 
     for number in range(20):
         properties = message_properties(source="a", destination=f"{number}" + "x" * 100_000, ttl=float(number + 1))
         assert properties.headers["ttl"] is not None
 
-    assert encode._common_headers.cache_info().currsize == before
+    assert encode._remembered_headers.cache_info().currsize == before
