@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
+from types import FrameType
 from weakref import WeakSet
 
 from message_hub_sync.client.session import Session, prepare
@@ -37,6 +39,7 @@ class Lifecycle:
         self._retry = retry
         self._middleware = middleware
         self._lock = threading.Lock()  # replaced in a forked child: a thread that does not exist there may hold it
+        self._made_at = _first_caller_outside()
         self._process = os.getpid()  # set in a forked child only
         self._session: Session | None = None  # set under _lock; after_fork_in_child() resets it
         self._inherited: list[Subscription] = []  # set in a forked child only
@@ -119,8 +122,8 @@ class Lifecycle:
         if session is not None and self._process == os.getpid() and session.left_open:
             # source: with tracemalloc the warning shows where the client was created.
             warnings.warn(
-                f"the client of {self._config.service_name} was dropped without close(): its connections and their "
-                "threads stay until the process ends",
+                f"the client of {self._config.service_name}, created at {self._made_at}, was dropped without close(): "
+                "its connections and their threads stay until the process ends",
                 ResourceWarning,
                 stacklevel=3,  # past weakref, to the line that dropped the last reference
                 source=self,
@@ -130,6 +133,14 @@ class Lifecycle:
     def close_timeout(self) -> float:
         """Seconds that closing may take at most."""
         return self._config.close_timeout
+
+
+def _first_caller_outside() -> str:
+    """File and line of the innermost caller that is not in this library."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "message_hub_sync":
+        frame = frame.f_back
+    return "an unknown place" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 # No lock: only single operations, and a copy before iterating. A forked child inherits it.

@@ -424,3 +424,20 @@ def test_a_login_that_is_larger_than_the_brokers_first_frames_is_refused_at_once
     with pytest.raises(MessageHubAuthorizationError, match=r"initial_frame_max|did not accept the login") as caught:
         transport.connect(bench.within(60))
     assert "s3cret" not in str(caught.value)
+
+
+def test_closing_under_a_memory_alarm_waits_for_no_answer_of_the_broker(
+    bench: Any, eventually: Callable[..., bool]
+) -> None:
+    transport = bench.transport()
+    transport.declare(inbox_subscription(bench.service), bench.within())
+    bench.confirmed(transport)
+    bench.node.ctl("set_vm_memory_high_watermark", "0.0000001")
+    try:
+        transport.publish(bench.message(), bench.within())  # the broker announces its alarm to those that publish
+        assert eventually(lambda: transport.status()[0].state is ConnectionState.BLOCKED, timeout=60)
+        began = time.monotonic()
+        transport.close(began + 60)
+        assert time.monotonic() - began < 30
+    finally:
+        bench.node.ctl("set_vm_memory_high_watermark", "0.6")

@@ -74,6 +74,9 @@ class RecoveringConnection:
         self._connection: ThreadedConnection | None = None  # written by the I/O thread only
         self._opening: Opening | None = None  # written by the I/O thread only
         self._backoff = Backoff()  # I/O thread only
+        self._unread = (
+            False  # I/O thread only; whether the broker has said that it reads nothing: a memory or disk alarm
+        )
         hosts = in_turn(addresses, config.hosts_in_order)
         self._endpoints = Endpoints(hosts, config.connect_timeout)  # I/O thread only
         self._address = self._endpoints.host  # written by the I/O thread only
@@ -314,6 +317,7 @@ class RecoveringConnection:
 
     def _serve(self, connection: ThreadedConnection) -> None:
         opened_at: float | None = None
+        self._unread = False
         try:
             connection.quiet = not self._backoff.first
             connection.on_blocked(self._blocked)
@@ -321,6 +325,8 @@ class RecoveringConnection:
             if connection.usable:
                 opened_at = time.monotonic()
                 self._gate.enter(ConnectionState.OPEN, str(self._address), self._on_open)
+                if self._unread:  # said before the connection was open
+                    self._gate.announce_blocked(True)
             while connection.alive and not self._gate.closing:
                 if connection.usable:
                     self._tasks.run(connection)
@@ -332,7 +338,8 @@ class RecoveringConnection:
                 connection.serve(time.monotonic() + _LONG if due is None else due)
             if self._gate.closing:
                 connection.send_close()
-                while connection.alive and time.monotonic() < self._close_deadline:
+                # A broker with an alarm does not read this, so it will not answer it.
+                while connection.alive and not self._unread and time.monotonic() < self._close_deadline:
                     connection.step(self._close_deadline)
         finally:
             connection.end("the connection is no longer used")
@@ -349,6 +356,7 @@ class RecoveringConnection:
 
     def _blocked(self, blocked: bool) -> None:
         # On the I/O thread, no lock held. A circuit treats "accepts messages again" like "connected again".
+        self._unread = blocked
         self._gate.announce_blocked(blocked, self._on_open)
 
     def _restored(self, connection: ThreadedConnection) -> float | None:

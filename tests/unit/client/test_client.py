@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -370,11 +371,12 @@ def warned(use: Callable[[MessageHubClient], Any]) -> list[str]:
     del kept
     lifecycle.session().close(time.monotonic() + 5)
     assert {each.category for each in caught} <= {ResourceWarning}
-    return [str(each.message) for each in caught]
+    assert all(f"created at {__file__}:" in str(each.message) for each in caught)
+    return [re.sub(" created at .*:[0-9]+,", "", str(each.message)) for each in caught]
 
 
 DROPPED = (
-    "the client of image-service was dropped without close(): its connections and their threads stay until the "
+    "the client of image-service, was dropped without close(): its connections and their threads stay until the "
     "process ends"
 )
 

@@ -451,3 +451,35 @@ def test_a_broker_whose_heartbeat_is_overdue_is_silent(broker: Any, transport: A
     while not client.status()[0].silent:
         assert time.monotonic() < deadline
         threading.Event().wait(0.05)
+
+
+# --- closing under an alarm ------------------------------------------------------------------------
+
+
+def test_closing_does_not_wait_for_a_broker_that_reads_nothing_under_its_alarm(broker: Any, transport: Any) -> None:
+    blocked = frame.Method(1, spec.Channel.OpenOk()).marshal() + frame.Method(0, spec.Connection.Blocked("x")).marshal()
+    alarmed = broker(Channel_Open=sends(blocked), Connection_Close=says_nothing)
+    client = transport(alarmed.url)
+    client.connect(time.monotonic() + 30)
+    deadline = time.monotonic() + 30
+    while state_of(client) is not ConnectionState.BLOCKED:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+    began = time.monotonic()
+    client.close(began + 60)
+    assert time.monotonic() - began < 30
+    assert state_of(client) is ConnectionState.CLOSED
+
+
+def test_closing_after_an_alarm_waits_for_the_broker_again(broker: Any, transport: Any) -> None:
+    over = b"".join(
+        frame.Method(channel, method).marshal()
+        for channel, method in (
+            (1, spec.Channel.OpenOk()), (0, spec.Connection.Blocked("x")), (0, spec.Connection.Unblocked()),
+        )
+    )  # fmt: skip
+    sound = broker(Channel_Open=sends(over))
+    client = transport(sound.url)
+    client.connect(time.monotonic() + 30)
+    client.close(time.monotonic() + 30)
+    assert sound.wait_for(lambda: "Connection.Close" in sound.answered)
