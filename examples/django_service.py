@@ -22,6 +22,7 @@ URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
 
 settings.configure(DEBUG=True, SECRET_KEY=os.environ.get("SECRET_KEY", "for development"), ROOT_URLCONF=__name__)
 
+# For production: the settings under "Web services" in docs/operating.md.
 hub = MessageHubClient("character-service", URL)
 handlers = HandlerGroup()
 journal: list[str] = []

@@ -35,6 +35,7 @@ def on_message(message: Message) -> None:
 def create_app() -> Flask:
     app = Flask(__name__)
     # With the reloader, Flask runs this in two processes. The client connects only in the one that serves.
+    # For production: the settings under "Web services" in docs/operating.md.
     hub = MessageHubClient("character-service", URL)
     hub.include(handlers)
 

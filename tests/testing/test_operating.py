@@ -8,6 +8,7 @@ import re
 import shlex
 import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from prometheus_client import start_http_server
 
 from message_hub_sync import (
     Message,
+    MessageHubCircuitBreakerError,
     MessageHubClient,
     MessageHubConnectionError,
+    MessageHubError,
     MessageHubRejectError,
     RetryPolicy,
     metrics,
@@ -71,10 +74,36 @@ def test_a_worker_that_has_sent_nothing_yet_is_ready_and_one_that_cannot_connect
         assert (forked.get_health_status()["status"], said["ready"]()) == ("disconnected", False)
 
 
+def test_the_settings_for_web_services_hold_threads_once_while_the_broker_is_down() -> None:
+    namespace: dict[str, Any] = {}
+    unused = free_port()
+    web_services = python_blocks(DOCS / "operating.md")[1]
+    web_services.run(namespace, lambda text: text.replace("localhost:5672", f"127.0.0.1:{unused}"))
+    with contextlib.closing(namespace["web"]) as web:
+        raised: list[type[Exception]] = []
+
+        def call(_: object = None) -> None:
+            try:
+                web.send_message("image-service", {"n": 1})
+            except MessageHubError as error:
+                raised.append(type(error))
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(call, range(4)))
+        assert set(raised) <= {MessageHubConnectionError, MessageHubCircuitBreakerError}
+        assert MessageHubConnectionError in raised
+        raised.clear()
+        for _ in range(100):
+            call()
+        # One call may be the trial, if the machine was slow meanwhile.
+        assert raised.count(MessageHubCircuitBreakerError) >= 90
+        assert web.get_health_status()["circuit_breaker_state"] in ("open", "half-open")
+
+
 def test_the_metrics_are_served_with_the_names_and_labels_of_the_table() -> None:
     port = str(free_port())
     namespace: dict[str, Any] = {}
-    _, serving = python_blocks(DOCS / "operating.md")
+    serving = python_blocks(DOCS / "operating.md")[2]
     with pytest.MonkeyPatch.context() as patch:
         # Served on every address by default, which a test must not do.
         patch.setattr("prometheus_client.start_http_server", functools.partial(start_http_server, addr="127.0.0.1"))
