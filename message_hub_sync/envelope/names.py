@@ -24,6 +24,10 @@ MAX_NAME_BYTES = 200
 
 _SERVICE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _EVENT = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
+#: Event types and patterns whose queue would have the name of another queue of the hub: ``{queue}.dead``,
+#: ``{queue}.retry.{ms}``, ``{service}.replies.{client}``, ``{service}.started.{message}``.
+#: ``{service}.messages`` needs no rule: a service name has no dot, and an event type has one.
+_QUEUES_OF_THE_HUB = re.compile(r"(?:replies|started)\..*|(?:.*\.)?(?:dead|retry\.[0-9]+)")
 _PATTERN = re.compile(r"([a-z0-9_]+|\*|#)(\.([a-z0-9_]+|\*|#))*")
 
 
@@ -37,6 +41,9 @@ def validate_service_name(value: Any, *, what: str = "service_name", configuring
     """
     if isinstance(value, str) and len(value) <= MAX_NAME_BYTES and _is_service_name(value):
         return value
+    if value == "amq":
+        text = f"{what} must not be 'amq': RabbitMQ reserves queue names that begin with 'amq.'. Choose another name"
+        raise MessageHubConfigurationError(text) if configuring else MessageValidationError(text)
     text = (
         f"{what} must be a service name (lower-case letters, digits, '_' and '-', starting with a letter or digit, "
         f"at most {MAX_NAME_BYTES} bytes; for example 'character-service'), not {shown(event_name(value))}"
@@ -47,12 +54,20 @@ def validate_service_name(value: Any, *, what: str = "service_name", configuring
 # Cached: each message contains a service name, and a process uses few of them.
 @lru_cache(maxsize=1024)
 def _is_service_name(text: str) -> bool:
-    return _SERVICE.fullmatch(text) is not None
+    return _SERVICE.fullmatch(text) is not None and text != "amq"
 
 
 @lru_cache(maxsize=1024)
 def _is_event_type(text: str) -> bool:
-    return _EVENT.fullmatch(text) is not None
+    return _EVENT.fullmatch(text) is not None and not _QUEUES_OF_THE_HUB.fullmatch(text)
+
+
+def _check_queue_of_the_hub(value: Any) -> None:
+    if isinstance(value, str) and _QUEUES_OF_THE_HUB.fullmatch(value):
+        raise MessageValidationError(
+            "event type must not begin with 'replies.' or 'started.' and not end in '.dead' or '.retry.NUMBER', "
+            f"because the hub has queues of such names, not {shown(value)}: choose another word"
+        )
 
 
 def event_name(value: Any) -> Any:
@@ -69,6 +84,8 @@ def validate_event_type(value: Any) -> str:
     value = event_name(value)
     if isinstance(value, str) and len(value) <= MAX_NAME_BYTES and _is_event_type(value):
         return value
+    if isinstance(value, str) and len(value) <= MAX_NAME_BYTES and _EVENT.fullmatch(value):
+        _check_queue_of_the_hub(value)
     raise MessageValidationError(
         "event_type must be an event type (words of lower-case letters, digits and '_' joined by dots, at least two, "
         f"no wildcard, at most {MAX_NAME_BYTES} bytes; for example 'character.created'), not {shown(value)}"
@@ -84,6 +101,7 @@ def validate_event_pattern(value: Any) -> str:
     value = event_name(value)
     if isinstance(value, str) and len(value) <= MAX_NAME_BYTES and _PATTERN.fullmatch(value):
         if "*" in value or "#" in value:
+            _check_queue_of_the_hub(value)
             return value
         return validate_event_type(value)
     raise MessageValidationError(

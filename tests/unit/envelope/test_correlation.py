@@ -136,3 +136,38 @@ def test_outside_of_a_message_the_names_are_there_so_that_a_format_can_use_them(
     assert CorrelationFilter().filter(made)
     text = logging.Formatter("%(correlation_id)s %(message_id)s %(event_type)s %(service)s").format(made)
     assert text == "None None None None"
+
+
+@pytest.mark.parametrize("fits", ["a-request", "x" * 255, "é"])
+def test_a_foreign_id_that_fits_stays_as_it_is(fits: str) -> None:
+    with bound_correlation(fits, foreign=True) as bound:
+        assert bound == current_correlation_id() == fits
+
+
+@pytest.mark.parametrize(
+    "foreign", ["x" * 300, "a\r\nb", "é" * 200, "\x1b[31m", "lone \ud83d", b"\xff\n", 12, "\u202e"], ids=ascii
+)
+def test_a_foreign_id_that_does_not_fit_is_replaced_by_the_same_uuid_each_time(foreign: Any) -> None:
+    record = logging.makeLogRecord({})
+
+    with bound_correlation(foreign, foreign=True) as first:
+        CorrelationFilter().filter(record)
+    with bound_correlation(foreign, foreign=True) as second:
+        pass
+
+    assert first == second == str(UUID(first))
+    assert record.__dict__["correlation_id"] == first
+    assert record.__dict__["original_correlation_id"].isprintable()
+    with bound_correlation("y" * 300, foreign=True) as other:
+        assert other != first
+
+
+@pytest.mark.parametrize("nothing", [None, "", b""])
+def test_no_foreign_id_is_a_new_one(nothing: Any) -> None:
+    with bound_correlation(nothing, foreign=True) as first, bound_correlation(nothing, foreign=True) as second:
+        assert UUID(first) != UUID(second)
+
+
+def test_without_the_word_foreign_it_is_refused_as_before() -> None:
+    with pytest.raises(MessageValidationError), bound_correlation("x" * 300):
+        pass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import itertools
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from message_hub_sync.envelope.names import (
 )
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
 from message_hub_sync.runtime.text import shown
-from message_hub_sync.transport.topology import retry_queue
+from message_hub_sync.transport.topology import dead_letter_queue, event_queue_name, inbox_name, retry_queue
 
 
 class Named(str):
@@ -145,3 +147,68 @@ def test_service_and_event_type_together_leave_room_for_the_longest_queue_name()
     assert "together must be at most 200 bytes long, not 201" in text
     assert service in text
     assert event_type in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "character.dead",
+            "order.line.dead",
+            "messages.dead",
+            "messages.retry.5000",
+            "order.retry.1",
+            "a.b.retry.3600000",
+        ),
+        *("replies.a", "replies.a.b", "started.a", "started.0f3a"),
+    ],
+)
+def test_a_name_of_another_queue_of_the_hub_is_refused_with_the_reason(name: str) -> None:
+    for check in (validate_event_type, validate_event_pattern):
+        with pytest.raises(
+            MessageValidationError, match=r"the hub has queues of such names, not '.*': choose"
+        ) as caught:
+            check(name)
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", ["*.dead", "#.dead", "order.*.dead", "#.retry.5000", "replies.*", "started.#"])
+def test_so_is_a_pattern(pattern: str) -> None:
+    with pytest.raises(MessageValidationError, match="the hub has queues of such names"):
+        validate_event_pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("dead.letter", "character.dead.again", "character.undead", "character.dead_end", "retry.started", "retry.1a"),
+        *("quest.started", "quest.replies", "retry.5000.again", "chat.messages", "messages.sent", "order.retry_5000"),
+    ],
+)
+def test_names_that_only_resemble_them_are_allowed(name: str) -> None:
+    assert validate_event_type(name) == validate_event_pattern(name) == name
+
+
+def test_no_allowed_name_has_the_queue_of_another() -> None:
+    words = ["a", "dead", "retry", "5000", "started", "replies", "messages", "*", "#"]
+    names = [".".join(each) for size in (1, 2, 3) for each in itertools.product(words, repeat=size)]
+    allowed = []
+    for name in names:
+        with contextlib.suppress(MessageValidationError):
+            allowed.append(validate_event_pattern(name))
+    queues = {event_queue_name("s", name) for name in allowed} | {inbox_name("s")}
+    ours = {f"s.{kind}.{word}" for kind in ("replies", "started") for word in words}
+    for queue in queues:
+        ours |= {dead_letter_queue(queue).name, retry_queue(queue, 5000).name}
+
+    assert len(allowed) > 300
+    assert len(queues) == len(allowed) + 1
+    assert not queues & ours
+
+
+def test_a_service_named_amq_is_refused() -> None:
+    with pytest.raises(MessageValidationError, match="destination must not be 'amq': RabbitMQ reserves"):
+        validate_service_name("amq", what="destination")
+    with pytest.raises(MessageHubConfigurationError, match="service_name must not be 'amq'"):
+        validate_service_name("amq", configuring=True)
+    assert validate_service_name("amq-service") == "amq-service"
