@@ -348,7 +348,7 @@ class ReplySender:
             the broker did not accept the reply.
         :raises MessageHubError: what :meth:`Publisher.hand_over` raises.
         """
-        body = encode_payload(payload, self._config.max_message_bytes)
+        body = encode_payload(payload, self._config.max_message_bytes, self._config.json_encoder)
         outgoing = self._reply(str(message.id), message.correlation_id, message.source, message.reply_to, body)
         self._publisher.hand_over(outgoing, self._config.delivery_timeout)
         return uuid_of(outgoing.properties.message_id)
@@ -358,7 +358,7 @@ class ReplySender:
 
         :raises MessageValidationError: the payload is not a JSON object.
         """
-        self._send(received, encode_payload(payload, self._config.max_message_bytes), {})
+        self._send(received, encode_payload(payload, self._config.max_message_bytes, self._config.json_encoder), {})
 
     def fail(self, received: DecodedDelivery, error: BaseException) -> None:
         """Send type and text of an error as the reply to a request. Raises nothing: a failure is logged."""

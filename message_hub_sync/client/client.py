@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
@@ -61,6 +61,8 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
         a random order, so that clients spread over the nodes of a cluster.
     :param middleware: objects that are called around each send and each handled delivery; the first is the
         outermost. See :class:`Middleware`.
+    :param json_encoder: called with each value in a payload that cannot be serialised; returns something that can be,
+        or raises ``TypeError``. For example ``lambda value: value.to_dict()``.
     :raises MessageHubConfigurationError: a value is invalid; the text says which one and what is allowed.
     """
 
@@ -84,6 +86,7 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
         ssl_context: ssl.SSLContext | None = None,
         hosts_in_order: bool = False,
         middleware: Iterable[Middleware] = (),
+        json_encoder: Callable[[Any], Any] | None = None,
     ) -> None:
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise MessageHubConfigurationError(f"retry must be a RetryPolicy, not {shown(retry)}")
@@ -102,6 +105,7 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
             strict_catalogue=strict_catalogue,
             settle_each=settle_each,
             hosts_in_order=hosts_in_order,
+            json_encoder=json_encoder,
         )
         lifecycle = Lifecycle(config, RetryPolicy() if retry is None else retry, checked_middleware(middleware))
         ClientCalls.__init__(self, config, lifecycle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -131,6 +132,7 @@ class ClientConfig:
     strict_catalogue: bool = False
     settle_each: bool = False
     hosts_in_order: bool = False
+    json_encoder: Callable[[Any], Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         validate_service_name(self.service_name, configuring=True)
@@ -145,6 +147,10 @@ class ClientConfig:
         if self.queue_type not in ("classic", "quorum"):
             raise MessageHubConfigurationError(
                 f"queue_type must be 'classic' or 'quorum', not {shown(self.queue_type)}"
+            )
+        if not (self.json_encoder is None or callable(self.json_encoder)):
+            raise MessageHubConfigurationError(
+                f"json_encoder must be a function of one value, not {shown(self.json_encoder)}"
             )
         for name in ("message_priorities", "strict_catalogue", "settle_each", "hosts_in_order"):
             if not isinstance(getattr(self, name), bool):

@@ -11,7 +11,12 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterable
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -41,6 +46,7 @@ _BEFORE_A_NUMBER = frozenset(b":,[-")
 
 _TEXT = frozenset({str})
 _SCALARS = frozenset({str, int, float, bool, type(None)})
+_LEAVES = (str, bytes, bytearray, int, float, UUID, Decimal, Enum, date, time, timedelta, PurePath)
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 
 
@@ -134,5 +140,4 @@ def _values_of(value: Any, seen: set[int]) -> Iterable[Any] | None:
         return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
     if isinstance(value, _SEQUENCES):
         return value
-    # A text, or nothing that has values: UUID, datetime, Decimal, an enum's member.
-    return () if isinstance(value, (str, bytes, bytearray)) or not hasattr(type(value), "__iter__") else None
+    return () if isinstance(value, _LEAVES) else None

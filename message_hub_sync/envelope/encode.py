@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -27,6 +27,7 @@ from message_hub_sync.envelope.header_names import (
     WIRE_HEADERS,
 )
 from message_hub_sync.envelope.ids import new_id
+from message_hub_sync.envelope.json_forms import JSONEncoder, form_by, json_form
 from message_hub_sync.envelope.names import MAX_NAME_BYTES
 from message_hub_sync.envelope.values import (
     EVENT,
@@ -44,12 +45,13 @@ __all__ = ["check_header", "check_headers_size", "encode_payload", "event_proper
 _INT64 = 2**63
 
 
-def encode_payload(payload: Any, max_bytes: int) -> bytes:
+def encode_payload(payload: Any, max_bytes: int, json_encoder: JSONEncoder | None = None) -> bytes:
     """Encode a payload as JSON in UTF-8.
 
     :param payload: a mapping, a pydantic model or a dataclass. pydantic serialises UUID, datetime, Decimal, enums and
         models inside it.
     :param max_bytes: the largest body allowed, in bytes.
+    :param json_encoder: asked first for the JSON form of a value that pydantic does not know.
     :raises MessageValidationError: the payload is not a JSON object, is too large, or contains what JSON does not have
         (NaN included) or what receivers could not decode.
     """
@@ -59,11 +61,11 @@ def encode_payload(payload: Any, max_bytes: int) -> bytes:
         elif isinstance(payload, type) or not dataclasses.is_dataclass(payload):
             _raise_not_an_object(type(payload).__name__)
     try:
-        body = to_json(payload)
+        body = to_json(payload, fallback=json_form if json_encoder is None else partial(form_by, json_encoder))
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise MessageValidationError(
             f"payload must be serialisable as JSON ({_why_not_serialisable(error)}): use JSON's types, UUID, datetime, "
-            "Decimal, enums, dataclasses or pydantic models"
+            "Decimal, enums, dataclasses or pydantic models; or give the client a json_encoder="
         ) from None
     if body[:1] != b"{":
         _raise_not_an_object(f"{type(payload).__name__}, which is something else in JSON")
@@ -283,8 +285,9 @@ def check_headers_size(headers: Mapping[str, Any]) -> None:
 def _why_not_serialisable(error: BaseException) -> str:
     """The error's text if it is pydantic's own; else its class: a text of the caller's code may show a value."""
     text = str(error).split("\n", 1)[0]
-    return printable(text if text.startswith(_OWN_TEXTS) else type(error).__name__)
+    own = text.removeprefix("Error serializing to JSON: ").removeprefix("TypeError: ")
+    return printable(own if own.startswith(_OWN_TEXTS) else type(error).__name__)
 
 
 #: Beginnings of pydantic's texts that show no value.
-_OWN_TEXTS = ("Unable to serialize unknown type", "Circular reference detected", "Error serializing to JSON: Circular")
+_OWN_TEXTS = ("Unable to serialize unknown type", "Circular reference detected")
