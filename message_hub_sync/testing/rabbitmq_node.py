@@ -263,7 +263,7 @@ class RabbitMQNode:
 
     # --- administration
 
-    def ctl(self, *arguments: str, timeout: float = 30.0) -> str:
+    def ctl(self, *arguments: str, timeout: float = 120.0) -> str:
         """Run ``rabbitmqctl`` for this node. A call takes about half a second.
 
         :param arguments: the command and its arguments, for example ``"list_queues", "name", "messages"``.

@@ -366,7 +366,7 @@ def test_a_logging_handler_that_publishes_with_the_same_client_holds_nothing_up(
             busy.here = True
             began, error = time.monotonic(), "none"
             try:
-                client.send_message(bench.service, {"text": record.getMessage()})
+                client.send_message(bench.service, {"text": record.getMessage()}, timeout=60)
             except MessageHubError as caught:
                 error = f"{type(caught).__name__}: {caught}"
             finally:
@@ -400,7 +400,7 @@ def test_a_logging_handler_that_publishes_with_the_same_client_holds_nothing_up(
             ours.setLevel(level)
     answers = [calls.get_nowait() for _ in range(calls.qsize())]
     assert [text for text, _, thread in answers if thread.endswith("publish-io")]
-    assert [text for text, took, _ in answers if took > 1] == []
+    assert [text for text, took, _ in answers if took > 30] == [], "one that waits for itself takes 60 s"
 
 
 def test_a_logging_handler_that_raises_costs_no_consumer_its_connection(

@@ -1,7 +1,10 @@
-"""Fewer examples per property for ``make quick``: ``pytest --hypothesis-profile=quick tests/unit``."""
+"""Hypothesis without deadlines, and with fewer examples for ``make quick``: ``pytest --hypothesis-profile=quick``."""
 
 from __future__ import annotations
 
 from hypothesis import settings
 
-settings.register_profile("quick", max_examples=10)
+# No deadline for an example: how long one takes depends on the load of the machine.
+settings.register_profile("default", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=10)
+settings.load_profile("default")
