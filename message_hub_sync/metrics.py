@@ -2,22 +2,28 @@
 
 The async library has metrics of the same names. Both libraries can be imported, in either order, and each family is
 exposed once, with the samples of both: this module's metrics claim no name in the registry, and join a family of the
-same name if there is one. In multiprocess mode, prometheus_client merges the samples itself, from files. In these
-files the help text is a part of the key, so the samples of the two libraries stay separate until they are summed.
+same name if there is one. If this module is loaded again, the metrics of the first time stay in use. In multiprocess
+mode, prometheus_client merges the samples itself, from files. In these files the help text is a part of the key, so
+the samples of the two libraries stay separate until they are summed.
+
+Metrics only observe: no error of prometheus_client leaves this module, for example of a full disk in multiprocess mode.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from functools import wraps
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from message_hub_sync.runtime.fork import call_after_fork_in_child
+from message_hub_sync.runtime.log import SafeLogger
 
 __all__ = ["MESSAGE_COUNTER", "MESSAGE_LATENCY", "ServiceMetrics"]
 
@@ -27,55 +33,80 @@ _BUCKETS = (0.0005, 0.001, 0.0025, *Histogram.DEFAULT_BUCKETS)
 #: The upper bounds in the histogram: the buckets and infinity.
 _BOUNDS = sorted({*map(float, _BUCKETS), float("inf")})
 
-MESSAGE_COUNTER = Counter(
+M = TypeVar("M")
+P = ParamSpec("P")
+
+logger = SafeLogger("message_hub_sync.metrics")
+
+
+def _earlier() -> Any:
+    """The collector that this module registered when it was loaded before, or ``None``."""
+    # By its name: the class is another one then.
+    registered = getattr(REGISTRY, "_collector_to_names", {})
+    return next((one for one in registered if (type(one).__module__, type(one).__name__) == _EXPOSITION), None)
+
+
+_EXPOSITION = (__name__, "_Exposition")
+_JOINED = (__name__, "_Joined")
+_earlier_exposition = _earlier()
+
+
+def _once(make: Callable[..., M], name: str, *details: Any, **options: Any) -> M:
+    """A metric, or the one of this name from when this module was loaded before: its samples are still counted."""
+    known: dict[str, Any] = {} if _earlier_exposition is None else _earlier_exposition._own
+    found: M | None = known.get(name.removesuffix("_total"))
+    return make(name, *details, registry=None, **options) if found is None else found
+
+
+MESSAGE_COUNTER = _once(
+    Counter,
     "message_hub_messages_total",
     "Messages and events sent, published or received by message_hub_sync",
     ["service", "type", "status"],
-    registry=None,
 )
-MESSAGE_LATENCY = Histogram(
+MESSAGE_LATENCY = _once(
+    Histogram,
     "message_hub_message_latency_seconds",
     "Seconds until the hub confirmed (send, publish) or the handler returned (receive), in message_hub_sync",
     ["service", "type"],
-    registry=None,
     buckets=_BUCKETS,
 )
-_CIRCUIT_STATE = Gauge(
+_CIRCUIT_STATE = _once(
+    Gauge,
     "message_hub_circuit_breaker_state",
     "Circuit of a destination in message_hub_sync: 0 closed, 1 half-open, 2 open",
     ["service", "destination"],
-    registry=None,
     multiprocess_mode="livemax",
 )
-_RETRIES = Counter(
+_RETRIES = _once(
+    Counter,
     "message_hub_retries_total",
     "Deliveries that message_hub_sync moved to a retry queue",
     ["service", "queue"],
-    registry=None,
 )
-_DEAD_LETTERED = Counter(
+_DEAD_LETTERED = _once(
+    Counter,
     "message_hub_dead_lettered_total",
     "Deliveries that message_hub_sync moved to a dead-letter queue, or dropped because there was none",
     ["service", "queue"],
-    registry=None,
 )
-_DUPLICATES = Counter(
+_DUPLICATES = _once(
+    Counter,
     "message_hub_duplicates_total",
     "Deliveries that message_hub_sync dropped as duplicates",
     ["service", "queue"],
-    registry=None,
 )
-_SKIPPED = Counter(
+_SKIPPED = _once(
+    Counter,
     "message_hub_skipped_total",
     "Deliveries that a middleware of message_hub_sync acknowledged without running their handlers",
     ["service", "queue"],
-    registry=None,
 )
-_LATE_REPLIES = Counter(
+_LATE_REPLIES = _once(
+    Counter,
     "message_hub_late_replies_total",
     "Replies that message_hub_sync received after their request had ended",
     ["service"],
-    registry=None,
 )
 
 Kind = Literal["send", "publish", "receive"]
@@ -83,8 +114,32 @@ _KINDS: tuple[Kind, ...] = ("send", "publish", "receive")
 _STATES = {"closed": 0, "half-open": 1, "open": 2}
 
 
+_failures = itertools.count()
+
+
+def _report_failure(error: Exception) -> None:
+    """Log the first failure of this process."""
+    if next(_failures) == 0:
+        logger.error(
+            "a metric was not updated; the metrics of this process may be incomplete from now on", exc_info=error
+        )
+
+
+def _observing(method: Callable[P, None]) -> Callable[P, None]:
+    """The method cannot raise: a metric must not replace the result of what it measures."""
+
+    @wraps(method)
+    def observe(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            method(*args, **kwargs)
+        except Exception as error:
+            _report_failure(error)
+
+    return observe
+
+
 class ServiceMetrics:
-    """The metrics of one service. Safe from any thread: prometheus_client's values have their own locks."""
+    """The metrics of one service. No method raises. Safe from any thread: prometheus_client's values have locks."""
 
     def __init__(self, service: str) -> None:
         self._service = service
@@ -103,33 +158,44 @@ class ServiceMetrics:
         """
         (self._succeeded if ok else self._failed)[kind](seconds, number)
 
+    @_observing
     def circuit_made(self, destination: str) -> None:
         """Expose the circuit of ``destination``: as closed, unless its state was set before."""
         _CIRCUIT_STATE.labels(self._service, destination)
 
+    @_observing
     def circuit_state(self, destination: str, state: str) -> None:
         """Set the state of the circuit of ``destination``: ``closed``, ``half-open`` or ``open``."""
         _CIRCUIT_STATE.labels(self._service, destination).set(_STATES[state])
 
+    @_observing
     def retried(self, queue: str) -> None:
         """Count a delivery of ``queue`` that was moved to a retry queue."""
         _RETRIES.labels(self._service, queue).inc()
 
+    @_observing
     def dead_lettered(self, queue: str) -> None:
         """Count a delivery of ``queue`` that was dead-lettered, or dropped because there was no dead-letter queue."""
         _DEAD_LETTERED.labels(self._service, queue).inc()
 
+    @_observing
     def duplicate_dropped(self, queue: str) -> None:
         """Count a delivery of ``queue`` that was dropped because it had been handled before."""
         _DUPLICATES.labels(self._service, queue).inc()
 
+    @_observing
     def skipped(self, queue: str) -> None:
         """Count a delivery of ``queue`` that a middleware ended without running its handlers."""
         _SKIPPED.labels(self._service, queue).inc()
 
+    @_observing
     def late_reply_dropped(self) -> None:
         """Count a reply that was dropped because its request had ended."""
         _LATE_REPLIES.labels(self._service).inc()
+
+
+def _count_nothing(number: float) -> None:
+    """In place of a metric that could not be made."""
 
 
 class _Counted:
@@ -139,6 +205,13 @@ class _Counted:
         # Each message is counted here. inc() and observe() spend two thirds of their time on checks that always pass,
         # so the values inside the children are updated directly. These have their own locks (in multiprocess mode,
         # they write to files).
+        self._count = self._sum = _count_nothing
+        self._buckets: list[Callable[[float], None]] = [_count_nothing] * len(_BOUNDS)
+        self._find_children(service, kind, status)
+
+    @_observing
+    def _find_children(self, service: str, kind: Kind, status: str) -> None:
+        """Raises inside if a file cannot be made (multiprocess mode); then this object counts nothing."""
         counter: Any = MESSAGE_COUNTER.labels(service, kind, status)
         latency: Any = MESSAGE_LATENCY.labels(service, kind)
         self._count = counter._value.inc
@@ -146,9 +219,12 @@ class _Counted:
         self._buckets = [bucket.inc for bucket in latency._buckets]
 
     def each(self, seconds: float, number: int) -> None:
-        self._count(number)
-        self._sum(seconds * number)
-        self._buckets[bisect_left(_BOUNDS, seconds)](number)
+        try:
+            self._count(number)
+            self._sum(seconds * number)
+            self._buckets[bisect_left(_BOUNDS, seconds)](number)
+        except Exception as error:
+            _report_failure(error)
 
 
 class _Exposition(Collector):
@@ -183,8 +259,14 @@ class _Exposition(Collector):
                 continue
             joined.add(name)
             # It is ``own`` if the application registered our metric itself.
-            if foreign is not own and not isinstance(foreign.collect, _Joined):
-                foreign.collect = _Joined(foreign.collect, self._own)
+            if foreign is own:
+                continue
+            collect: Any = foreign.collect
+            # By its name: when this module was loaded before, the class was another one.
+            if (type(collect).__module__, type(collect).__name__) != _JOINED:
+                foreign.collect = _Joined(collect, self._own)
+            elif collect._own is not self._own:
+                foreign.collect = _Joined(collect._theirs, self._own)
         return joined
 
 
@@ -227,6 +309,8 @@ _exposition = _Exposition(
     MESSAGE_COUNTER, MESSAGE_LATENCY, _CIRCUIT_STATE, _RETRIES, _DEAD_LETTERED, _DUPLICATES, _SKIPPED, _LATE_REPLIES
 )
 _exposition.join()
+if _earlier_exposition is not None:
+    REGISTRY.unregister(_earlier_exposition)
 REGISTRY.register(_exposition)
 # A scrape restricted to names (``?name[]=``) asks only the collectors that claim them and those in this list. Old
 # versions of prometheus_client have no list.
@@ -236,7 +320,7 @@ getattr(REGISTRY, "_collectors_without_names", []).append(_exposition)
 def _after_fork_in_child() -> None:
     """Replace the locks of the metrics: a thread that does not exist in the child may have held one at the fork.
 
-    prometheus_client has no public way to do this.
+    prometheus_client has no public way to do this. Nothing here takes a lock or writes to a file.
     """
     for metric in _exposition._own.values():
         for child in (metric, *getattr(metric, "_metrics", {}).values()):
@@ -244,8 +328,24 @@ def _after_fork_in_child() -> None:
             for holder in (child, *values):
                 if hasattr(holder, "_lock"):
                     holder._lock = threading.RLock()
+                elif getattr(holder, "_multiprocess", False):
+                    _replace_shared_lock(type(holder))
     for child in getattr(_CIRCUIT_STATE, "_metrics", {}).values():
-        child.set(0)  # the circuits are the parent's; those of the child start closed
+        # The circuits are the parent's; those of the child start closed. In multiprocess mode the child has files of
+        # its own, which start with zeros.
+        if not child._value._multiprocess:
+            child._value._value = 0.0
+
+
+def _replace_shared_lock(values: type) -> None:
+    """Replace the lock of multiprocess mode. All values share it: it is a local variable of what made their class."""
+    for function in vars(values).values():
+        code = getattr(function, "__code__", None)
+        for name, cell in zip(
+            getattr(code, "co_freevars", ()), getattr(function, "__closure__", ()) or (), strict=True
+        ):
+            if name == "lock":
+                cell.cell_contents = threading.RLock()
 
 
 call_after_fork_in_child(_after_fork_in_child)

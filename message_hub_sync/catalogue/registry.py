@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar, cast, overload
 
@@ -14,6 +15,7 @@ from message_hub_sync.envelope.decode import validated_json, validation_reason
 from message_hub_sync.envelope.encode import encode_payload
 from message_hub_sync.envelope.names import event_name, validate_event_pattern, validate_event_type
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
+from message_hub_sync.runtime.fork import call_after_fork_in_child
 from message_hub_sync.runtime.log import SafeLogger
 
 __all__ = ["Catalogue"]
@@ -31,6 +33,9 @@ _MAX_WARNED = 1_000
 _ALIKE = 0.8
 
 
+_catalogues: weakref.WeakSet[Catalogue] = weakref.WeakSet()  # without a lock: single operations
+
+
 class Catalogue:
     """The event types that services agreed upon. All methods are safe from any thread.
 
@@ -45,6 +50,7 @@ class Catalogue:
         # Keys: published names, and "subscribe PATTERN". Entries are only added. The thread whose setdefault adds one
         # logs the warning.
         self._warned: dict[str, object] = {}  # no lock: setdefault is atomic
+        _catalogues.add(self)
         for event_type in event_types:
             self._add(event_type)
 
@@ -213,9 +219,13 @@ class Catalogue:
 
     def _add(self, new: EventType) -> EventType:
         with self._lock:
-            known = self._by_name.setdefault(new.name, new)
+            known = self._by_name.get(new.name, new)
             if known is new:
-                self._by_model.setdefault(new.model, []).append(new)
+                # The name last: in a child that is forked in between, a repeated registration completes it.
+                types = self._by_model.get(new.model, [])
+                if new not in types:
+                    self._by_model[new.model] = [*types, new]
+                self._by_name[new.name] = new
                 return new
         if known.model is not new.model:
             raise MessageHubConfigurationError(
@@ -298,3 +308,12 @@ def _matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
     if pattern[0] == "#":
         return any(_matches(pattern[1:], words[start:]) for start in range(len(words) + 1))
     return bool(words) and pattern[0] in ("*", words[0]) and _matches(pattern[1:], words[1:])
+
+
+def _after_fork_in_child() -> None:
+    """Replace the locks: a thread that does not exist in the child may have held one at the fork."""
+    for catalogue in list(_catalogues):
+        catalogue._lock = threading.Lock()
+
+
+call_after_fork_in_child(_after_fork_in_child)

@@ -297,3 +297,127 @@ def test_multiprocess_mode_sums_processes_and_libraries(imports: tuple[str, str]
         """,
         PROMETHEUS_MULTIPROC_DIR=str(tmp_path),
     )
+
+
+# --- loaded again, forked, broken ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        "import message_hub_sync.metrics; importlib.reload(message_hub_sync.metrics)",
+        "del sys.modules['message_hub_sync.metrics']; import message_hub_sync.metrics",
+        "[sys.modules.pop(n) for n in list(sys.modules) if n.startswith('message_hub_sync')]; import message_hub_sync",
+    ],
+)
+@pytest.mark.parametrize("joined", ["", THEIRS])
+def test_a_module_that_is_loaded_again_exposes_each_family_once_and_counts_on(again: str, joined: str) -> None:
+    run(
+        joined,
+        OURS,
+        f"""
+        import importlib, sys
+        first = ServiceMetrics("s")
+        first.count("send", True, 1)
+        for _ in range(2):
+            {again}
+            check_once()
+        from message_hub_sync.metrics import ServiceMetrics
+        ServiceMetrics("s").count("send", True, 1)
+        first.count("send", True, 1)
+        check_once()
+        text = generate_latest(REGISTRY).decode()
+        assert 'message_hub_messages_total{{service="s",status="success",type="send"}} 3.0' in text, text
+        assert 'message_hub_retries_total' in text
+        """,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_child_forked_while_threads_count_in_multiprocess_mode_counts_too(tmp_path: Path) -> None:
+    run(
+        OURS,
+        """
+        import threading
+        metrics = ServiceMetrics("s")
+        metrics.circuit_state("d", "open")
+        stop = threading.Event()
+        def count():
+            while not stop.is_set():
+                metrics.count("send", True, 0.01)
+        threads = [threading.Thread(target=count) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        # One fork surely with the lock held, many by chance.
+        cell = next(
+            cell
+            for function in vars(type(MESSAGE_COUNTER.labels("s", "send", "success")._value)).values()
+            for name, cell in zip(
+                getattr(getattr(function, "__code__", None), "co_freevars", ()),
+                getattr(function, "__closure__", None) or (),
+            )
+            if name == "lock"
+        )
+        def child_exits():
+            child = os.fork()
+            if not child:
+                import faulthandler
+                faulthandler.dump_traceback_later(20, exit=True)
+                metrics.count("send", True, 0.01)
+                metrics.circuit_state("d", "half-open")
+                ServiceMetrics("other").count("send", True, 0.01)
+                os._exit(0)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with cell.cell_contents:
+            assert child_exits() == 0
+        for _ in range(20):
+            assert child_exits() == 0
+        stop.set()
+        """,
+        PROMETHEUS_MULTIPROC_DIR=str(tmp_path),
+    )
+
+
+def test_metrics_that_raise_do_not_take_the_place_of_a_result_or_keep_a_message(tmp_path: Path) -> None:
+    run(
+        OURS,
+        """
+        import logging, queue, shutil
+        from prometheus_client.values import close_all_multiprocess_files
+        from message_hub_sync import MessageHubClient, MessageHubDeliveryError
+        logged = []
+        class Keep(logging.Handler):
+            def emit(self, record):
+                logged.append(record.getMessage())
+        logging.getLogger("message_hub_sync.metrics").addHandler(Keep())
+        handled, failures = queue.SimpleQueue(), [RuntimeError("not yet")]
+        def attempt(message):
+            if message.payload["n"] == 2 and failures:
+                raise failures.pop()
+            handled.put(message.payload["n"])
+        with MessageHubClient("early", "memory://hub") as early:
+            early.connect()
+            early.subscribe_messages(attempt, prefetch=1)
+            # What exists can no longer be written, and nothing new can be made.
+            close_all_multiprocess_files()
+            shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+            with MessageHubClient("late", "memory://hub") as late:
+                for client in (early, late):
+                    for n in range(3):
+                        client.send_message("early", {"n": n})
+                    client.publish_event("quest.started", {"n": 1})
+                    try:
+                        client.send_message("nobody", {})
+                    except MessageHubDeliveryError:
+                        pass
+                    else:
+                        raise AssertionError
+                # With prefetch=1 each is delivered only when the one before is settled.
+                assert sorted(handled.get(timeout=30) for _ in range(6)) == [0, 0, 1, 1, 2, 2]
+                assert late.get_health_status()["status"] == "ok", late.get_health_status()
+        assert [line for line in logged] == [
+            "a metric was not updated; the metrics of this process may be incomplete from now on"
+        ], logged
+        """,
+        PROMETHEUS_MULTIPROC_DIR=str(tmp_path),
+    )

@@ -7,7 +7,9 @@ import dataclasses
 import importlib
 import json
 import logging
+import os
 import pickle
+import signal
 import threading
 from types import MappingProxyType
 from typing import Any
@@ -461,3 +463,26 @@ def test_a_refused_payload_is_told_the_fields_of_its_model(catalogue: Catalogue)
 def test_what_is_no_pattern_cannot_be_subscribed_to(catalogue: Catalogue) -> None:
     with pytest.raises(MessageValidationError):
         catalogue.check_subscribe("Character.created")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_child_forked_while_a_thread_registers_can_register_and_list() -> None:
+    catalogue = Catalogue()
+    held, done = threading.Event(), threading.Event()
+
+    def register() -> None:
+        with catalogue._lock:
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=register)
+    thread.start()
+    assert held.wait(30)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # ends the child if it waits for the lock of a thread that it does not have
+        catalogue.register("quest.started", CharacterCreated)
+        os._exit(0 if [str(one) for one in catalogue] == ["quest.started"] else 1)
+    done.set()
+    thread.join(30)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
