@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from pydantic import BaseModel
+from pydantic import BaseModel, PydanticUserError
+from pydantic_core import PydanticOmit
 
 from message_hub_sync.envelope.names import validate_event_type, validate_service_name
 from message_hub_sync.errors import MessageValidationError
-from message_hub_sync.runtime.text import shown
+from message_hub_sync.runtime.text import printable, shown
 
-__all__ = ["EventType"]
+__all__ = ["EventType", "model_schema"]
 
 
 # Not a dataclass: pydantic would serialise a dataclass in a payload as an object, not as its name.
@@ -79,8 +80,17 @@ class EventType(str):
             "description": self.description,
             "publisher": self.publisher,
             "subscribers": list(self.subscribers),
-            "schema": self.model.model_json_schema(),
+            "schema": model_schema(self.model),
         }
+
+
+def model_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of a model. A model that has none is described by its name; pydantic's text says why."""
+    try:
+        return model.model_json_schema()
+    except (PydanticUserError, PydanticOmit) as error:  # a Callable, a custom type: what JSON Schema cannot describe
+        why = printable(str(error).split("\n", 1)[0]) or type(error).__name__
+        return {"title": model.__name__, "description": f"{model.__name__} has no JSON Schema: {why}"}
 
 
 def _services(names: Any) -> tuple[str, ...]:

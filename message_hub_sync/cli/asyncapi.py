@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from message_hub_sync import __version__
 from message_hub_sync.catalogue import EventType
+from message_hub_sync.catalogue.event_type import model_schema
 from message_hub_sync.envelope.values import EVENT, JSON, PERSISTENT
 from message_hub_sync.transport.topology import EVENT_EXCHANGE, event_queue_name
 
@@ -24,11 +26,7 @@ def asyncapi_document(events: Sequence[EventType], service: str | None = None) -
     :param service: include the operations of this service only; ``None`` includes all.
     :returns: the document, ready for ``json.dumps``.
     """
-    references, definitions = models_json_schema(
-        # Pass each model once: for two models of the same name, pydantic qualifies both names.
-        [(model, "validation") for model in dict.fromkeys(event.model for event in events)],
-        ref_template="#/components/schemas/{model}",
-    )
+    schemas, definitions = _schemas(dict.fromkeys(event.model for event in events))
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -50,10 +48,39 @@ def asyncapi_document(events: Sequence[EventType], service: str | None = None) -
             name: operation for event in events for who, name, operation in _operations(event) if service in (None, who)
         },
         "components": {
-            "messages": {event.name: _message(event, references[event.model, "validation"]) for event in events},
-            "schemas": definitions["$defs"],
+            "messages": {event.name: _message(event, schemas[event.model]) for event in events},
+            "schemas": definitions,
         },
     }
+
+
+def _schemas(models: Iterable[type[BaseModel]]) -> tuple[dict[type[BaseModel], dict[str, Any]], dict[str, Any]]:
+    """The schema of each model, and the definitions that these refer to. Pass each model once: for two models of the
+    same name, pydantic qualifies both names."""
+    found = {model: model_schema(model) for model in models}
+    described: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (model, "validation") for model, schema in found.items() if not _is_missing(model, schema)
+    ]
+    references, definitions = models_json_schema(described, ref_template="#/components/schemas/{model}")
+    for model, _ in described:
+        found[model] = references[model, "validation"]
+    return found, _without_discriminators(definitions.get("$defs", {}))
+
+
+def _is_missing(model: type[BaseModel], schema: dict[str, Any]) -> bool:
+    return schema == {"title": model.__name__, "description": schema.get("description")}
+
+
+def _without_discriminators(value: Any) -> Any:
+    """A schema without pydantic's ``discriminator`` objects: they are OpenAPI's. In AsyncAPI it is a text that names a
+    property of the schema itself. The alternatives in ``oneOf`` have the value of their tag, which says the same."""
+    if isinstance(value, dict):
+        return {
+            name: _without_discriminators(item)
+            for name, item in value.items()
+            if not (name == "discriminator" and isinstance(item, dict) and "propertyName" in item)
+        }
+    return [_without_discriminators(item) for item in value] if isinstance(value, list) else value
 
 
 def _channel(event: EventType) -> dict[str, Any]:

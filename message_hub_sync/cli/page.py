@@ -11,6 +11,7 @@ from typing import Any
 
 from message_hub_sync import __version__
 from message_hub_sync.catalogue import EventType
+from message_hub_sync.catalogue.event_type import model_schema
 from message_hub_sync.cli.picture import hues, svg_picture
 
 __all__ = ["events_page", "type_text"]
@@ -52,7 +53,7 @@ def _group(publisher: str | None, events: Sequence[EventType], colours: Mapping[
 
 
 def _card(event: EventType, colours: Mapping[str, int]) -> str:
-    schema = event.model.model_json_schema()
+    schema = model_schema(event.model)
     fields = schema.get("properties", {})
     text = " ".join([event.name, event.description, event.model.__name__, *event.services, *fields]).lower()
     chips = "".join(f'<li class="chip hue-{colours[name]}">{escape(name)}</li>' for name in event.subscribers)

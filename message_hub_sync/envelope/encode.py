@@ -64,8 +64,8 @@ def encode_payload(payload: Any, max_bytes: int, json_encoder: JSONEncoder | Non
         body = to_json(payload, fallback=json_form if json_encoder is None else partial(form_by, json_encoder))
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise MessageValidationError(
-            f"payload must be serialisable as JSON ({_why_not_serialisable(error)}): use JSON's types, UUID, datetime, "
-            "Decimal, enums, dataclasses or pydantic models; or give the client a json_encoder="
+            f"payload must be serialisable as JSON ({_why_not_serialisable(error)}): give the client a json_encoder=, "
+            "or use JSON's types, UUID, datetime, Decimal, enums, dataclasses or pydantic models"
         ) from None
     if body[:1] != b"{":
         _raise_not_an_object(f"{type(payload).__name__}, which is something else in JSON")
@@ -285,6 +285,8 @@ def check_headers_size(headers: Mapping[str, Any]) -> None:
 def _why_not_serialisable(error: BaseException) -> str:
     """The error's text if it is pydantic's own; else its class: a text of the caller's code may show a value."""
     text = str(error).split("\n", 1)[0]
+    if "surrogates not allowed" in text:
+        return "a text that UTF-8 cannot encode"
     own = text.removeprefix("Error serializing to JSON: ").removeprefix("TypeError: ")
     return printable(own if own.startswith(_OWN_TEXTS) else type(error).__name__)
 

@@ -11,15 +11,16 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jsonschema  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from click.testing import CliRunner, Result
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, RootModel
 
 from message_hub_sync import __version__
 from message_hub_sync.catalogue import Catalogue, EventType, catalogue
@@ -455,3 +456,67 @@ def test_an_event_type_is_all_that_a_document_needs() -> None:
 
     assert "quest.started" in mermaid_flowchart([alone])
     assert Page.of(events_page([alone])).cards == ["quest.started"]
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    inner: Annotated[Cat | Dog, Field(discriminator="kind")] | None = None
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    discriminator: str = ""
+
+
+class Pets(BaseModel):
+    """Discriminated unions, alone, in a list and in each other."""
+
+    pet: Annotated[Cat | Dog, Field(discriminator="kind")]
+    more: list[Annotated[Cat | Dog, Field(discriminator="kind")]] = []
+
+
+class Uncallable(BaseModel):
+    """A model that JSON Schema cannot describe."""
+
+    answer: Callable[[int], int]
+
+
+class Outer(BaseModel):
+    inner: Uncallable
+
+
+class OneOfThem(RootModel[Annotated[Cat | Dog, Field(discriminator="kind")]]):
+    """A discriminated union is the whole payload."""
+
+
+def test_discriminated_unions_are_valid_in_asyncapi() -> None:
+    document = asyncapi_document(
+        [EventType("pets.came", "", None, (), Pets), EventType("pets.went", "", None, (), OneOfThem)]
+    )
+
+    asyncapi_validator().validate(document)
+    assert len(document["components"]["schemas"]["Pets"]["properties"]["pet"]["oneOf"]) == 2
+    assert "discriminator" in document["components"]["schemas"]["Dog"]["properties"]
+    assert "propertyName" not in json.dumps(document)
+
+
+def test_a_model_without_a_schema_is_named_and_the_others_are_described() -> None:
+    events = [
+        EventType("quest.begun", "", None, (), Quest),
+        EventType("quest.answered", "", None, (), Uncallable),
+        EventType("quest.nested", "", None, (), Outer),
+    ]
+
+    document = asyncapi_document(events)
+
+    asyncapi_validator().validate(document)
+    payloads = {name: message["payload"] for name, message in document["components"]["messages"].items()}
+    assert payloads["quest.begun"] == {"$ref": "#/components/schemas/Quest"}
+    assert payloads["quest.answered"]["description"].startswith("Uncallable has no JSON Schema: ")
+    assert payloads["quest.nested"]["title"] == "Outer"
+    assert [event.as_dict()["schema"]["title"] for event in events] == ["Quest", "Uncallable", "Outer"]
+    assert "Uncallable has no JSON Schema" in events_page(events)
+
+
+def test_a_document_of_models_without_a_schema_only_is_a_document() -> None:
+    asyncapi_validator().validate(asyncapi_document([EventType("quest.answered", "", None, (), Uncallable)]))
