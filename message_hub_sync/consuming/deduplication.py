@@ -31,10 +31,10 @@ __all__ = ["DeduplicationStore", "MemoryDeduplication"]
 class DeduplicationStore(Protocol):
     """What ``deduplicate=`` takes: a set of keys that forgets by itself. Several threads call it at once.
 
-    A key is the name of a queue and the id of a message. So one store serves any number of subscriptions, services and
-    processes, and each of them drops only what it has handled itself. In Redis, for example, ``in`` is ``EXISTS`` and
-    ``add`` is ``SET … EX 3600``. A store that cannot answer should raise: the message is then retried. A guess could
-    drop a message that was never handled.
+    A key is the name of a queue, the id of a message and the service that sent it. So one store serves any number of
+    subscriptions, services and processes, and each of them drops only what it has handled itself. In Redis, for
+    example, ``in`` is ``EXISTS`` and ``add`` is ``SET … EX 3600``. A store that cannot answer should raise: the message
+    is then retried. A guess could drop a message that was never handled.
     """
 
     def __contains__(self, key: str, /) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +26,9 @@ from message_hub_sync.runtime.text import error_text, printable
 from message_hub_sync.transport.base import Consumer, Delivery
 
 __all__ = ["DeliveryProcessor"]
+
+#: Characters of a source in a key for deduplication. No service has a longer name.
+_LONGEST_SOURCE = 200
 
 logger = SafeLogger("message_hub_sync.subscription")
 
@@ -245,5 +249,10 @@ class DeliveryProcessor:
 
 
 def _key(decoded: DecodedDelivery) -> str:
-    # With the name of the queue: one store may serve several subscriptions, and each of them handles the message.
-    return f"{decoded.delivery.queue}/{decoded.message_id}"
+    # With the name of the queue: one store may serve several subscriptions, and each of them handles the message. With
+    # the source: another sender that uses the id of a message must not have that message dropped. The source is last,
+    # as it may be any text; a long one is shortened to a hash, as stores keep the keys.
+    source = decoded.source
+    if len(source) > _LONGEST_SOURCE:
+        source = hashlib.sha256(source.encode("utf-8", "replace")).hexdigest()
+    return f"{decoded.delivery.queue}/{decoded.message_id}/{source}"

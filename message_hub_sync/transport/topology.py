@@ -80,6 +80,15 @@ class Topology:
 
 
 EVENT_EXCHANGE = ExchangeSpec(EVENTS)
+#: A quorum queue drops a message that came back so often, and a lost connection returns all that was prefetched.
+#: RabbitMQ 4 has a limit of 20 by default. There is no value for "no limit": with -1 RabbitMQ 3.10 drops at once.
+_DELIVERY_LIMIT = 100_000
+
+
+def _quorum_arguments() -> dict[str, Any]:
+    """The arguments of a quorum queue that is consumed or looked at."""
+    # No dead-letter exchange: expired messages would go there, and async replicas would get 406.
+    return {"x-queue-type": "quorum", "x-delivery-limit": _DELIVERY_LIMIT}
 
 
 def inbox_name(service: str) -> str:
@@ -100,7 +109,7 @@ def inbox_subscription(service: str, *, priorities: bool = False, queue_type: Qu
     # No arguments by default: a replica of the service with the async client declares the same queue without any.
     arguments: dict[str, Any] = {}
     if queue_type == "quorum":
-        arguments["x-queue-type"] = "quorum"
+        arguments = _quorum_arguments()
     elif priorities:
         arguments["x-max-priority"] = 9
     return Topology(QueueSpec(inbox_name(service), arguments=arguments))
@@ -115,7 +124,7 @@ def event_subscription(
     """
     name = event_queue_name(service, event_type)
     if durable:
-        arguments = {"x-queue-type": "quorum"} if queue_type == "quorum" else {}
+        arguments = _quorum_arguments() if queue_type == "quorum" else {}
         queue = QueueSpec(name, arguments=arguments)
     else:
         queue = QueueSpec(name, durable=False, exclusive=True, auto_delete=True, random_suffix=True)
@@ -147,7 +156,7 @@ def retry_queue(queue: str, delay_ms: int) -> QueueSpec:
 
 def dead_letter_queue(queue: str, queue_type: QueueType = "classic") -> QueueSpec:
     """The dead-letter queue of ``queue``: durable, and of the same queue type."""
-    arguments = {"x-queue-type": "quorum"} if queue_type == "quorum" else {}
+    arguments = _quorum_arguments() if queue_type == "quorum" else {}
     return QueueSpec(f"{queue}{DEAD_LETTER_SUFFIX}", arguments=arguments)
 
 

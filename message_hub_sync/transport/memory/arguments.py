@@ -33,6 +33,7 @@ _KNOWN: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "x-message-ttl": (_whole(0, MAX_TTL_MS), f"a whole number of milliseconds from 0 to {MAX_TTL_MS}"),
     "x-max-priority": (_whole(1, 255), "a whole number from 1 to 255"),
     "x-max-length": (_whole(0, 2**63 - 1), f"a whole number of messages from 0 to {2**63 - 1}"),
+    "x-delivery-limit": (_whole(0, 2**63 - 1), f"a whole number of deliveries from 0 to {2**63 - 1}"),
     "x-overflow": (_one_of("drop-head", "reject-publish"), "'drop-head' or 'reject-publish'"),
     "x-expires": (_whole(1, MAX_TTL_MS), f"a whole number of milliseconds from 1 to {MAX_TTL_MS}"),
     "x-dead-letter-exchange": (_is_text, "an exchange's name"),
@@ -41,7 +42,7 @@ _KNOWN: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 #: The arguments that the hub does not implement. An error, not ignored: a test would pass although, for example, its
 #: queue has no limit.
-_MISSING = ("x-max-length-bytes", "x-single-active-consumer", "x-delivery-limit")
+_MISSING = ("x-max-length-bytes", "x-single-active-consumer")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class QueueArguments:
     dead_letter_exchange: str | None = None
     dead_letter_routing_key: str | None = None
     at_least_once: bool = False
+    quorum: bool = False
+    delivery_limit: int | None = None
 
     @classmethod
     def read(cls, spec: QueueSpec) -> QueueArguments:
@@ -76,6 +79,8 @@ class QueueArguments:
         quorum = given.get("x-queue-type") == "quorum"
         if quorum and ("x-max-priority" in given or spec.exclusive or not spec.durable):
             raise _invalid(spec, "x-queue-type", "a quorum queue must be durable, not exclusive, without priorities")
+        if "x-delivery-limit" in given and not quorum:
+            raise _invalid(spec, "x-delivery-limit", "only a quorum queue has it")
         if "x-dead-letter-routing-key" in given and "x-dead-letter-exchange" not in given:
             raise _invalid(spec, "x-dead-letter-routing-key", "it must be set together with x-dead-letter-exchange")
         ttl = given.get("x-message-ttl")
@@ -88,6 +93,8 @@ class QueueArguments:
             reject_publish=reject_publish,
             dead_letter_exchange=given.get("x-dead-letter-exchange"),
             dead_letter_routing_key=given.get("x-dead-letter-routing-key"),
+            quorum=quorum,
+            delivery_limit=given.get("x-delivery-limit"),
             # Without reject-publish, RabbitMQ uses at-most-once for a quorum queue.
             at_least_once=quorum and reject_publish and given.get("x-dead-letter-strategy") == "at-least-once",
         )

@@ -396,9 +396,17 @@ class Hub:
                 self._remove(queue)
 
     def _restore(self, queue: HubQueue, entries: list[Entry]) -> None:
-        if not queue.gone:
-            queue.restore(entries)
-            self._serve(queue, self.clock.now())
+        if queue.gone:
+            return
+        now = self.clock.now()
+        limit = queue.arguments.delivery_limit
+        for entry in entries:
+            entry.failures += 1
+        queue.restore(entry for entry in entries if limit is None or entry.failures <= limit)
+        for entry in entries:
+            if limit is not None and entry.failures > limit:
+                self._give_up(queue, entry, "delivery_limit", now)
+        self._serve(queue, now)
 
 
 def _check_owner(queue: HubQueue, client: object, doing: str) -> None:

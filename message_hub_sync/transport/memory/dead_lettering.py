@@ -12,7 +12,7 @@ from message_hub_sync.transport.memory.validation import StoredMessage, copy_hea
 
 __all__ = ["Reason", "dead_letter", "is_cycle"]
 
-Reason = Literal["expired", "maxlen"]
+Reason = Literal["expired", "maxlen", "delivery_limit"]
 
 
 def dead_letter(

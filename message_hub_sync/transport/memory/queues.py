@@ -25,7 +25,7 @@ class Entry:
     ``expires_at`` is in seconds of the hub's clock.
     """
 
-    __slots__ = ("expires_at", "level", "message", "position", "redelivered")
+    __slots__ = ("expires_at", "failures", "level", "message", "position", "redelivered")
 
     def __init__(self, message: StoredMessage, position: int, level: int, expires_at: float) -> None:
         self.message = message
@@ -33,6 +33,8 @@ class Entry:
         self.level = level
         self.expires_at = expires_at
         self.redelivered = False
+        #: How often it came back without an acknowledgement.
+        self.failures = 0
 
 
 class HubQueue:
@@ -170,9 +172,12 @@ class Subscriber:
         """Deliver an entry. The caller then removes it from the queue, under the same lock."""
         self._tag += 1
         message = entry.message
+        headers = copy_headers(message)
+        if entry.failures and self.queue.arguments.quorum:
+            headers["x-delivery-count"] = entry.failures
         delivery = Delivery(
             body=message.body,
-            properties=copy_properties(message.properties, copy_headers(message)),
+            properties=copy_properties(message.properties, headers),
             exchange=message.exchange,
             routing_key=message.routing_key,
             queue=self.queue.name,

@@ -17,6 +17,8 @@ from message_hub_sync.transport.topology import (
     retry_queue,
 )
 
+QUORUM = {"x-queue-type": "quorum", "x-delivery-limit": 100_000}
+
 
 def test_an_inbox_is_a_durable_queue_without_arguments_on_the_default_exchange() -> None:
     assert inbox_subscription("character-service") == Topology(QueueSpec("character-service.messages"))
@@ -28,7 +30,7 @@ def test_an_inbox_is_a_durable_queue_without_arguments_on_the_default_exchange()
 def test_an_inbox_with_priorities_has_ten_of_them_unless_it_is_a_quorum_queue() -> None:
     assert inbox_subscription("s", priorities=True).queue.arguments == {"x-max-priority": 9}
     quorum = inbox_subscription("s", priorities=True, queue_type="quorum").queue
-    assert quorum.arguments == {"x-queue-type": "quorum"}
+    assert quorum.arguments == QUORUM
 
 
 def test_an_event_has_a_durable_queue_bound_to_the_durable_topic_exchange() -> None:
@@ -41,7 +43,7 @@ def test_an_event_has_a_durable_queue_bound_to_the_durable_topic_exchange() -> N
 
 def test_a_quorum_queue_for_an_event_is_asked_for_by_its_type() -> None:
     found = event_subscription("s", "a.b", queue_type="quorum").queue
-    assert found == QueueSpec("s.a.b", arguments={"x-queue-type": "quorum"})
+    assert found == QueueSpec("s.a.b", arguments=QUORUM)
 
 
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])
@@ -76,7 +78,7 @@ def test_a_retry_queue_hands_back_to_its_source_without_losing_what_was_confirme
 
 def test_a_dead_letter_queue_is_durable_and_of_its_sources_type() -> None:
     assert dead_letter_queue("s.messages") == QueueSpec("s.messages.dead")
-    assert dead_letter_queue("s.messages", "quorum").arguments == {"x-queue-type": "quorum"}
+    assert dead_letter_queue("s.messages", "quorum").arguments == QUORUM
 
 
 def test_specifications_do_not_share_their_arguments() -> None:
