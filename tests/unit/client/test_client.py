@@ -359,6 +359,12 @@ def a_client(**options: Any) -> MessageHubClient:
     return MessageHubClient("image-service", f"memory://{os.urandom(4).hex()}", **options)
 
 
+def texts(caught: list[warnings.WarningMessage]) -> list[str]:
+    """The texts of warnings, without the place that each must name: where the client was created."""
+    assert all(f"created at {__file__}:" in str(each.message) for each in caught)
+    return [re.sub(" created at .*:[0-9]+,", "", str(each.message)) for each in caught]
+
+
 def warned(use: Callable[[MessageHubClient], Any]) -> list[str]:
     """The warnings when a client is dropped after ``use``."""
     client = a_client()
@@ -371,8 +377,7 @@ def warned(use: Callable[[MessageHubClient], Any]) -> list[str]:
     del kept
     lifecycle.session().close(time.monotonic() + 5)
     assert {each.category for each in caught} <= {ResourceWarning}
-    assert all(f"created at {__file__}:" in str(each.message) for each in caught)
-    return [re.sub(" created at .*:[0-9]+,", "", str(each.message)) for each in caught]
+    return texts(caught)
 
 
 DROPPED = (
@@ -437,7 +442,7 @@ def test_a_client_may_be_collected_in_a_thread_that_holds_its_locks() -> None:
         for lock in locks:
             held.enter_context(lock)
         del client
-    assert [str(each.message) for each in caught] == [DROPPED]
+    assert texts(caught) == [DROPPED]
     session.close(time.monotonic() + 5)
 
 
@@ -451,7 +456,7 @@ def test_a_forked_child_warns_of_its_own_connections_only() -> None:
             if used:
                 clients[0].connect()
             clients.clear()
-        return [str(each.message) for each in caught]
+        return texts(caught)
 
     assert in_a_child(lambda: drop(False)) == []
     assert in_a_child(lambda: drop(True)) == [DROPPED]
