@@ -22,7 +22,8 @@ from message_hub_sync.middleware.checking import overriding
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.publishing.middleware_publisher import MiddlewarePublisher
 from message_hub_sync.publishing.publisher import Publisher
-from message_hub_sync.requests import ReplySender, RequestCaller
+from message_hub_sync.requests.reply_sender import ReplySender
+from message_hub_sync.requests.request_caller import RequestCaller
 from message_hub_sync.runtime.deadlines import remaining
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import Transport

@@ -7,12 +7,20 @@ from typing import Any, Literal
 from uuid import UUID
 
 from message_hub_sync.consuming.republished_properties import attempts_made
-from message_hub_sync.envelope.decode import checked_identity, decode_payload, event_from_wire, message_from_wire
-from message_hub_sync.envelope.header_names import EVENT_TYPE, IN_REPLY_TO, ORIGINAL_ROUTING_KEY, SOURCE, UNDECODABLE
-from message_hub_sync.envelope.values import EVENT, SERVICE_MESSAGE, Event, InvalidMessage, Message
+from message_hub_sync.envelope.decode import (
+    checked_identity,
+    decode_payload,
+    event_from_wire,
+    message_from_wire,
+    source_of,
+)
+from message_hub_sync.envelope.header_names import EVENT_TYPE, IN_REPLY_TO, ORIGINAL_ROUTING_KEY, UNDECODABLE
+from message_hub_sync.envelope.topic_patterns import matches, words
+from message_hub_sync.envelope.values import EVENT, SERVICE_MESSAGE, Event, InvalidMessage, Message, Properties
 from message_hub_sync.middleware.sending import SendingKind
-from message_hub_sync.runtime.text import printable
+from message_hub_sync.runtime.text import printable, shown
 from message_hub_sync.transport.base import Delivery
+from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, may_receive_replies
 
 __all__ = ["DecodedDelivery", "Kind"]
 
@@ -30,15 +38,29 @@ class DecodedDelivery:
     :param kind: what its queue carries, ``"event"`` or ``"message"``.
     :param service: the receiving service. It is the destination of a message without that header.
     :param max_bytes: the largest body that is decoded, in bytes.
+    :param pattern: the event type or pattern that binds its queue; ``None`` if that is not known.
     """
 
-    __slots__ = ("_envelopes", "_identity", "_max_bytes", "_payload", "_payload_shared", "_service", "delivery", "kind")
+    __slots__ = (
+        "_envelopes",
+        "_identity",
+        "_max_bytes",
+        "_pattern",
+        "_payload",
+        "_payload_shared",
+        "_service",
+        "delivery",
+        "kind",
+    )
 
-    def __init__(self, delivery: Delivery, kind: Kind, service: str, max_bytes: int) -> None:
+    def __init__(
+        self, delivery: Delivery, kind: Kind, service: str, max_bytes: int, pattern: str | None = None
+    ) -> None:
         self.delivery = delivery
         self.kind: Kind = kind
         self._service = service
         self._max_bytes = max_bytes
+        self._pattern = pattern
         self._payload: dict[str, Any] | None = None  # worker thread only
         self._identity: UUID | None = None  # worker thread only; set by check()
         self._payload_shared = False  # worker thread only
@@ -57,24 +79,33 @@ class DecodedDelivery:
     @property
     def source(self) -> str:
         """The service that sent it, as the envelope has it."""
-        found = self.delivery.properties.headers.get(SOURCE)
-        return (found if isinstance(found, str) else "") or self.delivery.properties.app_id or "unknown"
+        return source_of(self.delivery.properties) or "unknown"
 
     @property
     def event_type(self) -> str:
-        """The event type that was published."""
-        # Headers first: after a retry the routing key is the queue's name.
-        headers = self.delivery.properties.headers
-        for name in (EVENT_TYPE, ORIGINAL_ROUTING_KEY):
+        """The event type that was published. :meth:`check` tells whether its queue can have received it."""
+        # The routing key decides, because the broker's permissions hold for it. The sender writes the headers.
+        delivery = self.delivery
+        if delivery.exchange != DEFAULT_EXCHANGE:
+            return delivery.routing_key
+        # It came from a retry queue, or somebody put it into the queue: the routing key is the name of the queue.
+        headers = delivery.properties.headers
+        for name in (ORIGINAL_ROUTING_KEY, EVENT_TYPE):
             found = headers.get(name)
             if isinstance(found, str) and found:
                 return found
-        return self.delivery.routing_key
+        return self._pattern or delivery.routing_key
 
     @property
     def is_request(self) -> bool:
-        """Whether it is a message whose sender named a queue for the reply."""
-        return self.kind == "message" and bool(self.delivery.properties.reply_to)
+        """Whether its sender waits for a reply in a queue that this service may write to.
+
+        A reply is no request, even if it names a queue for a reply: two services would answer each other for ever.
+        """
+        properties = self.delivery.properties
+        if self.kind != "message" or not properties.reply_to or IN_REPLY_TO in properties.headers:
+            return False
+        return may_receive_replies(properties.reply_to, source_of(properties))
 
     @property
     def text(self) -> str:
@@ -128,12 +159,12 @@ class DecodedDelivery:
 
     @property
     def sending_kind(self) -> SendingKind:
-        """What it is for middleware. It is a reply if it names a request and does not ask for a reply itself."""
+        """What it is for middleware. It is a reply if it names a request, and a request if it names a reply queue."""
         if self.kind == "event":
             return "event"
-        if self.is_request:
-            return "request"
-        return "reply" if IN_REPLY_TO in self.delivery.properties.headers else "message"
+        if IN_REPLY_TO in self.delivery.properties.headers:
+            return "reply"
+        return "request" if self.delivery.properties.reply_to else "message"
 
     @property
     def attempt(self) -> int:
@@ -149,16 +180,46 @@ class DecodedDelivery:
         """Check that this is a message of the hub. This does not depend on what its handlers get.
 
         :raises InvalidMessage: its headers cannot be decoded, its type is another one, its message id is missing or
-            invalid, or its body is not a JSON object.
+            invalid, its ``reply_to`` is not a queue of its source, its event type is not the one of its routing key, or
+            its body is not a JSON object.
         """
         undecodable = self.delivery.properties.headers.get(UNDECODABLE)
         if undecodable is not None:
             # Without its headers it would look like a message of another source or another tenant.
             raise InvalidMessage(f"its headers cannot be decoded: {printable(str(undecodable))}")
-        self._identity = checked_identity(self.delivery.properties, EVENT if self.kind == "event" else SERVICE_MESSAGE)
+        properties = self.delivery.properties
+        if self.kind == "event":
+            self._identity = checked_identity(properties, EVENT)
+            self._check_event_type(properties)
+        else:
+            self._identity = checked_identity(properties, SERVICE_MESSAGE)
+            if properties.reply_to:
+                _check_reply_to(properties.reply_to, source_of(properties))
         self._decoded()
+
+    def _check_event_type(self, properties: Properties) -> None:
+        event_type = self.event_type
+        named = properties.headers.get(EVENT_TYPE)
+        if isinstance(named, str) and named and named != event_type:
+            raise InvalidMessage(
+                f"its header event_type must be its routing key {shown(event_type)}, not {shown(named)}"
+            )
+        if self._pattern is None or self.delivery.exchange != DEFAULT_EXCHANGE:
+            return  # the broker has matched the routing key
+        if not matches(words(self._pattern), words(event_type)):
+            raise InvalidMessage(
+                f"its event type must match the binding {shown(self._pattern)} of its queue, not be {shown(event_type)}"
+            )
 
     def _decoded(self) -> dict[str, Any]:
         if self._payload is None:
             self._payload = decode_payload(self.delivery.body, self._max_bytes)
         return self._payload
+
+
+def _check_reply_to(queue: str, source: str | None) -> None:
+    if not may_receive_replies(queue, source):
+        raise InvalidMessage(
+            "its reply_to must be a reply queue or the inbox of its source, or a queue that the broker named "
+            f"(amq.gen-…, amq.rabbitmq.reply-to.…), not {shown(queue)} (its source: {shown(source)})"
+        )

@@ -53,7 +53,9 @@ class DeliveryInProgress:
         self.handler: Handler | None = None
         self.handled = True
         config = context.config
-        self.decoded = DecodedDelivery(delivery, consumed.kind, config.service_name, config.max_message_bytes)
+        self.decoded = DecodedDelivery(
+            delivery, consumed.kind, config.service_name, config.max_message_bytes, consumed.event_type
+        )
 
     def ack(self) -> None:
         """Acknowledge it."""

@@ -60,10 +60,9 @@ class QueueConsumer:
         self.consumer: Consumer | None = None  # set under _lock
         self._threads: list[threading.Thread] = []  # guarded by _lock; all that were started
         self._workers: list[threading.Thread] = []  # changed under _lock; those that still run
-        self._taken: dict[threading.Thread, Delivery] = {}  # what each worker handles now; it sets its own
+        self._taken: dict[threading.Thread, Delivery] = {}  # the last delivery of each worker, which sets its own
         self._republishers: list[Republisher] = []  # one for each worker, which appends it
-        self._stopping = False  # any thread sets it to True, and it stays so
-        self._cancelled = False  # set under _lock
+        self._stopping = False  # set under _lock
         self._stop_deadline = 0.0  # set under _lock
         self._afterwards: list[Callable[[], None]] = []  # guarded by _lock
 
@@ -168,26 +167,23 @@ class QueueConsumer:
                 raise MessageHubConnectionError(f"the queue {consumer.queue} is not consumed: {error}") from None
             raise
 
-    def refuse(self) -> None:
-        """Begin no handler any more. The first step of stopping; it does not wait."""
-        self._stopping = True
-
     def cancel(self, deadline: float) -> None:
-        """Cancel the consumer. Each worker ends after its current message. This waits for nothing.
+        """Cancel the consumer. Each worker ends after its current message; this does not wait for the workers.
 
-        :param deadline: how long the last worker may acknowledge, in monotonic seconds.
+        :param deadline: how long to wait for the broker, and how long the last worker may acknowledge, in monotonic
+            seconds.
         """
         with self._lock:
-            self._stopping = True
-            if self._cancelled:
+            if self._stopping:
                 return
+            self._stopping = True
             self._stop_deadline = deadline
             consumer = self.consumer
-            self._cancelled = consumer is not None
+        self._context.suspects.wake()
         if consumer is None:
             return
         try:
-            consumer.cancel(0.0)  # do not wait for the answer: there may be many consumers, and one may not answer
+            consumer.cancel(deadline)
         except MessageHubError as error:
             logger.debug("cancelling the consumer of %s failed: %s", consumer.queue, error)
         finally:
@@ -243,7 +239,6 @@ class QueueConsumer:
                 if delivery is not None and not self._stopping:
                     self._taken[me] = delivery
                     self._process(delivery, consumer, republisher)
-                    self._taken.pop(me, None)
         finally:
             self._leave(consumer)
 

@@ -43,6 +43,7 @@ from message_hub_sync.envelope.header_names import (
 from message_hub_sync.envelope.values import PERSISTENT, Properties
 from message_hub_sync.runtime.text import cut, encodable, error_text, printable
 from message_hub_sync.transport.amqp_values import decimal_fits
+from message_hub_sync.transport.topology import DEFAULT_EXCHANGE
 
 __all__ = [
     "MAX_HEADER_BYTES",
@@ -231,8 +232,8 @@ def _moved(delivery: FailedDelivery, ours: dict[str, Any]) -> Properties:
     """The properties of the delivery, persistent, with the headers ``ours`` and those of where it was published."""
     properties = delivery.properties
     ours = {
-        ORIGINAL_EXCHANGE: _earlier(properties, ORIGINAL_EXCHANGE, delivery.exchange),
-        ORIGINAL_ROUTING_KEY: _earlier(properties, ORIGINAL_ROUTING_KEY, delivery.routing_key),
+        ORIGINAL_EXCHANGE: _earlier(delivery, ORIGINAL_EXCHANGE, delivery.exchange),
+        ORIGINAL_ROUTING_KEY: _earlier(delivery, ORIGINAL_ROUTING_KEY, delivery.routing_key),
         **ours,
     }
     for name, value in ((ORIGINAL_EXPIRATION, properties.expiration), (ORIGINAL_USER_ID, properties.user_id)):
@@ -249,9 +250,11 @@ def _moved(delivery: FailedDelivery, ours: dict[str, Any]) -> Properties:
     )
 
 
-def _earlier(properties: Properties, name: str, otherwise: str) -> str:
+def _earlier(delivery: FailedDelivery, name: str, otherwise: str) -> str:
     """The header ``name`` if an earlier retry can have written it, else ``otherwise``."""
-    value = properties.headers.get(name)
+    if delivery.exchange != DEFAULT_EXCHANGE:
+        return otherwise  # retries come through the default exchange, so its sender wrote the header
+    value = delivery.properties.headers.get(name)
     return value if isinstance(value, str) and len(value.encode("utf-8", "replace")) <= 255 else otherwise
 
 

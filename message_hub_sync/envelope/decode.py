@@ -13,7 +13,7 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core.core_schema import ErrorType
 
-from message_hub_sync.envelope.header_names import CAUSATION_ID, DESTINATION, EVENT_TYPE, SOURCE, TIMESTAMP, TTL
+from message_hub_sync.envelope.header_names import CAUSATION_ID, DESTINATION, SOURCE, TIMESTAMP, TTL
 from message_hub_sync.envelope.ids import uuid_of
 from message_hub_sync.envelope.values import (
     EVENT,
@@ -33,6 +33,8 @@ __all__ = [
     "event_from_wire",
     "message_from_wire",
     "raise_not_json",
+    "source_of",
+    "ttl_of",
     "validated_json",
     "validation_reason",
 ]
@@ -99,7 +101,7 @@ def _json_kind(value: Any) -> str:
 
 def event_from_wire(
     properties: Properties,
-    routing_key: str,
+    event_type: str,
     payload: Any,
     model: Any = Event,
     *,
@@ -109,7 +111,8 @@ def event_from_wire(
 ) -> Event[Any]:
     """Build the envelope of a received event. Absent properties get default values.
 
-    :param routing_key: the event type if the header is absent.
+    :param event_type: what its routing key says; the header is not read: a right to publish one event type would be a
+        right to publish any.
     :param payload: the decoded body.
     :param model: ``Event`` or ``Event[Model]``.
     :param redelivered: the delivery's ``redelivered`` flag.
@@ -120,7 +123,6 @@ def event_from_wire(
     """
     if identity is None:
         identity = checked_identity(properties, EVENT)
-    event_type = _text(properties.headers.get(EVENT_TYPE)) or routing_key
     fields = _common_fields(identity, properties, payload, redelivered)
     return cast("Event[Any]", _built(model, {**fields, "event_type": event_type}, body))
 
@@ -150,9 +152,8 @@ def message_from_wire(
         identity = checked_identity(properties, SERVICE_MESSAGE)
     headers = properties.headers
     fields = _common_fields(identity, properties, payload, redelivered)
-    ttl = headers.get(TTL)
     fields["destination"] = _text(headers.get(DESTINATION)) or destination
-    fields["ttl"] = None if ttl is None else _seconds(ttl)
+    fields["ttl"] = ttl_of(properties)
     fields["priority"] = properties.priority or 0
     fields["reply_to"] = properties.reply_to or None
     return cast("Message[Any]", _built(model, fields, body))
@@ -175,11 +176,22 @@ def checked_identity(properties: Properties, expected: str) -> UUID:
         raise InvalidMessage("its message_id is not a UUID") from None
 
 
+def source_of(properties: Properties) -> str | None:
+    """The service that a message or an event says it comes from: its header, else ``app_id``; ``None``: neither."""
+    return _text(properties.headers.get(SOURCE)) or properties.app_id or None
+
+
+def ttl_of(properties: Properties) -> float | None:
+    """The ttl of a message in seconds; ``None``: it has none, or its header is not a valid ttl."""
+    ttl = properties.headers.get(TTL)
+    return None if ttl is None else _seconds(ttl)
+
+
 def _common_fields(identity: UUID, properties: Properties, payload: Any, redelivered: bool) -> dict[str, Any]:
     headers = properties.headers
     return {
         "id": identity,
-        "source": _text(headers.get(SOURCE)) or properties.app_id or "unknown",
+        "source": source_of(properties) or "unknown",
         "correlation_id": properties.correlation_id or str(identity),
         "payload": payload,
         "timestamp": _moment(headers.get(TIMESTAMP), properties.timestamp),

@@ -23,6 +23,7 @@ from message_hub_sync.middleware import Middleware, Sending
 from message_hub_sync.middleware.call_next import CallNext, method_name, refuse_not_run
 from message_hub_sync.middleware.checking import overriding
 from message_hub_sync.middleware.sending import SendingOutcome
+from message_hub_sync.publishing.acceptance import Acceptance
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.publishing.publish_attempts import Verdict, verdicts_of
 from message_hub_sync.publishing.publisher import Publisher
@@ -51,9 +52,10 @@ class MiddlewarePublisher(Publisher):
         # otherwise it would call itself for ever. One variable for each publisher, reset after each step.
         self._running: ContextVar[CallNext | None] = ContextVar("message_hub_running_send", default=None)
 
-    def publish(self, outgoing: Outgoing, timeout: float) -> UUID:
+    def publish(self, outgoing: Outgoing, timeout: float, acceptance: Acceptance | None = None) -> UUID:
         """Publish one message after the middleware. ``timeout``: seconds, with the time of the middleware."""
-        return _Call((Sending(outgoing),), timeout, self._sends, self._running).run(partial(super().publish, outgoing))
+        call = _Call((Sending(outgoing),), timeout, self._sends, self._running)
+        return call.run(partial(super().publish, outgoing, acceptance=acceptance))
 
     def hand_over(self, outgoing: Outgoing, timeout: float) -> None:
         """Publish a reply after the middleware. ``timeout``: seconds, with the time of the middleware."""

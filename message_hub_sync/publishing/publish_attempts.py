@@ -1,7 +1,8 @@
-"""The result of the attempts to publish one message, and the error that its caller gets. Pure."""
+"""The result of the attempts to publish one message, and the error that its caller gets. No I/O."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from enum import Enum
 from uuid import UUID
@@ -18,6 +19,7 @@ from message_hub_sync.errors import (
     MessageHubError,
     MessageValidationError,
 )
+from message_hub_sync.publishing.acceptance import Acceptance
 from message_hub_sync.publishing.circuit_breaker import Permit
 from message_hub_sync.runtime.process_kind import uwsgi_hint
 from message_hub_sync.runtime.text import printable
@@ -80,6 +82,9 @@ class PublishAttempts:
     reason = ""
     _message_id: UUID | None = None
 
+    #: Of a request: whether its reply has come.
+    acceptance: Acceptance | None = None
+
     def __init__(self, outgoing: Outgoing) -> None:
         self.outgoing = outgoing
 
@@ -128,10 +133,17 @@ class PublishAttempts:
         self.verdict = verdict if certain else Verdict.UNKNOWN
         self.reason = reason
 
-    def out_of_time(self) -> None:
-        """Set the verdict: the deadline passed between two attempts."""
-        reason = self.reason or "the connection to the hub was lost"
-        self.end(Verdict.NOT_SENT, f"{reason}, and the deadline passed{uwsgi_hint()}")
+    def ends_between_attempts(self, deadline: float) -> bool:
+        """Set the verdict if no further attempt is needed, or if there is no time for one. Returns whether it is set.
+
+        :param deadline: monotonic seconds.
+        """
+        if self.acceptance is not None and self.acceptance.proved:
+            self.verdict = Verdict.CONFIRMED
+        elif time.monotonic() >= deadline:
+            reason = self.reason or "the connection to the hub was lost"
+            self.end(Verdict.NOT_SENT, f"{reason}, and the deadline passed{uwsgi_hint()}")
+        return self.verdict is not None
 
     def transport_raised(self, error: MessageHubError) -> None:
         """Set the verdict: the transport raised ``error``, so this attempt was not written."""

@@ -12,6 +12,7 @@ from message_hub_sync.config import ClientConfig
 from message_hub_sync.envelope.header_names import DESTINATION
 from message_hub_sync.errors import MessageHubCircuitBreakerError, MessageHubError, MessageValidationError
 from message_hub_sync.metrics import ServiceMetrics
+from message_hub_sync.publishing.acceptance import Acceptance
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers, Permit
 from message_hub_sync.publishing.publish_attempts import PublishAttempts, Verdict, bulk_error, report_to_circuit
 from message_hub_sync.runtime.log import SafeLogger
@@ -44,15 +45,18 @@ class Publisher:
         # The receipts that callers wait for. No lock: add(), discard() and copy() are atomic.
         self._awaited: set[Receipt] = set()
 
-    def publish(self, outgoing: Outgoing, timeout: float) -> UUID:
+    def publish(self, outgoing: Outgoing, timeout: float, acceptance: Acceptance | None = None) -> UUID:
         """Publish one message. Returns its id after the broker has confirmed it.
 
         :param outgoing: the message.
         :param timeout: seconds for all of it: connection, repeated attempts, confirm.
+        :param acceptance: of a request: if its reply comes before the confirm, the call returns with the reply.
         :raises MessageHubError: a connection, circuit-breaker, authorization or delivery error.
         """
         started = time.monotonic()
         attempts = PublishAttempts(outgoing)
+        if acceptance is not None:
+            attempts.acceptance = acceptance
         try:
             permit = self._breakers.admit(_circuit(outgoing))
         except MessageHubCircuitBreakerError:
@@ -142,8 +146,7 @@ class Publisher:
         :returns: the error with which the transport ended the last attempt, if it raised one.
         """
         while attempts.verdict is None:
-            if attempts.lost_connection and time.monotonic() >= deadline:
-                attempts.out_of_time()
+            if attempts.lost_connection and attempts.ends_between_attempts(deadline):
                 break
             try:
                 if attempts.exchange_missing:
@@ -164,6 +167,8 @@ class Publisher:
 
     def _await(self, attempts: PublishAttempts, receipt: Receipt, deadline: float) -> None:
         self._awaited.add(receipt)
+        if attempts.acceptance is not None:
+            attempts.acceptance.watch(receipt)
         try:
             result = receipt.wait(deadline)
         finally:
@@ -193,8 +198,8 @@ class Publisher:
                 for attempts in due[1:]:
                     if error is not None:
                         attempts.transport_raised(error)
-                    elif time.monotonic() >= deadline:
-                        attempts.out_of_time()
+                    else:
+                        attempts.ends_between_attempts(deadline)
             due = [attempts for attempts in due if attempts.verdict is None]
 
     def _pipelined(self, due: list[PublishAttempts], deadline: float) -> None:

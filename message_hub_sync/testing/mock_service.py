@@ -15,13 +15,13 @@ from message_hub_sync.catalogue import EventType
 from message_hub_sync.client.client import MessageHubClient
 from message_hub_sync.consuming.subscription import Subscription
 from message_hub_sync.envelope.decode import validation_reason
+from message_hub_sync.envelope.topic_patterns import matches, words
 from message_hub_sync.envelope.values import Event, Message
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.runtime.deadlines import timeout_seconds
 from message_hub_sync.runtime.text import error_text, shown
 from message_hub_sync.testing._hooks.arrivals import Arrivals
 from message_hub_sync.testing.expectations import Where, described, event_wanted, fitting, typed, unfulfilled
-from message_hub_sync.transport.memory.routing import matches, words
 
 __all__ = ["PROBE_HEADER", "MockService"]
 

@@ -122,7 +122,9 @@ class Receipt:
         self._resolved.acquire()
 
     def resolve(self, result: PublishResult, reason: str = "", code: int = 0) -> None:
-        """Record the result and wake the waiter. A second call changes nothing.
+        """Record the result and wake the waiter. A later call changes nothing.
+
+        Two threads may call this at the same time: the reply to a request may come together with its confirm.
 
         :param reason: the broker's text, or why nothing was written; for the caller's error.
         :param code: the broker's reply code; 0 if it sent none.
@@ -131,7 +133,10 @@ class Receipt:
             self.reason = reason
             self.code = code
             self.result = result
-            self._resolved.release()
+            try:  # noqa: SIM105  # contextlib.suppress would cost more, at every publish
+                self._resolved.release()
+            except RuntimeError:
+                pass  # another thread has resolved it between the check and here
 
     def wait(self, deadline: float) -> PublishResult | None:
         """Wait for the result.
@@ -145,7 +150,10 @@ class Receipt:
         if self.result is not None:
             return self.result
         if self._resolved.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            self._resolved.release()
+            try:  # noqa: SIM105
+                self._resolved.release()  # for another waiter
+            except RuntimeError:
+                pass  # a second resolve() has released it
         return self.result
 
 

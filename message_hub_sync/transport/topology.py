@@ -11,6 +11,7 @@ from message_hub_sync.config import QueueType
 __all__ = [
     "DEAD_LETTER_SUFFIX",
     "DEFAULT_EXCHANGE",
+    "DIRECT_REPLY_TO",
     "EVENTS",
     "Binding",
     "ExchangeSpec",
@@ -23,6 +24,7 @@ __all__ = [
     "event_subscription",
     "inbox_name",
     "inbox_subscription",
+    "may_receive_replies",
     "reply_topology",
     "retry_queue",
 ]
@@ -129,6 +131,21 @@ def event_subscription(
     else:
         queue = QueueSpec(name, durable=False, exclusive=True, auto_delete=True, random_suffix=True)
     return Topology(queue, EVENT_EXCHANGE, (Binding(EVENTS, event_type),))
+
+
+#: The queues that a broker names itself: those declared without a name, and those of RabbitMQ's direct reply-to.
+DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
+_NAMED_BY_THE_BROKER = ("amq.gen-", DIRECT_REPLY_TO)
+
+
+def may_receive_replies(queue: str, source: str | None) -> bool:
+    """Whether the reply to a request of ``source`` may go to ``queue``, the ``reply_to`` of the request.
+
+    Any other queue is refused: by its name somebody would make this service write into the queues of a third one.
+    """
+    if queue.startswith(_NAMED_BY_THE_BROKER):
+        return True
+    return source is not None and (queue == inbox_name(source) or queue.startswith(f"{source}.replies."))
 
 
 def reply_topology(service: str, client_id: str) -> Topology:

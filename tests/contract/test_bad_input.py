@@ -95,14 +95,16 @@ def test_an_unparsable_timestamp_gives_way_to_the_property(hub: Hub, collected: 
 
 
 def test_what_a_bare_request_expects_in_reply_it_gets(hub: Hub) -> None:
-    """Another client's request: a reply queue of its own, nothing else."""
+    """Another client's request: its name and its inbox, nothing else."""
     hub.client("image").subscribe_messages(lambda message: {"n": message.payload["n"] + 1})
     waiting = hub.client("elsewhere")
     waiting.subscribe_messages(lambda message: None)
     waiting.close()
     queue = f"{hub.name('elsewhere')}.messages"
 
-    hub.put(f"{hub.name('image')}.messages", b'{"n": 1}', Properties(message_id=IDENTITY, reply_to=queue))
+    hub.put(
+        f"{hub.name('image')}.messages", b'{"n": 1}', Properties(IDENTITY, app_id=hub.name("elsewhere"), reply_to=queue)
+    )
 
     reply = hub.take(queue)
     assert (reply.body, reply.properties.correlation_id) == (b'{"n":2}', IDENTITY)

@@ -161,7 +161,7 @@ def test_a_correlation_id_of_another_client_comes_back_to_it_as_it_was(hub: Hub,
     theirs = "a\r\nERROR b\x1b[31m"
 
     for fail in (b"false", b"true"):
-        properties = Properties(message_id=str(uuid4()), correlation_id=theirs, reply_to=queue)
+        properties = Properties(str(uuid4()), theirs, app_id=hub.name("elsewhere"), reply_to=queue)
         hub.put(f"{hub.name('image')}.messages", b'{"fail": ' + fail + b"}", properties)
 
     assert [hub.take(queue).properties.correlation_id for _ in range(2)] == [theirs, theirs]

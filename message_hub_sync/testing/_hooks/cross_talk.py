@@ -11,7 +11,7 @@ from message_hub_sync.testing.expectations import described
 from message_hub_sync.testing.framework_state import SERVICE_NAME
 from message_hub_sync.testing.mock_service import PROBE_HEADER, MockService
 from message_hub_sync.transport.base import Outgoing, PublishResult, Transport
-from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, inbox_name
+from message_hub_sync.transport.topology import DEFAULT_EXCHANGE
 
 __all__ = ["cross_talk"]
 
@@ -23,7 +23,13 @@ def cross_talk(transport: Transport, mocks: Sequence[MockService], deadline: flo
     :returns: one line for each problem; an empty list if there is none.
     """
     findings = [finding for mock in mocks for finding in _consumers(transport, mock, deadline)]
-    probes = [(mock, queue, _send_probe(transport, mock, queue, deadline)) for mock in mocks for queue in _queues(mock)]
+    probes = [
+        (mock, queue, _send_probe(transport, mock, queue, pattern, deadline))
+        for mock in mocks
+        for one in mock._subscriptions
+        if one.active
+        for queue, pattern in zip(one.queues, (source.event_type for source in one._consumed_queues), strict=True)
+    ]
     for mock, queue, probe in probes:
         if probe is None:
             findings.append(f"the queue {queue} of {mock.name} does not accept messages")
@@ -52,17 +58,27 @@ def _consumers(transport: Transport, mock: MockService, deadline: float) -> Iter
             yield f"the queue {queue} of {mock.name} has {found} consumers, not one: they share its messages"
 
 
-def _send_probe(transport: Transport, mock: MockService, queue: str, deadline: float) -> UUID | None:
-    """Publish a probe to a queue. Returns its message id, or ``None`` if the hub did not confirm it."""
-    if queue == inbox_name(mock.name):
+def _send_probe(
+    transport: Transport, mock: MockService, queue: str, pattern: str | None, deadline: float
+) -> UUID | None:
+    """Publish a probe to a queue. Returns its message id, or ``None`` if the hub did not confirm it.
+
+    :param pattern: the event type or pattern that binds the queue; ``None`` for the inbox.
+    """
+    if pattern is None:
         properties = message_properties(source=SERVICE_NAME, destination=mock.name)
     else:
-        properties = event_properties(source=SERVICE_NAME, event_type="test.probe")
+        properties = event_properties(source=SERVICE_NAME, event_type=_event_type(pattern))
     properties.headers[PROBE_HEADER] = True
     outgoing = Outgoing(DEFAULT_EXCHANGE, queue, b"{}", properties, mandatory=True)
     if transport.publish(outgoing, deadline).wait(deadline) is not PublishResult.CONFIRMED:
         return None
     return UUID(properties.message_id)
+
+
+def _event_type(pattern: str) -> str:
+    """An event type that matches ``pattern``."""
+    return ".".join("probe" if word in ("*", "#") else word for word in pattern.split("."))
 
 
 def _misdirected(mock: MockService) -> Iterator[str]:

@@ -129,7 +129,8 @@ class ConfirmChannel:
                 receipt.wait(time.monotonic() + min(others * _BACK_EACH, _BACK_WITHIN))
             # 3: write now.
             self._returning = 0
-            self._drain(receipt)
+            # The caller of a request must not read: it waits for the reply too, which comes on another connection.
+            self._drain(None if outgoing.properties.reply_to else receipt)
         except BaseException:
             self._drain()  # interrupted by a signal handler: other threads may have left their messages to this one
             raise

@@ -33,7 +33,8 @@ from message_hub_sync.middleware import Middleware, Received
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.publishing.outgoing import outgoing_message
 from message_hub_sync.publishing.publisher import Publisher
-from message_hub_sync.requests import ReplySender, RequestCaller
+from message_hub_sync.requests.reply_sender import ReplySender
+from message_hub_sync.requests.request_caller import RequestCaller
 from message_hub_sync.transport.base import Delivery, Outgoing, Receipt
 from message_hub_sync.transport.topology import Topology
 

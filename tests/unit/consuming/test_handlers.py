@@ -382,14 +382,14 @@ def test_a_good_delivery_passes_the_check_without_a_type_and_correlation_id() ->
 
 def test_the_event_type_survives_the_way_through_a_retry_queue() -> None:
     event = received("event", headers={"x-original-routing-key": "character.created"})
-    event.delivery.routing_key = "me.character.created"
+    event.delivery.exchange, event.delivery.routing_key = "", "me.character.created"
     assert event.event_type == event.event().event_type == "character.created"
     event = received("event", headers={"event_type": 7})
     assert event.event_type == "character.created"
 
 
 def test_only_a_message_with_a_reply_queue_is_a_request() -> None:
-    assert received("message", reply_to="sender.replies.1").is_request
+    assert received("message", app_id="sender", reply_to="sender.replies.1").is_request
     assert not received("message").is_request
     assert not received("event", reply_to="sender.replies.1").is_request
 

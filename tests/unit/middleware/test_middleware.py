@@ -281,7 +281,7 @@ ANSWER = {"x-in-reply-to": "4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e20002"}
         (received(reply=True), "reply", None),
         (received(reply=True, reply_to="q"), "reply", None),
         # It is handled and answered as a request, whatever else its sender has written.
-        (received(headers=ANSWER, reply_to="q"), "request", None),
+        (received(headers=ANSWER, reply_to="q"), "reply", None),
     ],
 )
 def test_a_delivery_is_of_the_kind_as_which_it_is_handled(one: Received, kind: str, event_type: str | None) -> None:

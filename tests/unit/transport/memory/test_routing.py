@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from message_hub_sync.transport.memory.routing import TopicExchange, matches, words
+from message_hub_sync.envelope.topic_patterns import matches, words
+from message_hub_sync.transport.memory.routing import TopicExchange
 
 
 def obvious(pattern: Sequence[str], key: Sequence[str]) -> bool:

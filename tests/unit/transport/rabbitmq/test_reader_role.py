@@ -66,7 +66,7 @@ class Line:
 
     def submit(self) -> Receipt:
         receipt = Receipt()
-        self.channel.submit(receipt, Outgoing("", "q", b"", SimpleNamespace()), MESSAGE)  # type: ignore[arg-type]
+        self.channel.submit(receipt, Outgoing("", "q", b"", SimpleNamespace(reply_to=None)), MESSAGE)  # type: ignore[arg-type]
         return receipt
 
     def got(self, messages: int) -> None:
@@ -207,7 +207,7 @@ def test_callers_that_meet_while_one_reads_all_get_their_answers(line: Line, fir
 def test_a_bulk_between_two_lone_calls_is_answered(line: Line) -> None:
     line.offer()
     receipts = [Receipt() for _ in range(3)]
-    outgoing: Any = Outgoing("", "q", b"", SimpleNamespace())  # type: ignore[arg-type]
+    outgoing: Any = Outgoing("", "q", b"", SimpleNamespace(reply_to=None))  # type: ignore[arg-type]
     line.channel.submit_many([(receipt, outgoing, MESSAGE) for receipt in receipts])
     assert eventually(lambda: not line.connection.reader_role.callers_may_read, 1)
     line.got(3)
@@ -384,7 +384,7 @@ def test_what_the_socket_does_not_take_is_the_io_threads(line: Line, monkeypatch
     line.offer()
     with line.connection.lock:
         line.connection.reader_role.callers_may_read = True  # whatever happened since
-    receipt, outgoing = Receipt(), Outgoing("", "q", b"", SimpleNamespace())  # type: ignore[arg-type]
+    receipt, outgoing = Receipt(), Outgoing("", "q", b"", SimpleNamespace(reply_to=None))  # type: ignore[arg-type]
     line.channel.submit(receipt, outgoing, large)
     assert receipt.read_until_resolved is None
     left = len(large)
@@ -467,7 +467,7 @@ def test_an_exception_in_the_one_that_waits_for_others_leaves_no_message_unwritt
             go_on.wait(5)
             raise InterruptedBySignal
 
-    outgoing: Any = Outgoing("", "q", b"", SimpleNamespace())  # type: ignore[arg-type]
+    outgoing: Any = Outgoing("", "q", b"", SimpleNamespace(reply_to=None))  # type: ignore[arg-type]
     first, results = in_thread(lambda: patient.channel.submit(Interrupted(), outgoing, MESSAGE))
     assert waiting.wait(5)
     second = patient.submit()  # relies on the first
@@ -491,7 +491,7 @@ def test_an_exception_in_a_bulk_call_leaves_no_message_unwritten(
         drain(*arguments)
 
     monkeypatch.setattr(line.channel, "_drain", interrupted)
-    outgoing: Any = Outgoing("", "q", b"", SimpleNamespace())  # type: ignore[arg-type]
+    outgoing: Any = Outgoing("", "q", b"", SimpleNamespace(reply_to=None))  # type: ignore[arg-type]
     with pytest.raises(InterruptedBySignal):
         line.channel.submit_many([(Receipt(), outgoing, MESSAGE)])
     assert writes == [MESSAGE]

@@ -26,7 +26,7 @@ from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.publishing.outgoing import outgoing_message
 from message_hub_sync.publishing.publisher import Publisher
-from message_hub_sync.requests import RequestCaller
+from message_hub_sync.requests.request_caller import RequestCaller
 from message_hub_sync.transport.base import Delivery, Outgoing, Receipt
 from message_hub_sync.transport.topology import Topology
 
@@ -334,7 +334,7 @@ def test_a_reply_queue_without_a_thread_is_given_back(bench: Bench, monkeypatch:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patched:
-        patched.setattr("message_hub_sync.requests.threading.Thread.start", refuse)
+        patched.setattr("message_hub_sync.requests.request_caller.threading.Thread.start", refuse)
         with pytest.raises(MessageHubConnectionError, match="thread"):
             bench.requests.request(outgoing_message(bench.config, "responder", {}), 5)
 

@@ -1,4 +1,4 @@
-"""Requests and replies: the side that waits for a reply (RequestCaller), and the side that sends it (ReplySender)."""
+"""The side that asks: it publishes a request and waits for its reply."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
 from message_hub_sync.consuming.handler_middleware import HandlerMiddleware
 from message_hub_sync.envelope.correlation import MessageContext, enter
-from message_hub_sync.envelope.decode import decode_payload, message_from_wire
-from message_hub_sync.envelope.encode import encode_payload, message_properties
-from message_hub_sync.envelope.header_names import DESTINATION, ERROR_MESSAGE, ERROR_TYPE, IN_REPLY_TO, SOURCE
-from message_hub_sync.envelope.ids import uuid_of
-from message_hub_sync.envelope.values import InvalidMessage, Message
+from message_hub_sync.envelope.decode import decode_payload, message_from_wire, source_of
+from message_hub_sync.envelope.header_names import DESTINATION, ERROR_MESSAGE, ERROR_TYPE, IN_REPLY_TO
+from message_hub_sync.envelope.values import InvalidMessage, Message, Properties
 from message_hub_sync.errors import (
     MessageHubConnectionError,
     MessageHubError,
@@ -30,22 +28,24 @@ from message_hub_sync.errors import (
 )
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.middleware import Middleware
+from message_hub_sync.publishing.acceptance import Acceptance
 from message_hub_sync.publishing.publisher import Publisher
+from message_hub_sync.requests.reply_sender import MAX_ERROR_TEXT
 from message_hub_sync.runtime.deadlines import remaining
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import uwsgi_hint
 from message_hub_sync.runtime.text import error_text, printable
 from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, Transport
-from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, inbox_name, reply_topology
+from message_hub_sync.transport.topology import (
+    reply_topology,
+)
 
-__all__ = ["ReplySender", "RequestCaller"]
+__all__ = ["RequestCaller"]
 
 logger = SafeLogger("message_hub_sync.request_reply")
 
 #: Replies that the broker delivers ahead, at most. A reply reaches its waiting caller within microseconds.
 PREFETCH = 256
-#: Characters of an error's text in a header. The log of the responder has the whole text.
-MAX_ERROR_TEXT = 1_000
 
 
 @dataclass(eq=False, slots=True)
@@ -59,11 +59,15 @@ class _Waiter:
     #: Set after ``reply``. Not a SimpleQueue: before Python 3.13 its get() with a timeout may never end
     #: (deadlines.take).
     answered: threading.Event = field(default_factory=threading.Event)
+    #: Ends the wait for the confirm if the reply comes first.
+    acceptance: Acceptance = field(default_factory=Acceptance)
 
     def answer(self, reply: Delivery | None) -> None:
         """Wake the caller; ``None``: there will be no reply."""
         self.reply = reply
         self.answered.set()
+        if reply is not None:
+            self.acceptance.prove()  # last: the caller runs at once
 
 
 class RequestCaller:
@@ -122,11 +126,14 @@ class RequestCaller:
                 )
             self._waiters[waiter.message_id] = waiter
         try:
-            self._publisher.publish(outgoing, min(max(remaining(deadline), 0.001), self._config.delivery_timeout))
+            seconds = min(max(remaining(deadline), 0.001), self._config.delivery_timeout)
+            self._publisher.publish(outgoing, seconds, waiter.acceptance)
             answered = waiter.answered.wait(remaining(deadline))
         finally:
             with self._lock:
-                self._waiters.pop(waiter.message_id, None)
+                # Not that of a later request with the same message id: it may have begun when this one was answered.
+                if self._waiters.get(waiter.message_id) is waiter:
+                    del self._waiters[waiter.message_id]
         if not answered:
             raise MessageHubTimeoutError(
                 f"no reply from {waiter.destination} within {timeout:g} s (correlation id "
@@ -137,14 +144,31 @@ class RequestCaller:
             raise MessageHubTimeoutError(f"the client was closed before {waiter.destination} replied")
         return self._decoded(waiter.reply, waiter)
 
-    def claim_reply(self, delivery: Delivery) -> bool:
+    def claim_reply(self, delivery: Delivery, *, own_queue: bool = False) -> bool:
         """Hand a message to the caller that waits for it as a reply. Returns whether there is such a caller.
 
         A reply of this library names the message id of its request. A reply of another service of the integration
         guide has only the correlation id: the caller that has waited longest for that service with that id gets it.
+
+        :param own_queue: it came through the reply queue of this client, not through the inbox of the service.
         """
-        waiter = self._waiter_for(delivery)
+        properties = delivery.properties
+        source = source_of(properties)
+        with self._lock:
+            waiter = self._waiter_for(properties, source, own_queue)
+            contradicts = waiter is not None and source is not None and source != waiter.destination
+            if waiter is not None and not contradicts:
+                del self._waiters[waiter.message_id]
         if waiter is None:
+            return False
+        if contradicts:
+            # It knows the id of the request, but another service was asked: its answer must not be taken for the reply.
+            logger.warning(
+                "a reply to request %s of %s came from %s and is not taken for the reply; the caller waits on",
+                waiter.message_id,
+                waiter.destination,
+                printable(source or ""),
+            )
             return False
         waiter.answer(delivery)
         return True
@@ -252,7 +276,7 @@ class RequestCaller:
             try:
                 if self._middleware.overrides_arrived and not self._accepted(delivery):
                     pass
-                elif not self.claim_reply(delivery):
+                elif not self.claim_reply(delivery, own_queue=True):
                     self._metrics.late_reply_dropped()
                     logger.info(
                         "a reply came too late and was dropped: no caller waits for it (correlation id %s)",
@@ -291,23 +315,22 @@ class RequestCaller:
 
     # --- matching ---------------------------------------------------------------------------------
 
-    def _waiter_for(self, delivery: Delivery) -> _Waiter | None:
-        # 1: it names its request: only that caller. 2: it has a reply_to, so it is a request itself. 3: by correlation
-        # id and sender.
-        if not self._waiters:
-            return None
-        properties = delivery.properties
+    def _waiter_for(self, properties: Properties, source: str | None, own_queue: bool) -> _Waiter | None:
+        """The caller for which this may be the reply. The caller of this method holds the lock."""
+        # First match wins. 1: it names its request: only that caller. 2: it has a reply_to: it may have the correlation
+        # id of the request, but it is a new request. 3: the caller that has waited longest for this source with this
+        # correlation id. 4: it names neither request nor source, as replies of other clients do, and came through the
+        # reply queue, whose name only the service asked knows: the caller with this correlation id, if there is one.
         request = properties.headers.get(IN_REPLY_TO)
-        with self._lock:
-            if request is not None:
-                return self._waiters.pop(request, None) if isinstance(request, str) else None
-            if properties.reply_to:
-                return None  # it may have the correlation id of the request, but it is a new one
-            source = properties.headers.get(SOURCE) or properties.app_id
-            for waiter in self._waiters.values():
-                if waiter.correlation_id == properties.correlation_id and waiter.destination == source:
-                    return self._waiters.pop(waiter.message_id)
-        return None
+        if request is not None:
+            return self._waiters.get(request) if isinstance(request, str) else None
+        if properties.reply_to:
+            return None
+        with_id = (each for each in self._waiters.values() if each.correlation_id == properties.correlation_id)
+        if source is not None:
+            return next((each for each in with_id if each.destination == source), None)
+        candidates = list(with_id) if own_queue else []
+        return candidates[0] if len(candidates) == 1 else None
 
     def _decoded(self, reply: Delivery, waiter: _Waiter) -> Message[Any]:
         headers = reply.properties.headers
@@ -328,72 +351,3 @@ class RequestCaller:
                 error_type="InvalidMessage",
                 error_message=str(error),
             ) from None
-
-
-class ReplySender:
-    """The side that replies. Immutable, so any thread may use it."""
-
-    def __init__(self, config: ClientConfig, publisher: Publisher) -> None:
-        self._config = config
-        self._publisher = publisher
-
-    def reply(self, message: Message[Any], payload: Any) -> UUID:
-        """Reply to a received message: to its ``reply_to`` queue, else to the inbox of its sender.
-
-        :param message: the received message.
-        :param payload: a JSON object: a dict, a pydantic model or a dataclass.
-        :returns: the message id of the reply.
-        :raises MessageValidationError: the payload is not a JSON object.
-        :raises MessageHubDeliveryError: the queue does not exist (the requester has stopped waiting or has ended), or
-            the broker did not accept the reply.
-        :raises MessageHubError: what :meth:`Publisher.hand_over` raises.
-        """
-        body = encode_payload(payload, self._config.max_message_bytes, self._config.json_encoder)
-        outgoing = self._reply(str(message.id), message.correlation_id, message.source, message.reply_to, body)
-        self._publisher.hand_over(outgoing, self._config.delivery_timeout)
-        return uuid_of(outgoing.properties.message_id)
-
-    def answer(self, received: DecodedDelivery, payload: Any) -> None:
-        """Send the result of a handler as the reply to its request. If sending fails, this logs a warning.
-
-        :raises MessageValidationError: the payload is not a JSON object.
-        """
-        self._send(received, encode_payload(payload, self._config.max_message_bytes, self._config.json_encoder), {})
-
-    def fail(self, received: DecodedDelivery, error: BaseException) -> None:
-        """Send type and text of an error as the reply to a request. Raises nothing: a failure is logged."""
-        try:
-            text = str(error)
-        except Exception:
-            text = ""
-        headers = {ERROR_TYPE: type(error).__name__, ERROR_MESSAGE: printable(text, MAX_ERROR_TEXT)}
-        self._send(received, b"{}", headers)
-
-    def _send(self, received: DecodedDelivery, body: bytes, headers: dict[str, str]) -> None:
-        properties = received.delivery.properties
-        source = properties.headers.get(SOURCE) or properties.app_id or "unknown"
-        try:
-            outgoing = self._reply(received.message_id, received.correlation_id, str(source), properties.reply_to, body)
-            outgoing.properties.headers.update(headers)
-            self._publisher.hand_over(outgoing, self._config.delivery_timeout)
-        except MessageHubError as error:
-            # The request is acknowledged nevertheless: handling it again would not reach its caller either.
-            logger.warning(
-                "the reply to message %s was not delivered, and is not sent again: %s",
-                printable(received.message_id),
-                error,
-            )
-        except BaseException as error:
-            # A middleware's error. The worker must go on, and the delivery must be acknowledged, as above.
-            logger.error(
-                "the reply to message %s was not delivered, as a middleware failed, and is not sent again",
-                printable(received.message_id),
-                exc_info=error,
-            )
-
-    def _reply(self, message_id: str, correlation_id: str, source: str, reply_to: str | None, body: bytes) -> Outgoing:
-        properties = message_properties(source=self._config.service_name, destination=source)
-        # Unchanged, even if this library would not accept such an id: the caller looks for exactly this one.
-        properties.correlation_id = correlation_id
-        properties.headers[IN_REPLY_TO] = message_id
-        return Outgoing(DEFAULT_EXCHANGE, reply_to or inbox_name(source), body, properties, mandatory=True)

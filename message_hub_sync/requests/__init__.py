@@ -1,0 +1,1 @@
+"""Requests and replies: the side that asks (RequestCaller), and the side that answers (ReplySender)."""
