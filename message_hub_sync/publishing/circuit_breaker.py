@@ -28,6 +28,7 @@ from pybreaker import (
 
 from message_hub_sync.config import CircuitBreakerConfig
 from message_hub_sync.errors import MessageHubCircuitBreakerError
+from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.log import SafeLogger
 
 __all__ = ["MAX_CIRCUITS", "CircuitBreakers", "Permit"]
@@ -76,7 +77,7 @@ class CircuitBreakers:
         self._on_change = on_change  # set to None by the announcer after close()
         self._on_new = on_new
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._circuits: dict[str, _Circuit] = {}  # guarded by _lock; admit() also reads it without the lock
         self._restorations = 0  # guarded by _lock; admit() also reads it without the lock
         self._changes: deque[tuple[str, str]] = deque()  # guarded by _lock; only tested for emptiness without it
@@ -96,9 +97,8 @@ class CircuitBreakers:
         if circuit is not None and circuit.state == STATE_CLOSED:
             circuit.used = self._clock()
             return Permit(self, circuit, self._restorations, False)
-        with self._lock:
-            new = circuit is None and key not in self._circuits and len(self._circuits) < MAX_CIRCUITS
-            permit = self._decide(key)
+        new = circuit is None and key not in self._circuits and len(self._circuits) < MAX_CIRCUITS
+        permit = self._lock.run(self._decide, key)
         if new and self._on_new is not None:
             self._call_listener(self._on_new, key)
         self._announce_changes()
@@ -106,26 +106,29 @@ class CircuitBreakers:
 
     def connection_restored(self) -> None:
         """Make each circuit half-open that was opened by lost connections: it admits a trial call now."""
-        with self._lock:
-            self._restorations += 1
-            for circuit in self._circuits.values():
-                if circuit.state == STATE_OPEN and circuit.opened_by_connection:
-                    circuit.breaker.half_open()
+        self._half_open_by_connection()
         self._announce_changes()
+
+    @locked
+    def _half_open_by_connection(self) -> None:
+        self._restorations += 1
+        for circuit in self._circuits.values():
+            if circuit.state == STATE_OPEN and circuit.opened_by_connection:
+                circuit.breaker.half_open()
 
     def close(self) -> None:
         """Report all circuits as closed to ``on_change``, and no more changes after that: the client is closed."""
-        with self._lock:
-            self._changes.extend(
-                (key, _ENDED) for key, circuit in self._circuits.items() if circuit.state != STATE_CLOSED
-            )
-            self._changes.append(("", _ENDED))
+        self._lock.run(self._queue_ends)
         self._announce_changes()
 
+    def _queue_ends(self) -> None:
+        self._changes.extend((key, _ENDED) for key, circuit in self._circuits.items() if circuit.state != STATE_CLOSED)
+        self._changes.append(("", _ENDED))
+
+    @locked
     def states(self) -> dict[str, str]:
         """The state of each circuit: ``closed``, ``open`` (until a trial call is admitted) or ``half-open``."""
-        with self._lock:
-            return {key: circuit.state for key, circuit in self._circuits.items()}
+        return {key: circuit.state for key, circuit in self._circuits.items()}
 
     def worst(self) -> str:
         """The worst state of all circuits: ``open``, else ``half-open``, else ``closed``."""
@@ -172,16 +175,19 @@ class CircuitBreakers:
                 del self._circuits[oldest.key]
 
     def _report(self, permit: Permit, circuit: _Circuit, outcome: _Outcome) -> None:
-        with self._lock:
-            # If the circuit was dropped during this call, add it again; if there is a new one of that key, use that.
-            circuit = self._circuits.setdefault(circuit.key, circuit)
-            if circuit.trial is permit:
-                circuit.trial = None
-            elif circuit.state != STATE_CLOSED:
-                return  # admitted before the circuit opened, or a trial call after its time: another trial decides
-            if outcome is not None:
-                outcome(circuit)
+        self._note_outcome(permit, circuit, outcome)
         self._announce_changes()
+
+    @locked
+    def _note_outcome(self, permit: Permit, circuit: _Circuit, outcome: _Outcome) -> None:
+        # If the circuit was dropped during this call, add it again; if there is a new one of that key, use that.
+        circuit = self._circuits.setdefault(circuit.key, circuit)
+        if circuit.trial is permit:
+            circuit.trial = None
+        elif circuit.state != STATE_CLOSED:
+            return  # admitted before the circuit opened, or a trial call after its time: another trial decides
+        if outcome is not None:
+            outcome(circuit)
 
     def _report_failure(self, permit: Permit, circuit: _Circuit, restorations: int, connection: bool) -> None:
         def outcome(circuit: _Circuit) -> None:
@@ -217,21 +223,23 @@ class CircuitBreakers:
         except BaseException:
             # Interrupted by a signal's exception: clear _announcer, so that the next call announces the remaining
             # changes. Without an exception, _next_change() has cleared _announcer under the lock already.
-            with self._lock:
-                if self._announcer is mine:
-                    self._announcer = None
+            self._lock.run(self._stop_announcing, mine)
             raise
 
+    def _stop_announcing(self, mine: object) -> None:
+        if self._announcer is mine:
+            self._announcer = None
+
+    @locked
     def _next_change(self, mine: object) -> tuple[str, str] | None:
         """The next change for the announcer ``mine``; ``None`` if there is none, or if another call announces."""
-        with self._lock:
-            if self._announcer is not None and self._announcer is not mine:
-                return None
-            if not self._changes:
-                self._announcer = None
-                return None
-            self._announcer, self._announcer_thread = mine, threading.get_ident()
-            return self._changes.popleft()
+        if self._announcer is not None and self._announcer is not mine:
+            return None
+        if not self._changes:
+            self._announcer = None
+            return None
+        self._announcer, self._announcer_thread = mine, threading.get_ident()
+        return self._changes.popleft()
 
     @staticmethod
     def _call_listener(listener: Callable[..., None], *arguments: str) -> None:

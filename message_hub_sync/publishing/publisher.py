@@ -10,11 +10,17 @@ from uuid import UUID
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.envelope.header_names import DESTINATION
-from message_hub_sync.errors import MessageHubCircuitBreakerError, MessageHubError, MessageValidationError
+from message_hub_sync.errors import (
+    MessageHubCircuitBreakerError,
+    MessageHubError,
+    MessageHubReentryError,
+    MessageValidationError,
+)
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.publishing.acceptance import Acceptance
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers, Permit
 from message_hub_sync.publishing.publish_attempts import PublishAttempts, Verdict, bulk_error, report_to_circuit
+from message_hub_sync.runtime.locks import refuse_where_it_cannot_wait
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import Outgoing, Receipt, Transport
 from message_hub_sync.transport.topology import EVENT_EXCHANGE, EVENTS
@@ -53,6 +59,7 @@ class Publisher:
         :param acceptance: of a request: if its reply comes before the confirm, the call returns with the reply.
         :raises MessageHubError: a connection, circuit-breaker, authorization or delivery error.
         """
+        refuse_where_it_cannot_wait()  # before the circuit: a call in the wrong place is nobody's failure
         started = time.monotonic()
         attempts = PublishAttempts(outgoing)
         if acceptance is not None:
@@ -83,6 +90,7 @@ class Publisher:
         :param timeout: seconds for all of it.
         :raises MessageHubError: a connection, authorization or delivery error.
         """
+        refuse_where_it_cannot_wait()
         attempts = PublishAttempts(outgoing)
         started = time.monotonic()
         self._attempt(attempts, started + timeout)
@@ -98,6 +106,7 @@ class Publisher:
         :raises MessageHubDeliveryError: ``failures`` names each message that was not confirmed.
         :raises MessageHubError: no message was sent, all for the same reason: the error of that reason.
         """
+        refuse_where_it_cannot_wait()
         started = time.monotonic()
         all_attempts = [PublishAttempts(outgoing) for outgoing in batch]
         by_circuit: dict[str, list[PublishAttempts]] = {}
@@ -154,6 +163,8 @@ class Publisher:
                 receipt = self._transport.publish(attempts.outgoing, deadline, own_channel=attempts.own_channel)
             except MessageValidationError as error:
                 attempts.end(Verdict.INVALID, str(error))  # a value that only the transport can judge
+            except MessageHubReentryError:
+                raise  # this call may wait, so a nested call of a signal handler was refused: that handler's exception
             except MessageHubError as error:
                 attempts.transport_raised(error)
                 return error

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubReentryError
 
-__all__ = ["Lock", "locked", "refuse_where_it_cannot_wait", "serve_on_this_thread"]
+__all__ = ["Lock", "locked", "refuse_on_serving_thread", "refuse_where_it_cannot_wait", "serve_on_this_thread"]
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -117,6 +117,15 @@ def refuse_where_it_cannot_wait() -> None:
         raise MessageHubReentryError(_SERVING)
     if this_thread.entered is not None and _owned(this_thread.entered, None) is not None:
         raise MessageHubReentryError(_NESTED)
+
+
+def refuse_on_serving_thread() -> None:
+    """Like :func:`refuse_where_it_cannot_wait`, where the caller itself holds the lock of what it waits for.
+
+    :raises MessageHubReentryError: the calling thread serves a connection.
+    """
+    if _this_thread.serving:
+        raise MessageHubReentryError(_SERVING)
 
 
 def _owned(entry: tuple[Lock, Any] | None, order: int | None) -> tuple[Lock, Any] | None:

@@ -5,31 +5,22 @@ from __future__ import annotations
 import _thread
 import threading
 
-from message_hub_sync.errors import MessageHubConnectionError
+from message_hub_sync.runtime.locks import serve_on_this_thread
 
-__all__ = ["IOThread", "Waiter", "Waiters", "on_io_thread", "refuse_on_io_thread"]
+__all__ = ["IOThread", "Waiter", "Waiters", "on_io_thread"]
 
 
 class IOThread(threading.Thread):
     """A thread that serves a connection of this package. The class distinguishes it from a user's threads."""
 
+    def run(self) -> None:
+        serve_on_this_thread()
+        super().run()
+
 
 def on_io_thread() -> bool:
     """Whether the calling thread serves a connection."""
     return isinstance(threading.current_thread(), IOThread)
-
-
-def refuse_on_io_thread() -> None:
-    """Call this before waiting for a connection or for its broker.
-
-    :raises MessageHubConnectionError: the calling thread is an I/O thread.
-    """
-    # The thread would wait for an answer that only itself can read. Of a user's code, only logging handlers run on it.
-    if on_io_thread():
-        raise MessageHubConnectionError(
-            "a logging handler called this on an I/O thread of the client, which would wait for itself; nothing was "
-            "sent: run that handler on a thread of its own, with logging.handlers.QueueHandler"
-        )
 
 
 class Waiter:

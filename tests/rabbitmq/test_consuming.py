@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import pytest
+from locking import held
 
 from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.transport.base import ConnectionState
@@ -163,7 +164,7 @@ def test_a_channel_that_the_broker_closes_is_opened_again(bench: Any, eventually
     bench.confirmed(transport)
     delivery = bench.take(consumer)
     intake = delivery.origin
-    with intake.connection.lock:
+    with held(intake.connection.lock):
         intake.pending_acks.mark_handled(99)  # an acknowledgement of what was never delivered: 406
         intake.flush()
     assert eventually(lambda: consumer.active and consumer._consumer_channel is not intake)
@@ -238,7 +239,7 @@ def test_what_a_closed_channel_gave_back_comes_on_the_second_intake(
         bench.confirmed(transport, bench.message(str(number)))
     first = bench.take(consumer)
     intake, connection = first.origin, first.origin.connection
-    with connection.lock:
+    with held(connection.lock):
         connection.write(encode_ack(intake.number, 999, False))  # 406: the channel is closed, the connection lives
     assert eventually(lambda: consumer._consumer_channel is not intake and bool(consumer.active))
     assert consumer._consumer_channel.connection is connection

@@ -5,17 +5,18 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from queue import SimpleQueue
 
 from message_hub_sync.errors import MessageHubConfigurationError
+from message_hub_sync.runtime.locks import Lock, locked, refuse_where_it_cannot_wait
 from message_hub_sync.transport.base import Delivery, PublishResult, QueueStats
 from message_hub_sync.transport.memory.arguments import QueueArguments, difference
 from message_hub_sync.transport.memory.clock import Clock
 from message_hub_sync.transport.memory.dead_lettering import Reason, dead_letter, is_cycle
+from message_hub_sync.transport.memory.lock_order import HUB
 from message_hub_sync.transport.memory.queues import Entry, HubQueue, Subscriber
 from message_hub_sync.transport.memory.routing import TopicExchange
 from message_hub_sync.transport.memory.validation import StoredMessage, broker_refusal, short_text
@@ -49,7 +50,7 @@ class Hub:
         self.clock = clock
         # Deliveries are put to the consumers' SimpleQueues under this lock, which keeps their order. A put never
         # blocks: these queues are unbounded.
-        self._lock = threading.Lock()
+        self._lock = Lock(HUB)
         self._idle_waiters = Waiters()  # guarded by _lock
         self._clients: set[object] = set()  # guarded by _lock
         self._exchanges: dict[str, TopicExchange] = {}  # guarded by _lock
@@ -60,11 +61,11 @@ class Hub:
 
     # --- clients ---------------------------------------------------------------------------------
 
+    @locked
     def attach(self, client: object) -> None:
         """Connect a client. What fell due while no client was connected is done now."""
-        with self._lock:
-            self._clients.add(client)
-            self._do_what_is_due()
+        self._clients.add(client)
+        self._do_what_is_due()
 
     def detach(self, client: object, deadline: float) -> None:
         """Disconnect a client: its exclusive queues are deleted, the other queues stay.
@@ -73,20 +74,23 @@ class Hub:
 
         :param deadline: how long to wait for that, in monotonic seconds.
         """
-        with self._lock:
-            self._clients.discard(client)
-            for queue in [queue for queue in self._queues.values() if queue.owner is client]:
-                self._remove(queue)
-            self._set_alarm()
+        self._forget(client)
         self.clock.rest(deadline)
 
+    @locked
+    def _forget(self, client: object) -> None:
+        self._clients.discard(client)
+        for queue in [queue for queue in self._queues.values() if queue.owner is client]:
+            self._remove(queue)
+        self._set_alarm()
+
+    @locked
     def clear(self) -> None:
         """Delete all exchanges and queues. Clients stay connected; their consumers receive nothing more."""
-        with self._lock:
-            for queue in list(self._queues.values()):
-                self._remove(queue)
-            self._exchanges.clear()
-            self._set_alarm()
+        for queue in list(self._queues.values()):
+            self._remove(queue)
+        self._exchanges.clear()
+        self._set_alarm()
 
     # --- publishing ------------------------------------------------------------------------------
 
@@ -98,14 +102,16 @@ class Hub:
         error = broker_refusal(message)
         if error is not None:
             return (PublishResult.CHANNEL_ERROR, error, 406)
-        now = self.clock.now()
-        with self._lock:
-            targets = self._route(message.exchange, message.routing_key)
-            if targets is None:
-                return (PublishResult.CHANNEL_ERROR, f"NOT_FOUND - no exchange '{message.exchange}' in vhost '/'", 404)
-            if not targets:
-                return _NO_ROUTE if mandatory else _CONFIRMED
-            taken = [self._enqueue(queue, message, now) for queue in targets]
+        return self._publish(message, mandatory, self.clock.now())
+
+    @locked
+    def _publish(self, message: StoredMessage, mandatory: bool, now: float) -> Answer:
+        targets = self._route(message.exchange, message.routing_key)
+        if targets is None:
+            return (PublishResult.CHANNEL_ERROR, f"NOT_FOUND - no exchange '{message.exchange}' in vhost '/'", 404)
+        if not targets:
+            return _NO_ROUTE if mandatory else _CONFIRMED
+        taken = [self._enqueue(queue, message, now) for queue in targets]
         return _CONFIRMED if all(taken) else _NACKED
 
     def _route(self, exchange: str, key: str) -> list[HubQueue] | None:
@@ -168,10 +174,10 @@ class Hub:
         if arguments.at_least_once and not any(taken):
             queue.hold(entry, now + _DEAD_LETTER_RETRY)
 
+    @locked
     def run_due(self) -> None:
         """Do everything that is due. The clock calls this."""
-        with self._lock:
-            self._do_what_is_due()
+        self._do_what_is_due()
 
     def _do_what_is_due(self) -> None:
         now = self.clock.now()
@@ -192,6 +198,7 @@ class Hub:
 
     # --- declaring -------------------------------------------------------------------------------
 
+    @locked
     def declare(self, topology: Topology, name: str, client: object) -> list[Adopted]:
         """Declare a queue with the name ``name``, its exchange and its bindings.
 
@@ -199,17 +206,16 @@ class Hub:
         :raises MessageHubConfigurationError: an argument is invalid, the queue belongs to another client, the exchange
             of a binding does not exist, or the hub does not implement what is declared.
         """
-        with self._lock:
-            return self._declare(topology, name, client)
+        return self._declare(topology, name, client)
 
+    @locked
     def declare_exchange(self, spec: ExchangeSpec) -> list[Adopted]:
         """Declare an exchange.
 
         :returns: the exchange, if it exists with other arguments; it is used as it is.
         :raises MessageHubConfigurationError: it is no topic exchange, or it has no name.
         """
-        with self._lock:
-            return self._declare_exchange(spec)
+        return self._declare_exchange(spec)
 
     def _declare(self, topology: Topology, name: str, client: object) -> list[Adopted]:
         adopted = []
@@ -263,32 +269,35 @@ class Hub:
             heapq.heappush(self._alarms, (queue.expires_at, next(self._alarm_numbers), queue))
             self._set_alarm()
 
+    @locked
     def stats(self, name: str, client: object) -> QueueStats | None:
         """The number of ready messages and of consumers of a queue; ``None`` if it does not exist.
 
         :raises MessageHubConfigurationError: the queue belongs to another client.
         """
-        with self._lock:
-            queue = self._queues.get(name)
-            if queue is None:
-                return None
-            _check_owner(queue, client, "reading the statistics of")
-            return QueueStats(depth=queue.depth, consumers=len(queue.subscribers))
+        queue = self._queues.get(name)
+        if queue is None:
+            return None
+        _check_owner(queue, client, "reading the statistics of")
+        return QueueStats(depth=queue.depth, consumers=len(queue.subscribers))
 
     def delete(self, name: str, client: object) -> None:
         """Delete a queue with its messages, then call ``lost`` of each of its consumers.
 
         :raises MessageHubConfigurationError: the queue belongs to another client.
         """
-        with self._lock:
-            queue = self._queues.get(name)
-            if queue is None:
-                return
-            _check_owner(queue, client, "deleting")
-            subscribers = list(queue.subscribers)
-            self._remove(queue)
-        for subscriber in subscribers:
+        for subscriber in self._delete(name, client):
             subscriber.lost()
+
+    @locked
+    def _delete(self, name: str, client: object) -> list[Subscriber]:
+        queue = self._queues.get(name)
+        if queue is None:
+            return []
+        _check_owner(queue, client, "deleting")
+        subscribers = list(queue.subscribers)
+        self._remove(queue)
+        return subscribers
 
     def _remove(self, queue: HubQueue) -> None:
         del self._queues[queue.name]
@@ -304,6 +313,7 @@ class Hub:
 
     # --- consuming -------------------------------------------------------------------------------
 
+    @locked
     def subscribe(
         self,
         topology: Topology,
@@ -324,41 +334,40 @@ class Hub:
         :returns: the consumer, and the entities that exist with other arguments.
         :raises MessageHubConfigurationError: the topology cannot be declared (see :meth:`declare`).
         """
-        with self._lock:
-            adopted = self._declare(topology, name, client)
-            queue = self._queues[name]
-            subscriber = Subscriber(queue, deliveries, prefetch, channel_generation, lost)
-            queue.subscribers.append(subscriber)
-            self._serve(queue, self.clock.now())
-            return subscriber, adopted
+        adopted = self._declare(topology, name, client)
+        queue = self._queues[name]
+        subscriber = Subscriber(queue, deliveries, prefetch, channel_generation, lost)
+        queue.subscribers.append(subscriber)
+        self._serve(queue, self.clock.now())
+        return subscriber, adopted
 
+    @locked
     def ack(self, subscriber: Subscriber, tag: int) -> None:
         """Acknowledge a message. One that is not unacked any more, or whose queue was deleted, is ignored."""
-        with self._lock:
-            if subscriber.unacked.pop(tag, None) is not None:
-                self._serve(subscriber.queue, self.clock.now())
-                self._idle_waiters.wake_all()
+        if subscriber.unacked.pop(tag, None) is not None:
+            self._serve(subscriber.queue, self.clock.now())
+            self._idle_waiters.wake_all()
 
+    @locked
     def requeue(self, subscriber: Subscriber, tag: int) -> None:
         """Requeue a message at its old position. One that is not unacked any more is ignored."""
-        with self._lock:
-            entry = subscriber.unacked.pop(tag, None)
-            if entry is not None:
-                self._restore(subscriber.queue, [entry])
+        entry = subscriber.unacked.pop(tag, None)
+        if entry is not None:
+            self._restore(subscriber.queue, [entry])
 
+    @locked
     def cancel(self, subscriber: Subscriber) -> None:
         """Deliver nothing more to a consumer. An auto-delete queue is deleted with its last consumer."""
-        with self._lock:
-            self._cancel(subscriber)
+        self._cancel(subscriber)
 
+    @locked
     def end(self, subscriber: Subscriber) -> None:
         """Cancel a consumer, and requeue its unacked messages."""
-        with self._lock:
-            returning = list(subscriber.unacked.values())
-            subscriber.unacked.clear()
-            self._cancel(subscriber)
-            self._restore(subscriber.queue, returning)
-            self._idle_waiters.wake_all()
+        returning = list(subscriber.unacked.values())
+        subscriber.unacked.clear()
+        self._cancel(subscriber)
+        self._restore(subscriber.queue, returning)
+        self._idle_waiters.wake_all()
 
     def wait_until_idle(self, deadline: float) -> bool:
         """Wait until every queue with a consumer is empty and has no unacked message. For tests.
@@ -368,20 +377,23 @@ class Hub:
         :param deadline: monotonic seconds.
         :returns: false if the deadline passes first.
         """
+        refuse_where_it_cannot_wait()
         waiter = Waiter()
         try:
             while True:
-                with self._lock:
-                    self._idle_waiters.add(waiter)
-                    if self._is_idle():
-                        return True
+                if self._look_whether_idle(waiter):
+                    return True
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
                 waiter.wait(left)
         finally:
-            with self._lock:
-                self._idle_waiters.remove(waiter)
+            self._lock.run(self._idle_waiters.remove, waiter)
+
+    @locked
+    def _look_whether_idle(self, waiter: Waiter) -> bool:
+        self._idle_waiters.add(waiter)
+        return self._is_idle()
 
     def _is_idle(self) -> bool:
         consumed = [queue for queue in self._queues.values() if queue.subscribers]

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.text import shown
+from message_hub_sync.transport.memory.lock_order import CLOCK
 from message_hub_sync.transport.threads import Waiter
 
 __all__ = ["Clock", "SystemClock", "VirtualClock"]
@@ -45,8 +47,7 @@ class SystemClock:
 
     def __init__(self, owner: str) -> None:
         self._name = f"message-hub-{owner}-timer"
-        # Lock order: the hub's lock before this one.
-        self._lock = threading.Lock()
+        self._lock = Lock(CLOCK)
         self._waiter = Waiter()  # only the thread _thread waits on it
         self._due: float | None = None  # guarded by _lock
         self._ring: Callable[[], None] | None = None  # guarded by _lock
@@ -56,22 +57,21 @@ class SystemClock:
     def now(self) -> float:
         return time.monotonic()
 
+    @locked
     def set_alarm(self, ring: Callable[[], None], due: float | None) -> None:
-        with self._lock:
-            self._due, self._ring = due, ring
-            if self._running:
-                self._waiter.wake()
-            elif due is not None:
-                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:  # the interpreter exits (Python 3.12 and later): no delay will end any more
-                    return
-                self._running, self._thread = True, thread
+        self._due, self._ring = due, ring
+        if self._running:
+            self._waiter.wake()
+        elif due is not None:
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter exits (Python 3.12 and later): no delay will end any more
+                return
+            self._running, self._thread = True, thread
 
     def rest(self, deadline: float) -> None:
-        with self._lock:
-            thread = self._thread if self._due is None else None
+        thread = self._lock.run(lambda: self._thread if self._due is None else None)
         if thread is not None and thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -86,15 +86,22 @@ class SystemClock:
     def _next(self) -> Callable[[], None] | None:
         """Wait for the alarm and take it. ``None`` if no alarm is set: the thread must end then."""
         while True:
-            with self._lock:
-                if self._due is None:
-                    self._running = False
-                    return None
-                left = self._due - time.monotonic()
-                if left <= 0:
-                    self._due = None
-                    return self._ring
+            taken, left = self._take_alarm()
+            if left is None:
+                return taken
             self._waiter.wait(min(left, threading.TIMEOUT_MAX))
+
+    @locked
+    def _take_alarm(self) -> tuple[Callable[[], None] | None, float | None]:
+        """The alarm if it is due, or ``None`` and the seconds until then; ``None`` twice if no alarm is set."""
+        if self._due is None:
+            self._running = False
+            return None, None
+        left = self._due - time.monotonic()
+        if left > 0:
+            return None, left
+        self._due = None
+        return self._ring, None
 
 
 class VirtualClock:
@@ -104,7 +111,7 @@ class VirtualClock:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock(CLOCK)
         self._advancing = threading.Lock()  # held during advance(): one thread advances at a time
         self._now = 0.0  # seconds advanced so far; guarded by _lock, also read without it
         self._alarms: dict[Callable[[], None], float] = {}  # guarded by _lock
@@ -112,12 +119,12 @@ class VirtualClock:
     def now(self) -> float:
         return self._now
 
+    @locked
     def set_alarm(self, ring: Callable[[], None], due: float | None) -> None:
-        with self._lock:
-            if due is None:
-                self._alarms.pop(ring, None)
-            else:
-                self._alarms[ring] = due
+        if due is None:
+            self._alarms.pop(ring, None)
+        else:
+            self._alarms[ring] = due
 
     def rest(self, deadline: float) -> None:
         """Return at once: there is no thread."""
@@ -136,12 +143,12 @@ class VirtualClock:
             while (ring := self._next(until)) is not None:
                 ring()
 
+    @locked
     def _next(self, until: float) -> Callable[[], None] | None:
         """Move to the next alarm up to ``until`` and take it. If there is none, move to ``until``: ``None``."""
-        with self._lock:
-            ring = min(self._alarms, key=self._alarms.__getitem__, default=None)
-            if ring is None or self._alarms[ring] > until:
-                self._now = until
-                return None
-            self._now = max(self._now, self._alarms.pop(ring))
-            return ring
+        ring = min(self._alarms, key=self._alarms.__getitem__, default=None)
+        if ring is None or self._alarms[ring] > until:
+            self._now = until
+            return None
+        self._now = max(self._now, self._alarms.pop(ring))
+        return ring

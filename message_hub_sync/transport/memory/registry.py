@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-
 from message_hub_sync.errors import MessageHubConfigurationError
 from message_hub_sync.runtime.fork import call_after_fork_in_child
+from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.transport.memory.broker import Hub
 from message_hub_sync.transport.memory.clock import Clock, SystemClock
+from message_hub_sync.transport.memory.lock_order import REGISTRY
 
 __all__ = ["drop_hub", "open_hub"]
 
@@ -16,14 +16,11 @@ class _Registry:
     """The hubs by name. Like a broker, a hub stays when its last client leaves; only :meth:`drop` removes it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock(REGISTRY)
         self._hubs: dict[str, Hub] = {}  # guarded by _lock
 
     def open(self, name: str, clock: Clock | None) -> Hub:
-        with self._lock:
-            hub = self._hubs.get(name)
-            if hub is None:
-                hub = self._hubs[name] = Hub(name, clock or SystemClock(f"memory-{name}"))
+        hub = self._find_or_create(name, clock)
         if clock is not None and hub.clock is not clock:
             raise MessageHubConfigurationError(
                 f"memory://{name} exists with another clock: open it with this clock before its first use, or call "
@@ -31,9 +28,15 @@ class _Registry:
             )
         return hub
 
+    @locked
+    def _find_or_create(self, name: str, clock: Clock | None) -> Hub:
+        hub = self._hubs.get(name)
+        if hub is None:
+            hub = self._hubs[name] = Hub(name, clock or SystemClock(f"memory-{name}"))
+        return hub
+
     def drop(self, name: str) -> None:
-        with self._lock:
-            hub = self._hubs.pop(name, None)
+        hub = self._lock.run(self._hubs.pop, name, None)
         if hub is not None:
             hub.clear()
 

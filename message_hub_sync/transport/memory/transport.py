@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 
@@ -13,6 +12,7 @@ from message_hub_sync.errors import (
     MessageHubError,
     MessageValidationError,
 )
+from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import (
     ConnectionState,
@@ -24,6 +24,7 @@ from message_hub_sync.transport.base import (
     Receipt,
 )
 from message_hub_sync.transport.memory.broker import Adopted, Hub
+from message_hub_sync.transport.memory.lock_order import CONSUMER, TRANSPORT
 from message_hub_sync.transport.memory.queues import Subscriber
 from message_hub_sync.transport.memory.registry import open_hub
 from message_hub_sync.transport.memory.validation import checked_copy
@@ -49,7 +50,7 @@ class MemoryTransport:
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock(TRANSPORT)
         self._closed = False  # guarded by _lock
         self._client = object()  # identifies this client in the hub
         self._hub: Hub | None = None  # guarded by _lock
@@ -67,40 +68,38 @@ class MemoryTransport:
         self._open("publish")
 
     def _open(self, role: str) -> Hub:
-        with self._lock:
-            if self._closed:
-                raise MessageHubConnectionError(
-                    f"the client of {self._address} is closed: create a new MessageHubClient"
-                )
-            hub = self._hub
-            if hub is None:
-                hub = self._hub = open_hub(self._address.name)
-                hub.attach(self._client)
-            opened = self._states.get(role) is not ConnectionState.OPEN
-            self._states[role] = ConnectionState.OPEN
-            if role == "publish":
-                self._publishing = hub
-            listeners = list(self._listeners) if opened and role == "publish" else []
+        hub, opened, listeners = self._mark_open(role)
         if opened:
             logger.debug("%s: %s connection: closed -> open: first use", self._address, role)
         for listener in listeners:
             listener()
         return hub
 
-    def status(self) -> Sequence[ConnectionStatus]:
-        with self._lock:
-            return [ConnectionStatus(role, state, str(self._address)) for role, state in self._states.items()]
+    @locked
+    def _mark_open(self, role: str) -> tuple[Hub, bool, list[Callable[[], None]]]:
+        """The hub, whether this opened the connection, and the listeners to call then."""
+        if self._closed:
+            raise MessageHubConnectionError(f"the client of {self._address} is closed: create a new MessageHubClient")
+        hub = self._hub
+        if hub is None:
+            hub = self._hub = open_hub(self._address.name)
+            hub.attach(self._client)
+        opened = self._states.get(role) is not ConnectionState.OPEN
+        self._states[role] = ConnectionState.OPEN
+        if role == "publish":
+            self._publishing = hub
+        return hub, opened, list(self._listeners) if opened and role == "publish" else []
 
+    @locked
+    def status(self) -> Sequence[ConnectionStatus]:
+        return [ConnectionStatus(role, state, str(self._address)) for role, state in self._states.items()]
+
+    @locked
     def on_connected(self, listener: Callable[[], None]) -> None:
-        with self._lock:
-            self._listeners.append(listener)
+        self._listeners.append(listener)
 
     def close(self, deadline: float) -> None:
-        with self._lock:
-            self._closed = True
-            hub, self._hub, self._publishing = self._hub, None, None
-            consumers, self._consumers = self._consumers, []
-            self._states = dict.fromkeys(self._states, ConnectionState.CLOSED)
+        hub, consumers = self._mark_closed()
         if hub is None:
             return
         # Cancel all consumers before closing the first one. Otherwise the hub delivers its requeued messages to a
@@ -112,6 +111,14 @@ class MemoryTransport:
         hub.detach(self._client, deadline)
         logger.debug("%s: open -> closed: closed by the client", self._address)
 
+    @locked
+    def _mark_closed(self) -> tuple[Hub | None, list[MemoryConsumer]]:
+        self._closed = True
+        hub, self._hub, self._publishing = self._hub, None, None
+        consumers, self._consumers = self._consumers, []
+        self._states = dict.fromkeys(self._states, ConnectionState.CLOSED)
+        return hub, consumers
+
     def after_fork_in_child(self) -> None:
         # Drop the parent's hub and its locks: a lock may be held in the child for ever.
         for consumer in self._consumers:
@@ -120,9 +127,8 @@ class MemoryTransport:
         self._closed = True
 
     def interrupt(self) -> None:
-        with self._lock:
-            consumers = list(self._consumers)
-            listeners = list(self._listeners) if self._publishing is not None else []
+        consumers = self._lock.run(self._consumers.copy)
+        listeners = self._lock.run(self._listeners.copy) if self._publishing is not None else []
         logger.debug("%s: open -> recovering -> open: interrupted", self._address)
         # The hub requeues the unacked messages and delivers them again. End all consumers before restarting the first
         # one. Otherwise its requeued messages are delivered to a consumer that is ended next.
@@ -177,25 +183,31 @@ class MemoryTransport:
     def _warn(self, adopted: Sequence[Adopted]) -> None:
         """Warn once of each entity that exists with other arguments."""
         for entity, text in adopted:
-            with self._lock:
-                known = entity in self._adopted
-                self._adopted.add(entity)
-            if not known:
+            if self._note_adopted(entity):
                 logger.warning("the %s exists with other arguments and is used as it is: %s", entity, text)
+
+    @locked
+    def _note_adopted(self, entity: str) -> bool:
+        """Whether this entity was not noted before."""
+        known = entity in self._adopted
+        self._adopted.add(entity)
+        return not known
 
     # --- consuming -------------------------------------------------------------------------------
 
     def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> MemoryConsumer:
         consumer = MemoryConsumer(self, topology, prefetch)
         consumer._start()
-        with self._lock:
-            closed = self._closed
-            if not closed:
-                self._consumers.append(consumer)
-        if closed:
+        if not self._add(consumer):
             consumer.close(deadline)
             raise MessageHubConnectionError(f"the client of {self._address} is closed: create a new MessageHubClient")
         return consumer
+
+    @locked
+    def _add(self, consumer: MemoryConsumer) -> bool:
+        if not self._closed:
+            self._consumers.append(consumer)
+        return not self._closed
 
     def _subscribe(
         self,
@@ -218,10 +230,10 @@ class MemoryTransport:
         self._warn(adopted)
         return hub, subscriber
 
+    @locked
     def _forget(self, consumer: MemoryConsumer) -> None:
-        with self._lock:
-            if consumer in self._consumers:
-                self._consumers.remove(consumer)
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
 
 
 class MemoryConsumer:
@@ -235,8 +247,7 @@ class MemoryConsumer:
         self._topology = topology
         self._prefetch = prefetch
         self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
-        # Lock order: this one before the hub's lock.
-        self._lock = threading.Lock()
+        self._lock = Lock(CONSUMER)
         # The hub and its record of this consumer; None before the start and after the end.
         self._subscription: tuple[Hub, Subscriber] | None = None  # guarded by _lock, also read without it
         self._delivering = True  # not cancelled; guarded by _lock, also read without it
@@ -273,33 +284,37 @@ class MemoryConsumer:
     def flush(self) -> None:
         """Do nothing: no ack is pending here, as :meth:`ack` reaches the hub at once."""
 
+    @locked
     def cancel(self, deadline: float) -> None:
-        with self._lock:
-            self._delivering = False
-            if self._subscription is not None:
-                hub, subscriber = self._subscription
-                hub.cancel(subscriber)
+        self._delivering = False
+        if self._subscription is not None:
+            hub, subscriber = self._subscription
+            hub.cancel(subscriber)
 
     def close(self, deadline: float) -> None:
-        with self._lock:
-            self._delivering = False
-            subscription, self._subscription = self._subscription, None
-            if subscription is not None:
-                hub, subscriber = subscription
-                hub.end(subscriber)
+        self._delivering = False
+        self._end()
         self._transport._forget(self)
 
+    @locked
+    def _end(self) -> None:
+        """Requeue the unacked messages. Their deliveries are stale from now on."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            hub, subscriber = subscription
+            hub.end(subscriber)
+
+    @locked
     def _start(self) -> bool:
         """Declare the queue and consume it; false if the consumer was cancelled."""
-        with self._lock:
-            if not self._delivering:
-                return False
-            self._channel_generation += 1
-            self._subscription = self._transport._subscribe(
-                self._topology, self._prefetch, self._deliveries, self._channel_generation, self._restart
-            )
-            self._queue = self._subscription[1].queue.name
-            return True
+        if not self._delivering:
+            return False
+        self._channel_generation += 1
+        self._subscription = self._transport._subscribe(
+            self._topology, self._prefetch, self._deliveries, self._channel_generation, self._restart
+        )
+        self._queue = self._subscription[1].queue.name
+        return True
 
     def _restart(self) -> None:
         """The queue was deleted: declare and consume it again, on the thread that deleted it."""
@@ -316,11 +331,7 @@ class MemoryConsumer:
 
     def _interrupt(self) -> None:
         """The connection ends: requeue the unacked messages. Their deliveries are stale from now on."""
-        with self._lock:
-            subscription, self._subscription = self._subscription, None
-            if subscription is not None:
-                hub, subscriber = subscription
-                hub.end(subscriber)
+        self._end()
         # Drop the queued deliveries: they are redelivered, and the handler would run twice.
         wake_ups = 0
         try:
@@ -339,6 +350,6 @@ class MemoryConsumer:
             )
 
     def _after_fork_in_child(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock(CONSUMER)
         self._subscription = None
         self._delivering = False

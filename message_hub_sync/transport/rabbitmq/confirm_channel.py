@@ -103,8 +103,8 @@ class ConfirmChannel:
     @property
     def idle(self) -> bool:
         """Whether the broker has answered every publish on this channel."""
-        with self.connection.lock:  # a receipt is resolved shortly before its tag is removed from in_flight
-            return not self._pending and not self._outstanding.in_flight
+        # With the lock: a receipt is resolved shortly before its tag is removed from in_flight.
+        return self.connection.lock.run(lambda: not self._pending and not self._outstanding.in_flight)
 
     def submit(self, receipt: Receipt, outgoing: Outgoing, data: bytes) -> None:
         """Write one message, or leave it to another thread that writes.
@@ -169,18 +169,22 @@ class ConfirmChannel:
         for _ in range(_ROUNDS):
             if not self._pending or self._draining:
                 return
-            with self.connection.lock:
-                try:
-                    self._draining = True
-                    self._write_pending(receipt)
-                finally:
-                    self._draining = False
+            self.connection.lock.run(self._drain_once, receipt)
         # Other threads keep adding messages: the I/O thread writes the rest, so that this caller can return.
-        with self.connection.lock:
-            if self._closed:
-                self._write_pending()  # the I/O thread may have ended
-            else:
-                self.connection.call_later(0, self._write_pending)
+        self.connection.lock.run(self._leave_the_rest)
+
+    def _drain_once(self, receipt: Receipt | None) -> None:
+        try:
+            self._draining = True
+            self._write_pending(receipt)
+        finally:
+            self._draining = False
+
+    def _leave_the_rest(self) -> None:
+        if self._closed:
+            self._write_pending()  # the I/O thread may have ended
+        else:
+            self.connection.call_later(0, self._write_pending)
 
     def _write_pending(self, receipt: Receipt | None = None) -> None:
         """Assign tags to all pending messages and send them with one write. The caller holds the connection's lock.

@@ -22,7 +22,6 @@ import math
 import re
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +29,7 @@ from typing import Any
 import pika
 from pika import exceptions as amqp
 
+from message_hub_sync.runtime.locks import Lock
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.rabbitmq.frame_stream import FrameStream
 from message_hub_sync.transport.rabbitmq.polling import Poller, Waker
@@ -63,7 +63,7 @@ class ThreadedConnection(FrameStream):
     """
 
     def __init__(self, parameters: pika.ConnectionParameters, connected: socket.socket, waker: Waker) -> None:
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self._room = SendRoom(self.lock, lambda: len(self._out) < OUT_BUFFER_BYTES or self.ended)
         self.after_unlock: list[Callable[[], None]] = []  # guarded by lock
         self.ended = False  # guarded by lock
@@ -216,9 +216,8 @@ class ThreadedConnection(FrameStream):
 
     def begin(self) -> None:
         """Start the AMQP handshake."""
-        with self.lock:
-            self._on_stream_connected()
-            self._flush()
+        self.lock.run(self._on_stream_connected)
+        self.lock.run(self._flush)
 
     def serve(self, until: float) -> None:
         """Serve the connection until the waker is woken, ``until`` (monotonic seconds) has passed or it is ending."""
@@ -243,19 +242,24 @@ class ThreadedConnection(FrameStream):
         self._next_wake = 0.0  # awake: a thread that adds a timer need not wake it
         readable = readable or more
         data = self._receive() if readable and not self._tls else b""
-        with self.lock:
-            if readable:
-                self._parse(self._receive() if self._tls else data)
-            now = time.monotonic()
-            if timers and timers[0][0] <= now:
-                self._timers.run_due(now)
-            if self._out:
-                self._flush()
+        now = self.lock.run(self._work_of_one_round, readable, data)
         if self.after_unlock:
             self._run_after_unlock()
         if self._ending:
             self.finish()
         return rung or now >= until
+
+    def _work_of_one_round(self, readable: bool, data: bytes) -> float:
+        """Parse what was read, run timers and send. The caller holds the lock. Returns the current monotonic time."""
+        if readable:
+            self._parse(self._receive() if self._tls else data)
+        now = time.monotonic()
+        timers = self._timer_heap
+        if timers and timers[0][0] <= now:
+            self._timers.run_due(now)
+        if self._out:
+            self._flush()
+        return now
 
     def step_without_socket(self, until: float) -> bool:
         """One round while callers read the socket: wait for the waker or a timer, then run timers and send.
@@ -269,9 +273,7 @@ class ThreadedConnection(FrameStream):
             self._next_wake = wake = timers[0][0]
         rung = self._poller.wait_for_waker(0.0 if self.needs_its_thread else wake - time.monotonic())
         self._next_wake = 0.0
-        with self.lock:
-            self._timers.run_due(time.monotonic())
-            self._flush()
+        self.lock.run(self._work_of_one_round, False, b"")
         return rung
 
     def on_blocked(self, announce: Callable[[bool], None]) -> None:
@@ -281,42 +283,45 @@ class ThreadedConnection(FrameStream):
 
     def send_close(self) -> None:
         """Send ``connection.close``. :attr:`alive` turns false when the broker has answered."""
-        with self.lock:
-            if self.is_open:
-                self.close()
-                self._flush()
+        self.lock.run(self._send_close)
+
+    def _send_close(self) -> None:
+        if self.is_open:
+            self.close()
+            self._flush()
 
     def end(self, why: str) -> None:
         """End the connection now. Nothing happens if it has ended already."""
-        with self.lock:
-            self.kill(amqp.StreamLostError(why))
+        self.lock.run(self.kill, amqp.StreamLostError(why))
         self.finish()
 
     def finish(self) -> None:
         """Close the socket and tell pika, which closes every channel. I/O thread only; the second call does nothing."""
-        with self.lock:
-            if self.ended:
-                return
-            self._parse(b"")  # frames that a caller has read and left to the I/O thread
-            self._flush()
-            self.ended = True
-            self._ending = True
-            self.usable = False
-            self._socket.close()
-            self._out.clear()
-            if self._stream_error is None and self._error is None:
-                self._stream_error = amqp.StreamLostError("the connection was dropped")
-            # The actual cause. pika would report a stream lost during the handshake as an authentication, access or
-            # protocol error.
-            self.end_reason = self._error if self._stream_error is None else self._stream_error
-            if self.frames_received == 0 and self._frame_buffer:
-                self.end_reason = amqp.IncompatibleProtocolError("no frame of AMQP 0-9-1")
-            try:
-                self._on_stream_terminated(self._stream_error)
-            except Exception as error:  # an error in a callback must not stop the thread: waiters are failed next
-                self._report("a channel could not be closed after the connection ended; continuing", error)
-            self._room.wake_all()
+        self.lock.run(self._finish)
         self._run_after_unlock()
+
+    def _finish(self) -> None:
+        if self.ended:
+            return
+        self._parse(b"")  # frames that a caller has read and left to the I/O thread
+        self._flush()
+        self.ended = True
+        self._ending = True
+        self.usable = False
+        self._socket.close()
+        self._out.clear()
+        if self._stream_error is None and self._error is None:
+            self._stream_error = amqp.StreamLostError("the connection was dropped")
+        # The actual cause. pika would report a stream lost during the handshake as an authentication, access or
+        # protocol error.
+        self.end_reason = self._error if self._stream_error is None else self._stream_error
+        if self.frames_received == 0 and self._frame_buffer:
+            self.end_reason = amqp.IncompatibleProtocolError("no frame of AMQP 0-9-1")
+        try:
+            self._on_stream_terminated(self._stream_error)
+        except Exception as error:  # an error in a callback must not stop the thread: waiters are failed next
+            self._report("a channel could not be closed after the connection ended; continuing", error)
+        self._room.wake_all()
 
     def check_usable(self) -> None:
         """:raises ConnectionEnded: the connection is no longer usable."""
@@ -369,15 +374,16 @@ class ThreadedConnection(FrameStream):
 
     def _run_after_unlock(self) -> None:
         while self.after_unlock:
-            with self.lock:
-                calls, self.after_unlock = self.after_unlock, []
-            for call in calls:
+            for call in self.lock.run(self._take_after_unlock):
                 try:
                     call()
                 except Exception:
                     logger.exception("a callback of a received frame failed; closing the connection")
-                    with self.lock:
-                        self.kill(amqp.StreamLostError("a callback of a received frame failed"))
+                    self.lock.run(self.kill, amqp.StreamLostError("a callback of a received frame failed"))
+
+    def _take_after_unlock(self) -> list[Callable[[], None]]:
+        calls, self.after_unlock = self.after_unlock, []
+        return calls
 
     def _report(self, what: str, error: Exception) -> None:
         # A logging handler is user code and may publish, so it runs after the lock is released.

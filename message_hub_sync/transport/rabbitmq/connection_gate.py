@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
 from message_hub_sync.errors import MessageHubConnectionError
+from message_hub_sync.runtime.locks import Lock, refuse_on_serving_thread
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import ConnectionState
 from message_hub_sync.transport.rabbitmq.backoff import ASK_AGAIN_SECONDS
 from message_hub_sync.transport.rabbitmq.translation import Refusal
-from message_hub_sync.transport.threads import Waiter, Waiters, refuse_on_io_thread
+from message_hub_sync.transport.threads import Waiter, Waiters
 
 __all__ = ["ConnectionGate"]
 
@@ -32,7 +32,7 @@ class ConnectionGate:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.state = ConnectionState.CLOSED  # guarded by lock
         self.closing = False  # guarded by lock
         self.ever_open = False  # guarded by lock
@@ -64,31 +64,41 @@ class ConnectionGate:
         waiter = Waiter()
         try:
             while True:
-                with self.lock:
-                    self._waiters.add(waiter)
-                    if self.closing:
-                        raise MessageHubConnectionError("the client is closed: create a new MessageHubClient")
-                    if self.state is ConnectionState.OPEN:
-                        return self.state
-                    if self.state is ConnectionState.BLOCKED and accept_blocked:
-                        return self.state
-                    refuse_on_io_thread()
-                    ensure_thread()
-                    now = time.monotonic()
-                    remaining = deadline - now
-                    # A caller that comes later has the hosts tried again, and waits for that attempt.
-                    final = remaining <= 0 or now - self._refused_at < ASK_AGAIN_SECONDS
-                    if self._all_hosts_refused and self.refusal is not None and final:
-                        raise self.refusal.error()
-                    if remaining <= 0:
-                        if self.state is ConnectionState.BLOCKED:
-                            return self.state
-                        reason = f"{address()} did not answer" if self.refusal is None else self.refusal.text
-                        raise MessageHubConnectionError(f"no connection to the hub in time: {reason}")
+                state, remaining = self.lock.run(self._look, waiter, deadline, ensure_thread, address, accept_blocked)
+                if state is not None:
+                    return state
                 waiter.wait(remaining)
         finally:
-            with self.lock:
-                self._waiters.remove(waiter)
+            self.lock.run(self._waiters.remove, waiter)
+
+    def _look(
+        self,
+        waiter: Waiter,
+        deadline: float,
+        ensure_thread: Callable[[], None],
+        address: Callable[[], str],
+        accept_blocked: bool,
+    ) -> tuple[ConnectionState | None, float]:
+        """The state, or ``None`` and the seconds to wait for a change. Parameters and errors: see :meth:`wait`."""
+        self._waiters.add(waiter)
+        if self.closing:
+            raise MessageHubConnectionError("the client is closed: create a new MessageHubClient")
+        if self.state is ConnectionState.OPEN or (self.state is ConnectionState.BLOCKED and accept_blocked):
+            return self.state, 0.0
+        refuse_on_serving_thread()
+        ensure_thread()
+        now = time.monotonic()
+        remaining = deadline - now
+        # A caller that comes later has the hosts tried again, and waits for that attempt.
+        final = remaining <= 0 or now - self._refused_at < ASK_AGAIN_SECONDS
+        if self._all_hosts_refused and self.refusal is not None and final:
+            raise self.refusal.error()
+        if remaining <= 0:
+            if self.state is ConnectionState.BLOCKED:
+                return self.state, 0.0
+            reason = f"{address()} did not answer" if self.refusal is None else self.refusal.text
+            raise MessageHubConnectionError(f"no connection to the hub in time: {reason}")
+        return None, remaining
 
     def change(self, state: ConnectionState) -> bool:
         """Change the state. No other method does. The caller holds the lock.
@@ -118,13 +128,10 @@ class ConnectionGate:
             if before is not state and not self.closing:
                 self._log_change(before, state, why)
             first()
-            with self.lock:
-                self.change(state)
+            self.lock.run(self.change, state)
             return
-        with self.lock:
-            before = self.state
-            changed = self.change(state)
-        if changed:
+        before = self.state  # only this thread changes it, except to CLOSING
+        if self.lock.run(self.change, state):
             self._log_change(before, state, why)
 
     def _log_change(self, before: ConnectionState, state: ConnectionState, why: str) -> None:
@@ -152,12 +159,15 @@ class ConnectionGate:
 
         :param all_hosts_refused: waiting callers fail now, with this refusal.
         """
-        with self.lock:
-            news = all_hosts_refused and not self._all_hosts_refused
-            self.refusal, self._all_hosts_refused = refusal, all_hosts_refused
-            self._refused_at = time.monotonic()
-            self._waiters.wake_all()
+        news = self.lock.run(self._note_refusal, refusal, all_hosts_refused)
         logger.log(logging.ERROR if news else logging.DEBUG, "%s: %s", self._name, refusal.text)
+
+    def _note_refusal(self, refusal: Refusal, all_hosts_refused: bool) -> bool:
+        news = all_hosts_refused and not self._all_hosts_refused
+        self.refusal, self._all_hosts_refused = refusal, all_hosts_refused
+        self._refused_at = time.monotonic()
+        self._waiters.wake_all()
+        return news
 
     def forget_refusal(self) -> None:
         """Forget why the last attempt failed, before the next one. The caller holds the lock."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.errors import MessageHubError
+from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
@@ -86,22 +86,26 @@ class RabbitMQConsumer:
     def ack(self, delivery: Delivery) -> None:
         consumer_channel = delivery.origin
         assert isinstance(consumer_channel, ConsumerChannel)
-        with consumer_channel.connection.lock:
-            if consumer_channel.closed:
-                return
-            consumer_channel.pending_acks.mark_handled(delivery.delivery_tag)
-            # Send the pending acks together: once there are enough of them, or no delivery is left that could add one.
-            if consumer_channel.pending_acks.waiting >= self._flush_at or self._deliveries.empty():
-                consumer_channel.flush()
-            else:
-                consumer_channel.flush_within(_FLUSH_SECONDS)
+        consumer_channel.connection.lock.run(self._ack, consumer_channel, delivery.delivery_tag)
+
+    def _ack(self, consumer_channel: ConsumerChannel, tag: int) -> None:
+        if consumer_channel.closed:
+            return
+        consumer_channel.pending_acks.mark_handled(tag)
+        # Send the pending acks together: once there are enough of them, or no delivery is left that could add one.
+        if consumer_channel.pending_acks.waiting >= self._flush_at or self._deliveries.empty():
+            consumer_channel.flush()
+        else:
+            consumer_channel.flush_within(_FLUSH_SECONDS)
 
     def requeue(self, delivery: Delivery) -> None:
         consumer_channel = delivery.origin
         assert isinstance(consumer_channel, ConsumerChannel)
-        with consumer_channel.connection.lock:
-            if not consumer_channel.closed and consumer_channel.pending_acks.mark_rejected(delivery.delivery_tag):
-                consumer_channel.connection.write(encode_reject(consumer_channel.number, delivery.delivery_tag))
+        consumer_channel.connection.lock.run(self._requeue, consumer_channel, delivery.delivery_tag)
+
+    def _requeue(self, consumer_channel: ConsumerChannel, tag: int) -> None:
+        if not consumer_channel.closed and consumer_channel.pending_acks.mark_rejected(tag):
+            consumer_channel.connection.write(encode_reject(consumer_channel.number, tag))
 
     def holds(self, delivery: Delivery) -> bool:
         return isinstance(delivery.origin, ConsumerChannel) and not delivery.origin.closed
@@ -109,8 +113,7 @@ class RabbitMQConsumer:
     def flush(self) -> None:
         consumer_channel = self._consumer_channel
         if consumer_channel is not None:
-            with consumer_channel.connection.lock:
-                consumer_channel.flush()
+            consumer_channel.connection.lock.run(consumer_channel.flush)
 
     def cancel(self, deadline: float) -> None:
         if not self.cancelled:
@@ -194,8 +197,7 @@ class RabbitMQConsumer:
         channel = open_channel(connection, deadline)
         consumer_channel = ConsumerChannel(self, channel, name, self._channel_generation + 1)
         try:
-            with connection.lock:
-                channel.pika.add_on_cancel_callback(consumer_channel.cancelled_by_broker)
+            connection.lock.run(channel.pika.add_on_cancel_callback, consumer_channel.cancelled_by_broker)
             channel.call(lambda pika, done: pika.basic_qos(prefetch_count=self._prefetch, callback=done), deadline)
             self._consumer_channel = consumer_channel
             self._channel_generation += 1  # before basic_consume: deliveries may come before its answer
@@ -208,12 +210,10 @@ class RabbitMQConsumer:
         except ChannelClosed as closed:
             raise entity_error(closed, f"consuming the queue {name!r}") from None
         except BaseException:
-            with connection.lock:
-                consumer_channel.close()
+            connection.lock.run(consumer_channel.close)
             channel.close(deadline)
             raise
-        with connection.lock:
-            consumer_channel.consuming = True
+        connection.lock.run(setattr, consumer_channel, "consuming", True)
         # Another thread or the broker may have acted before `consuming` was set:
         # 1: the channel was closed after its answer: restore the consumer.
         # 2: close() was called, perhaps before there was a channel to close: close it now.
@@ -250,11 +250,14 @@ class RabbitMQConsumer:
 
         The broker requeues the unacked messages of the closed channel.
         """
-        with consumer_channel.connection.lock:
+
+        def close() -> None:
             consumer_channel.flush()
             consumer_channel.close()
             if consumer_channel.channel.pika.is_open:
                 consumer_channel.channel.pika.close()
+
+        consumer_channel.connection.lock.run(close)
         self.restore()
 
 
@@ -269,7 +272,7 @@ class ConsumeConnection:
         self.settle_each = config.settle_each
         self.tag_prefix = tag_prefix
         self.declarations = declarations
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._consumers: list[RabbitMQConsumer] = []  # guarded by _lock
         self._retries_postponed_until = 0.0  # monotonic seconds; any thread writes it, without a lock
         self.recovering = RecoveringConnection(
@@ -286,8 +289,7 @@ class ConsumeConnection:
                 ),
                 deadline,
             )
-            with self._lock:
-                self._consumers.append(consumer)
+            self._lock.run(self._consumers.append, consumer)
             if not consumer.active:
                 consumer.restore()  # its channel was lost before the consumer was in the list
         except BaseException:
@@ -295,16 +297,15 @@ class ConsumeConnection:
             raise
         return consumer
 
+    @locked
     def forget(self, consumer: RabbitMQConsumer) -> None:
         """Stop restoring ``consumer``."""
-        with self._lock:
-            if consumer in self._consumers:
-                self._consumers.remove(consumer)
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
 
     def close(self, deadline: float) -> None:
         """Send the pending acks of all consumers, then close the connection; wait for it until ``deadline``."""
-        with self._lock:
-            consumers = list(self._consumers)
+        consumers = self._lock.run(self._consumers.copy)
         for consumer in consumers:
             consumer.flush()
         self.recovering.close(deadline)
@@ -318,8 +319,7 @@ class ConsumeConnection:
 
         :returns: when the next one is due, in monotonic seconds; ``None`` if none is.
         """
-        with self._lock:
-            consumers = list(self._consumers)
+        consumers = self._lock.run(self._consumers.copy)
         began = time.monotonic()
         # A queue may not answer (a quorum queue without its majority), and there may be many such queues:
         # 1: the consumers with the most failures come last.

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sized
 from typing import Protocol
 
+from message_hub_sync.runtime.locks import Lock
 from message_hub_sync.transport.base import Receipt
 from message_hub_sync.transport.rabbitmq.polling import wait_readable
 
@@ -27,7 +28,7 @@ class SharedConnection(Protocol):
     Methods: see :class:`~message_hub_sync.transport.rabbitmq.connection.ThreadedConnection`.
     """
 
-    lock: threading.Lock
+    lock: Lock
 
     @property
     def descriptor(self) -> int: ...
@@ -62,6 +63,7 @@ class ReaderRole:
         self._alone = 0  # confirms in a row with nothing else in flight; guarded by the lock, also read without it
         self._reads = 0  # guarded by the connection's lock; of callers, since they may read
         self._reader_until = 0.0  # guarded by the connection's lock; when the reading caller's slice ends, 0 if none
+        self._reader = 0  # guarded by the connection's lock; the thread that reads or read last
         self._wanted = False  # guarded by the connection's lock; the I/O thread wants the socket back
         self._in_flight: Sized = ()  # guarded by the connection's lock
 
@@ -87,11 +89,13 @@ class ReaderRole:
         :param in_flight: all publishes without a confirm.
         """
         now = time.monotonic()
-        if self._reader_until > now:
+        if self._reader_until > now and self._reader != threading.get_ident():
             return  # a caller is reading: it leaves the rest to the I/O thread at its end
+        # If this caller itself reads, its signal handler publishes: two are in flight, so the I/O thread reads.
         alone = receipt is not None and receipt.result is None and len(in_flight) == 1
         if receipt is not None and alone and not (self._wanted or self._connection.needs_its_thread):
             self._reader_until = now + _SLICE
+            self._reader = threading.get_ident()
             self._in_flight = in_flight
             receipt.read_until_resolved = self._read
         else:
@@ -109,22 +113,25 @@ class ReaderRole:
                     wait_readable(descriptor, min(deadline, self._reader_until) - time.monotonic())
                 except OSError:
                     pass  # the socket was closed meanwhile (select only): callers_may_read is checked below
-                with lock:
-                    if not self.callers_may_read:
-                        return
-                    self._reads += 1
-                    connection.read_now()
-                    if receipt.result is not None or self._wanted or connection.needs_its_thread:
-                        self._stop_reading()
-                        return
-                    self._reader_until = (now := time.monotonic()) + _SLICE
-                    if now >= deadline:
-                        self._stop_reading()
-                        return
+                if not lock.run(self._read_once, receipt, deadline):
+                    return
         except BaseException:  # a signal handler or a gevent timeout raised
-            with lock:
-                self._stop_reading()
+            lock.run(self._stop_reading)
             raise
+
+    def _read_once(self, receipt: Receipt, deadline: float) -> bool:
+        """Read what is there. Returns whether the caller goes on reading."""
+        connection = self._connection
+        if not self.callers_may_read:
+            return False
+        self._reads += 1
+        connection.read_now()
+        if receipt.result is None and not self._wanted and not connection.needs_its_thread:
+            self._reader_until = (now := time.monotonic()) + _SLICE
+            if now < deadline:
+                return True
+        self._stop_reading()
+        return False
 
     def _stop_reading(self) -> None:
         self._reader_until = 0.0
@@ -142,25 +149,30 @@ class ReaderRole:
         """
         connection = self._connection
         seen = 0
-        with connection.lock:
-            self.callers_may_read = True
-            self._reads = self._alone = 0
+        connection.lock.run(self._begin_tick)
         woken = False
         while True:
             woken = connection.step_without_socket(min(until, time.monotonic() + _TICK)) or woken
             now = time.monotonic()
-            with connection.lock:
-                if not self.callers_may_read:
-                    break
-                woken = woken or now >= until
-                if woken or connection.needs_its_thread or self._reads == seen:
-                    if self._reader_until <= now:
-                        self.callers_may_read = False
-                        break
-                    # The reading caller hands the socket back after its next read, at the latest after its slice.
-                    self._wanted = woken or connection.needs_its_thread
-                seen = self._reads
-        with connection.lock:
-            self._wanted = False
-            self._alone = 0
-        return woken
+            woken = woken or now >= until
+            if connection.lock.run(self._taken_back, woken, now, seen):
+                return woken
+            seen = self._reads
+
+    def _begin_tick(self) -> None:
+        self.callers_may_read = True
+        self._reads = self._alone = 0
+
+    def _taken_back(self, woken: bool, now: float, seen: int) -> bool:
+        """At the end of a tick: whether the I/O thread reads again."""
+        if self.callers_may_read:
+            if not (woken or self._connection.needs_its_thread or self._reads == seen):
+                return False
+            if self._reader_until > now:
+                # The reading caller hands the socket back after its next read, at the latest after its slice.
+                self._wanted = woken or self._connection.needs_its_thread
+                return False
+            self.callers_may_read = False
+        self._wanted = False
+        self._alone = 0
+        return True

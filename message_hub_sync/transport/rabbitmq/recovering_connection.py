@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
+from message_hub_sync.runtime.locks import refuse_where_it_cannot_wait
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.transport.base import ConnectionState, ConnectionStatus
 from message_hub_sync.transport.rabbitmq.backoff import Backoff
@@ -26,7 +27,7 @@ from message_hub_sync.transport.rabbitmq.translation import (
     connect_failure,
     describe,
 )
-from message_hub_sync.transport.threads import IOThread, on_io_thread, refuse_on_io_thread
+from message_hub_sync.transport.threads import IOThread, on_io_thread
 
 __all__ = ["RecoveringConnection"]
 
@@ -134,7 +135,7 @@ class RecoveringConnection:
         :raises MessageHubConnectionError: no connection or no answer by the deadline. At once on an I/O thread.
         :raises MessageHubError: raised by ``work``.
         """
-        refuse_on_io_thread()
+        refuse_where_it_cannot_wait()
         while True:
             self.wait_open(deadline)
             task = IOTask(work)
@@ -169,23 +170,24 @@ class RecoveringConnection:
         """Drop the connection and connect again. The outcome of all that is in flight is unknown."""
         connection = self._connection
         if connection is not None:
-            with connection.lock:
-                connection.kill(ConnectionResetError("it was interrupted"))
+            connection.lock.run(connection.kill, ConnectionResetError("it was interrupted"))
 
     def close(self, deadline: float) -> None:
         """Close the connection and join the I/O thread. Idempotent.
 
         :param deadline: how long to wait for the broker and the thread, in monotonic seconds.
         """
-        with self._gate.lock:
-            self._close_deadline = deadline
-            self._gate.close()
-            thread, connection = self._thread, self._connection
+        thread, connection = self._gate.lock.run(self._begin_closing, deadline)
         if connection is not None:
             connection.stop_writes()
         self._wake()
         if thread is not None and thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _begin_closing(self, deadline: float) -> tuple[threading.Thread | None, ThreadedConnection | None]:
+        self._close_deadline = deadline
+        self._gate.close()
+        return self._thread, self._connection
 
     def after_fork_in_child(self) -> None:
         """In a forked child: close the child's copies of the descriptors. Sends nothing and takes no lock."""
@@ -208,11 +210,15 @@ class RecoveringConnection:
 
         :returns: whether an I/O thread will run or fail it.
         """
-        with self._gate.lock:
-            if self._thread is None or self._gate.closing:
-                return False
-            self._tasks.add(task)
-        self._wake()
+        added = self._gate.lock.run(self._add_if_served, task)
+        if added:
+            self._wake()
+        return added
+
+    def _add_if_served(self, task: IOTask) -> bool:
+        if self._thread is None or self._gate.closing:
+            return False
+        self._tasks.add(task)
         return True
 
     def _ensure_thread(self) -> None:
@@ -260,21 +266,25 @@ class RecoveringConnection:
             self._leave(waker)
 
     def _still_needed(self) -> bool:
+        return self._gate.lock.run(self._go_on_or_end)
+
+    def _go_on_or_end(self) -> bool:
         gate = self._gate
-        with gate.lock:
-            if not gate.closing and (gate.awaited or gate.ever_open or self._keep_open()):
-                return True
-            self._thread = None  # with the lock held: the next caller then starts a new thread
-            gate.change(ConnectionState.CLOSED)
-            return False
+        if not gate.closing and (gate.awaited or gate.ever_open or self._keep_open()):
+            return True
+        self._thread = None  # with the lock held: the next caller then starts a new thread
+        gate.change(ConnectionState.CLOSED)
+        return False
 
     def _leave(self, waker: Waker) -> None:
-        with self._gate.lock:
-            if self._thread is threading.current_thread():
-                self._thread = None
-                self._gate.change(ConnectionState.CLOSED)
+        self._gate.lock.run(self._note_end, threading.current_thread())
         self._tasks.fail()  # if a new I/O thread already runs, callers resubmit their tasks to it
         waker.close()
+
+    def _note_end(self, ended: threading.Thread) -> None:
+        if self._thread is ended:
+            self._thread = None
+            self._gate.change(ConnectionState.CLOSED)
 
     # --- on the I/O thread -------------------------------------------------------------------------
 

@@ -58,14 +58,16 @@ class RpcChannel:
         :raises ChannelClosed: the broker has closed the channel.
         :raises ConnectionEnded: the connection ended.
         """
-        with self.connection.lock:
+        self.connection.lock.run(self._start, start)
+
+    def _start(self, start: Callable[[Channel], Any]) -> None:
+        self._check()
+        try:
+            start(self.pika)
+        except amqp.AMQPError:
             self._check()
-            try:
-                start(self.pika)
-            except amqp.AMQPError:
-                self._check()
-                raise ConnectionEnded from None
-            self.connection._flush()
+            raise ConnectionEnded from None
+        self.connection._flush()
 
     def close(self, deadline: float) -> None:
         """Close the channel. The broker requeues its unacked messages.
@@ -73,13 +75,29 @@ class RpcChannel:
         :param deadline: how long to wait for the broker, in monotonic seconds; no error if it passes.
         """
         if self.closed_by is None and self.connection.usable:
-            with self.connection.lock:
-                if self.pika.is_open or self.pika.is_opening:
-                    self.pika.close()
-                    self.connection._flush()
+            self.connection.lock.run(self._send_close)
             with suppress(RpcTimedOut):
                 while self.closed_by is None and self.connection.usable:
                     _wait(self.connection, deadline)
+
+    def _send_close(self) -> None:
+        if self.pika.is_open or self.pika.is_opening:
+            self.pika.close()
+            self.connection._flush()
+
+    def send_open(self, on_open: Callable[[Any], Any]) -> None:
+        """Send ``channel.open``; ``on_open`` is called when the broker has answered. The caller holds the lock."""
+        self.connection.check_usable()
+        try:
+            self.pika = self.connection.channel(on_open_callback=on_open)
+        except amqp.NoFreeChannels:
+            raise MessageHubConnectionError(
+                "the broker allows no more channels on this connection: raise channel_max on the broker"
+            ) from None
+        except amqp.AMQPError:
+            raise ConnectionEnded from None
+        self.pika.add_on_close_callback(self._note_close)
+        self.connection._flush()
 
     def _check(self) -> None:
         if self.closed_by is not None:
@@ -118,18 +136,7 @@ def open_channel(connection: ThreadedConnection, deadline: float) -> RpcChannel:
     """
     channel = RpcChannel(connection)
     answers: list[Any] = []
-    with connection.lock:
-        connection.check_usable()
-        try:
-            channel.pika = connection.channel(on_open_callback=answers.append)
-        except amqp.NoFreeChannels:
-            raise MessageHubConnectionError(
-                "the broker allows no more channels on this connection: raise channel_max on the broker"
-            ) from None
-        except amqp.AMQPError:
-            raise ConnectionEnded from None
-        channel.pika.add_on_close_callback(channel._note_close)
-        connection._flush()
+    connection.lock.run(channel.send_open, answers.append)
     while not answers:
         channel._check()
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
-from message_hub_sync.transport.threads import Waiter, Waiters, refuse_on_io_thread
+from message_hub_sync.runtime.locks import Lock, locked, refuse_where_it_cannot_wait
+from message_hub_sync.transport.threads import Waiter, Waiters
 
 __all__ = ["SendRoom"]
 
@@ -18,7 +18,7 @@ class SendRoom:
     :param has_room: whether a publisher may go on; called with the lock held.
     """
 
-    def __init__(self, lock: threading.Lock, has_room: Callable[[], bool]) -> None:
+    def __init__(self, lock: Lock, has_room: Callable[[], bool]) -> None:
         self._lock = lock
         self._has_room = has_room
         self._waiters = Waiters()  # guarded by _lock
@@ -28,23 +28,25 @@ class SendRoom:
 
         :param deadline: monotonic seconds.
         :returns: ``False`` if the deadline passes first.
-        :raises MessageHubConnectionError: on an I/O thread, which would wait for itself.
+        :raises MessageHubReentryError: the calling thread would wait for itself.
         """
-        refuse_on_io_thread()
+        refuse_where_it_cannot_wait()
         waiter = Waiter()
         try:
             while True:
-                with self._lock:
-                    self._waiters.add(waiter)
-                    if self._has_room():
-                        return True
+                if self._enter(waiter):
+                    return True
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return False
                 waiter.wait(remaining)
         finally:
-            with self._lock:
-                self._waiters.remove(waiter)
+            self._lock.run(self._waiters.remove, waiter)
+
+    @locked
+    def _enter(self, waiter: Waiter) -> bool:
+        self._waiters.add(waiter)
+        return self._has_room()
 
     def wake_all(self) -> None:
         """Wake all waiting publishers, so that they check again. The caller holds the lock."""

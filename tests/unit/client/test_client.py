@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import locking
 import pytest
 from collector import Collector
 from mailing import mailing
@@ -440,7 +441,7 @@ def test_a_client_may_be_collected_in_a_thread_that_holds_its_locks() -> None:
     with contextlib.ExitStack() as held, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for lock in locks:
-            held.enter_context(lock)
+            held.enter_context(lock if hasattr(lock, "__enter__") else locking.held(lock))
         del client
     assert texts(caught) == [DROPPED]
     session.close(time.monotonic() + 5)

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from locking import held
 
 from message_hub_sync.config import BrokerAddress, ClientConfig, MemoryAddress
 from message_hub_sync.envelope.values import Properties
@@ -304,7 +305,7 @@ def test_a_forked_child_has_an_empty_hub_though_the_parents_locks_were_held(clie
     consumer = client.consume("inbox")
     client.publish("inbox", b"1")
     delivery = consumer.deliveries.get_nowait()
-    with client.transport._hub._lock, client.transport._lock, consumer._lock:
+    with held(client.transport._hub._lock), held(client.transport._lock), held(consumer._lock):
         child = os.fork()
         if child == 0:  # pragma: no cover - seen by its exit status alone
             try:

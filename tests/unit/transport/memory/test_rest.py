@@ -59,15 +59,15 @@ def test_a_signal_at_the_end_of_a_wait_for_rest_does_not_release_the_lock_of_ano
     def hold() -> None:
         looking.wait(5)
         # Taken as soon as the wait lets go of it.
-        memory._lock.acquire()
+        memory._lock._acquire()
         # One signal ends the wait. The other one comes while the lock, which is not to be had, is taken back.
         # Sent again until both were seen: one that comes just before a thread falls asleep does not wake it.
         while handled.qsize() < 2 and not raised.wait(0.02):
             signal.pthread_kill(main, signal.SIGUSR1)
         raised.wait(5)
-        kept.put(memory._lock.locked())
-        if memory._lock.locked():
-            memory._lock.release()
+        kept.put(memory._lock._is_owned())
+        if memory._lock._is_owned():
+            memory._lock._release()
 
     monkeypatch.setattr(memory, "_is_idle", rests)
     main = threading.main_thread().ident

@@ -12,6 +12,7 @@ from typing import Any
 
 import pika
 import pytest
+from locking import held
 from pika import exceptions as amqp
 from pika import frame, spec
 
@@ -80,7 +81,7 @@ def test_a_timer_of_another_thread_ends_a_long_wait(wire: Wire) -> None:
     ran = threading.Event()
 
     def add() -> None:
-        with wire.connection.lock:
+        with held(wire.connection.lock):
             wire.connection.call_later(0.01, ran.set)
 
     threading.Timer(0.05, add).start()
@@ -92,7 +93,7 @@ def test_a_timer_of_another_thread_ends_a_long_wait(wire: Wire) -> None:
 
 def test_a_timer_that_was_taken_back_does_not_run(wire: Wire) -> None:
     ran: list[int] = []
-    with wire.connection.lock:
+    with held(wire.connection.lock):
         number = wire.connection._adapter_call_later(0.01, lambda: ran.append(1))
         wire.connection._adapter_call_later(0.02, lambda: ran.append(2))
         wire.connection._adapter_remove_timeout(number)
@@ -106,7 +107,7 @@ def test_a_timer_that_was_taken_back_does_not_run(wire: Wire) -> None:
 def test_what_the_socket_does_not_take_is_kept_in_order_and_flushed(wire: Wire) -> None:
     connection = wire.connection
     pieces = [bytes([number % 256]) * 10_000 for number in range(200)]
-    with connection.lock:
+    with held(connection.lock):
         for piece in pieces:
             connection.write(piece)
         assert connection._out
@@ -124,7 +125,7 @@ def test_what_the_socket_does_not_take_is_kept_in_order_and_flushed(wire: Wire) 
 def test_whoever_waits_for_room_is_told_when_there_is_some(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OUT_BUFFER_BYTES", 100_000)
     connection = wire.connection
-    with connection.lock:
+    with held(connection.lock):
         connection.write(b"x" * 2_000_000)
     assert not connection.wait_for_room(soon(0.05))
     waited: list[bool] = []
@@ -142,7 +143,7 @@ def test_whoever_waits_for_room_is_told_when_there_is_some(wire: Wire, monkeypat
 
 def test_whoever_waits_for_room_is_told_when_the_connection_dies(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OUT_BUFFER_BYTES", 100_000)
-    with wire.connection.lock:
+    with held(wire.connection.lock):
         wire.connection.write(b"x" * 2_000_000)
     waited: list[bool] = []
     waiter = threading.Thread(target=lambda: waited.append(wire.connection.wait_for_room(soon(5))))
@@ -155,7 +156,7 @@ def test_whoever_waits_for_room_is_told_when_the_connection_dies(wire: Wire, mon
 def test_a_failed_send_leaves_the_reader_its_turn_and_nothing_is_written_any_more(wire: Wire) -> None:
     connection = wire.connection
     connection._socket.shutdown(socket.SHUT_WR)
-    with connection.lock:
+    with held(connection.lock):
         connection.write(b"x")
     assert connection.alive
     assert not connection.usable
@@ -175,7 +176,7 @@ def test_a_send_that_failed_ends_the_connection_though_the_peer_says_nothing(
 ) -> None:
     monkeypatch.setattr(module, "_END_AFTER_FAILED_SEND", 0.05)
     wire.connection._socket.shutdown(socket.SHUT_WR)
-    with wire.connection.lock:
+    with held(wire.connection.lock):
         wire.connection.write(b"x")
     deadline = soon(2)
     while wire.connection.alive:
@@ -188,11 +189,11 @@ def test_an_exception_in_the_midst_of_writing_ends_the_connection(wire: Wire, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(wire.connection, "_send", interrupted)
-    with pytest.raises(KeyboardInterrupt), wire.connection.lock:
+    with pytest.raises(KeyboardInterrupt), held(wire.connection.lock):
         wire.connection.write(b"x")
     assert not wire.connection.usable
-    assert wire.connection.lock.acquire(timeout=1)
-    wire.connection.lock.release()
+    with held(wire.connection.lock):
+        pass  # it was released
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 64])
@@ -201,7 +202,7 @@ def test_frames_are_recognised_wherever_the_stream_is_cut(wire: Wire, size: int)
     wire.connection._process_frame = taken.append  # type: ignore[method-assign]
     frames = [frame.Heartbeat(), frame.Body(1, b"abc"), frame.Body(2, b""), frame.Heartbeat()]
     data = b"".join(each.marshal() for each in frames)
-    with wire.connection.lock:
+    with held(wire.connection.lock):
         for start in range(0, len(data), size):
             wire.connection._on_data_available(data[start : start + size])
     assert [type(each) for each in taken] == [type(each) for each in frames]
@@ -225,7 +226,7 @@ def test_a_frame_that_is_not_understood_ends_the_connection_and_is_logged_with_n
 
     class Looking(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            locked.append(wire.connection.lock.locked())
+            locked.append(wire.connection.lock._is_owned())
 
     handler = Looking()
     logging.getLogger("message_hub_sync.rabbitmq").addHandler(handler)
@@ -258,6 +259,6 @@ def test_the_end_is_told_once_and_frees_the_socket(wire: Wire) -> None:
 
 
 def test_a_forked_child_drops_the_socket_without_a_word_on_it(wire: Wire) -> None:
-    with wire.connection.lock:  # held by a thread that does not exist in the child
+    with held(wire.connection.lock):  # held by a thread that does not exist in the child
         wire.connection.drop_socket()
     assert wire.peer.recv(100) == b""

@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from locking import held
 from mailing import mailing
 
 from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConnectionError
@@ -121,7 +122,7 @@ def test_a_hopeless_refusal_ends_every_wait() -> None:
 def test_closing_ends_every_wait_and_nothing_opens_afterwards() -> None:
     gate = ConnectionGate("test")
     caller = waiting(gate)
-    with gate.lock:
+    with held(gate.lock):
         gate.close()
     assert "closed" in str(caller.get(timeout=2))
     gate.enter(ConnectionState.OPEN, "too late")
@@ -162,7 +163,7 @@ def test_a_signal_at_the_end_of_a_wait_does_not_release_a_lock_that_another_thre
 
     def hold() -> None:
         try:
-            with gate.lock:
+            with held(gate.lock):
                 holding.set()
                 interrupted.wait(5)
             errors.put(None)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pika
 import pytest
+from locking import held
 from pika import frame, spec
 
 from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt
@@ -61,7 +62,7 @@ class Line:
             self.rung += 1
         # As a link does: the channel is told.
         self.connection.end("the test is over")
-        with self.connection.lock:
+        with held(self.connection.lock):
             self.channel._fail(ConnectionResetError())
 
     def submit(self) -> Receipt:
@@ -382,7 +383,7 @@ def test_an_exception_while_an_answer_is_taken_in_reaches_the_caller_and_leaves_
 def test_what_the_socket_does_not_take_is_the_io_threads(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     large = b"x" * 8_000_000
     line.offer()
-    with line.connection.lock:
+    with held(line.connection.lock):
         line.connection.reader_role.callers_may_read = True  # whatever happened since
     receipt, outgoing = Receipt(), Outgoing("", "q", b"", SimpleNamespace(reply_to=None))  # type: ignore[arg-type]
     line.channel.submit(receipt, outgoing, large)
