@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
