@@ -144,8 +144,9 @@ class Receipt:
         :param deadline: monotonic seconds.
         :returns: the result, or ``None`` if the deadline passes first.
         """
-        if self.read_until_resolved is not None and self.result is None:
-            read, self.read_until_resolved = self.read_until_resolved, None
+        read = self.read_until_resolved  # taken before it is tested: another waiter may clear it meanwhile
+        if read is not None and self.result is None:
+            self.read_until_resolved = None
             read(self, deadline)
         if self.result is not None:
             return self.result
