@@ -29,6 +29,8 @@ DECLARE_TIMEOUT = 5.0
 #: Seconds until the next attempt: at first, and at most. The pause doubles after each attempt.
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
+#: While the pause is shorter than this, a confirm that has not come is not told of.
+QUIET_PAUSE = 4.0
 
 #: Called with the error if AMQP cannot carry the properties of a message. Returns the queue to publish it to instead,
 #: with which properties, and what acknowledges the delivery after the confirm.
@@ -189,7 +191,7 @@ class Republisher:
             republication.undeclared = result is PublishResult.RETURNED
             republication.own_channel = result in (PublishResult.CHANNEL_ERROR_SHARED, PublishResult.CHANNEL_ERROR)
             reason = reason or result.value
-        return self._later(republication, reason or "no confirm yet")
+        return self._later(republication, reason or "no confirm yet", unanswered=result is None)
 
     def _attempt(self, republication: _Republication, patience: float) -> PublishResult | None:
         now = time.monotonic()
@@ -225,24 +227,26 @@ class Republisher:
         undeclarable = self._undeclarable.get(queue.name)
         return undeclarable if undeclarable is not None and undeclarable.due > time.monotonic() else None
 
-    def _later(self, republication: _Republication, why: str, due: float = 0.0) -> bool:
+    def _later(self, republication: _Republication, why: str, due: float = 0.0, *, unanswered: bool = False) -> bool:
         """Schedule the next attempt. Returns false.
 
         :param due: when its queue may be declared again (``time.monotonic()``); 0.0: after its own pause.
         """
-        republication.stuck = why if due or republication.warned else ""
+        # A confirm that only takes long is no failure: tell of it after about 4 s.
+        quiet = unanswered and republication.pause < QUIET_PAUSE
+        republication.stuck = why if due or (republication.warned and not quiet) else ""
         republication.due = due or time.monotonic() + republication.pause
         republication.pause = republication.pause if due else min(2 * republication.pause, LONGEST_PAUSE)
         logger.log(
             # One warning for each message, not for each attempt: the broker may be down for long.
-            logging.DEBUG if republication.warned else logging.WARNING,
+            logging.DEBUG if republication.warned or quiet else logging.WARNING,
             "message %s of %s could not be moved to %s yet; it stays unacked and is tried again: %s",
             printable(republication.outgoing.properties.message_id or "without an id"),
             republication.delivery.queue,
             republication.queue.name,
             why,
         )
-        republication.warned = True
+        republication.warned = republication.warned or not quiet
         return False
 
 

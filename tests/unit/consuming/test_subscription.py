@@ -350,14 +350,159 @@ def test_a_delivery_taken_while_its_subscription_is_cancelled_is_not_settled_unh
 
     def late(deadline: float) -> None:
         bench.deliver()
-        bench.transport.settled.wait()
         cancel(deadline)
 
     consumer.cancel = late  # type: ignore[method-assign]
 
     subscription.cancel()
 
+    assert handled.items == bench.transport.settled.items == []
+
+
+def test_a_delivery_that_waits_when_its_subscription_is_cancelled_is_not_handled() -> None:
+    bench = Bench()
+    inside, go_on = threading.Event(), threading.Event()
+    handled = Collector()
+
+    def handle(event: str, envelope: Any) -> None:
+        handled(envelope.id)
+        inside.set()
+        go_on.wait(20)
+
+    subscription = bench.subscribe(handle)
+    bench.deliver()
+    bench.deliver()
+    assert inside.wait(20)
+    threading.Timer(0.2, go_on.set).start()
+
+    subscription.cancel(20)
+
     assert len(handled.items) == len(bench.transport.settled.items) == 1
+
+
+class TwoQueues(Bench):
+    """One subscription to two queues; the broker does not answer the cancel of the first one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told, self.answer = threading.Event(), threading.Event()
+        self.handled = Collector()
+        consumed = event_queues(self.config, ["quest.started", "quest.ended"], durable=True)
+        handler = handler_for(self.handled, "event")
+        self.subscription = Subscription(lambda: self.subscriptions, self.config, consumed, handler, ConsumeOptions())
+        self.subscription.start()
+        self.transport.consumers[0].cancel = self._silent  # type: ignore[method-assign]
+
+    def _silent(self, deadline: float) -> None:
+        self.told.set()
+        self.answer.wait(20)
+
+
+@pytest.mark.parametrize("close", [True, False])
+def test_no_handler_begins_while_another_queue_does_not_answer_the_cancel(close: bool) -> None:
+    bench = TwoQueues()
+    stop = (
+        (lambda: bench.subscriptions.stop(time.monotonic() + 20)) if close else (lambda: bench.subscription.cancel(20))
+    )
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    assert bench.told.wait(20)
+
+    bench.deliver()
+
+    bench.handled.stays(0, 0.3)
+    bench.answer.set()
+    stopping.join(20)
+    assert not stopping.is_alive()
+
+
+@pytest.mark.parametrize("close", [True, False])
+def test_an_interrupted_stop_ends_every_wait_for_its_end(monkeypatch: pytest.MonkeyPatch, close: bool) -> None:
+    bench = Bench()
+    subscription = bench.subscribe(lambda event: None)
+    waited = Collector()
+    waiting = threading.Thread(target=lambda: waited(subscription.wait(20)))
+    waiting.start()
+
+    def interrupted(consumer: QueueConsumer, deadline: float) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(QueueConsumer, "join", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bench.subscriptions.stop(time.monotonic() + 5) if close else subscription.cancel()
+
+    assert waited.wait(1, 20) == [True]
+    assert not subscription.active
+
+
+def test_a_second_start_at_the_same_time_waits_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    subscription = bench.subscribe(lambda event: None)
+    subscription.cancel()
+    inside, go_on = threading.Event(), threading.Event()
+    whole = bench.transport.consume
+
+    def slow(topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
+        inside.set()
+        go_on.wait(20)
+        return whole(topology, prefetch=prefetch, deadline=deadline)
+
+    monkeypatch.setattr(bench.transport, "consume", slow)
+    active = Collector()
+
+    def start() -> None:
+        subscription.start()
+        active(subscription.active)
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    threads[0].start()
+    assert inside.wait(20)
+    threads[1].start()
+    active.stays(0, 0.2)
+    go_on.set()
+
+    assert active.wait(2, 20) == [True, True]
+
+
+def test_a_stop_that_begins_after_the_last_handler_names_none_as_running(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.subscribe(lambda event: None)
+    bench.deliver()
+    bench.transport.settled.wait()
+    (consumer,) = bench.subscriptions.consumers()
+    eventually(lambda: not consumer._taken, 20)
+
+    consumer.log_unfinished(1.0)
+
+    assert "still ran" not in caplog.text
+
+
+def test_a_queue_is_active_in_health_although_another_one_of_its_subscription_is_not() -> None:
+    bench = TwoQueues()
+    bench.answer.set()
+    bench.transport.consumers[1].closed = True
+
+    health = health_status("me", bench.transport, _breakers(), bench.subscriptions, closed=False)
+
+    active = {queue: state["active"] for queue, state in health["queues"].items()}
+    assert active == {"image-service.quest.started": True, "image-service.quest.ended": False}
+    assert not bench.subscription.active
+
+
+def test_a_confirm_that_only_takes_long_is_no_warning_and_leaves_health_as_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(None)
+    bench.subscribe(fail)
+    tag = bench.deliver()
+    bench.transport.settled.stays(0, 1.2)
+
+    assert "could not be moved" not in caplog.text
+    (consumer,) = bench.subscriptions.consumers()
+    assert consumer.error is None
+    bench.transport.receipts[0].resolve(PublishResult.CONFIRMED)
+    assert bench.transport.settled.wait(1, 20) == [tag]
 
 
 def test_a_move_whose_message_went_back_to_its_queue_is_given_up() -> None:
