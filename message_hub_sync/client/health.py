@@ -37,12 +37,12 @@ def health_status(
     errors = {consumer.queue: consumer.error for consumer in subscriptions.consumers()}
     queues = {
         queue: {
-            "active": subscription.active,
+            "active": active,
             "event_types": list(subscription.event_types),
             "error": errors.get(queue),
         }
         for subscription in known
-        for queue in subscription.queues
+        for queue, active in subscriptions.activity(subscription).items()
     }
     connected = not closed and all(connection.state in _USABLE for connection in connections)
     failed = [connection for connection in connections if connection.last_error]

@@ -68,8 +68,12 @@ class ReceivingCalls(ClientCalls):
         :raises MessageHubConfigurationError: the queue is consumed already with other options, or a queue or exchange
             on the broker contradicts the settings.
         """
+        return self._subscribe(event_types, callback, durable, consume_options(prefetch, workers, retry, deduplicate))
+
+    def _subscribe(
+        self, event_types: Iterable[str], callback: Callable[..., Any], durable: bool, options: ConsumeOptions
+    ) -> Subscription:
         self._entered()
-        options = consume_options(prefetch, workers, retry, deduplicate)
         consumed_queues = event_queues(self._config, event_types, durable=durable)
         subscription = self._subscribed("event", consumed_queues, callback, options)
         for pattern in subscription.event_types:
@@ -102,8 +106,10 @@ class ReceivingCalls(ClientCalls):
         :raises MessageHubConfigurationError: the inbox is consumed already with other options, or a queue or exchange
             on the broker contradicts the settings.
         """
+        return self._subscribe_messages(callback, consume_options(prefetch, workers, retry, deduplicate))
+
+    def _subscribe_messages(self, callback: Callable[..., Any], options: ConsumeOptions) -> Subscription:
         self._entered()
-        options = consume_options(prefetch, workers, retry, deduplicate)
         return self._subscribed("message", inbox_queues(self._config), callback, options)
 
     def on_event(
@@ -214,8 +220,8 @@ class ReceivingCalls(ClientCalls):
             # Each step runs even if another one raises (for example at a second Ctrl-C). The step that was registered
             # last runs first.
             undo.callback(self._groups.pop, group, None)
-            undo.callback(group._undo_include)
             declared = group._begin_include()
+            undo.callback(group._undo_include)
             if not declared:
                 logger.warning(
                     "%r has no handlers, so including it subscribes to nothing: import the modules that declare them "
@@ -230,16 +236,9 @@ class ReceivingCalls(ClientCalls):
         return subscriptions
 
     def _subscribe_declared(self, declared: DeclaredHandler) -> Subscription:
-        options = declared.options
-        arguments: dict[str, Any] = {
-            "prefetch": options.prefetch,
-            "workers": options.workers,
-            "retry": options.retry,
-            "deduplicate": options.deduplicate,
-        }
         if declared.kind == "event":
-            return self.subscribe(declared.event_types, declared.callback, declared.durable, **arguments)
-        return self.subscribe_messages(declared.callback, **arguments)
+            return self._subscribe(declared.event_types, declared.callback, declared.durable, declared.options)
+        return self._subscribe_messages(declared.callback, declared.options)
 
     def _subscribed(
         self,

@@ -60,9 +60,10 @@ class QueueConsumer:
         self.consumer: Consumer | None = None  # set under _lock
         self._threads: list[threading.Thread] = []  # guarded by _lock; all that were started
         self._workers: list[threading.Thread] = []  # changed under _lock; those that still run
-        self._taken: dict[threading.Thread, Delivery] = {}  # the last delivery of each worker, which sets its own
+        self._taken: dict[threading.Thread, Delivery] = {}  # what each worker handles now; it sets its own
         self._republishers: list[Republisher] = []  # one for each worker, which appends it
-        self._stopping = False  # set under _lock
+        self._stopping = False  # any thread sets it to True, and it stays so
+        self._cancelled = False  # set under _lock
         self._stop_deadline = 0.0  # set under _lock
         self._afterwards: list[Callable[[], None]] = []  # guarded by _lock
 
@@ -167,23 +168,26 @@ class QueueConsumer:
                 raise MessageHubConnectionError(f"the queue {consumer.queue} is not consumed: {error}") from None
             raise
 
-    def cancel(self, deadline: float) -> None:
-        """Cancel the consumer. Each worker ends after its current message; this does not wait for the workers.
+    def refuse(self) -> None:
+        """Begin no handler any more. The first step of stopping; it does not wait."""
+        self._stopping = True
 
-        :param deadline: how long to wait for the broker, and how long the last worker may acknowledge, in monotonic
-            seconds.
+    def cancel(self, deadline: float) -> None:
+        """Cancel the consumer. Each worker ends after its current message. This waits for nothing.
+
+        :param deadline: how long the last worker may acknowledge, in monotonic seconds.
         """
         with self._lock:
-            if self._stopping:
-                return
             self._stopping = True
+            if self._cancelled:
+                return
             self._stop_deadline = deadline
             consumer = self.consumer
-        self._context.suspects.wake()
+            self._cancelled = consumer is not None
         if consumer is None:
             return
         try:
-            consumer.cancel(deadline)
+            consumer.cancel(0.0)  # do not wait for the answer: there may be many consumers, and one may not answer
         except MessageHubError as error:
             logger.debug("cancelling the consumer of %s failed: %s", consumer.queue, error)
         finally:
@@ -239,6 +243,7 @@ class QueueConsumer:
                 if delivery is not None and not self._stopping:
                     self._taken[me] = delivery
                     self._process(delivery, consumer, republisher)
+                    self._taken.pop(me, None)
         finally:
             self._leave(consumer)
 

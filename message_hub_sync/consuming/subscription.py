@@ -130,6 +130,8 @@ class SubscriptionRegistry:
     def start(self, subscription: Subscription, deadline: float) -> None:
         """Consume the queues of a subscription. If one of them fails, consume none.
 
+        If another thread starts it now, wait for the result.
+
         :param deadline: monotonic seconds.
         """
         parent = reloader_parent()
@@ -139,10 +141,13 @@ class SubscriptionRegistry:
                     "this client is closed, so nothing is consumed: create a new MessageHubClient"
                 )
             ended = self._ended.get(subscription)
-            if ended is not None and not ended.is_set():
-                return
-            joined = self._join(subscription) if parent is None else []
-            self._ended[subscription] = threading.Event() if parent is None else _set_event()
+            mine = ended is None or ended.is_set()
+            if not mine:
+                found = [self._consumers.get(consumed.key) for consumed in subscription._consumed_queues]
+                joined = [consumer for consumer in found if consumer is not None]
+            else:
+                joined = self._join(subscription) if parent is None else []
+                self._ended[subscription] = threading.Event() if parent is None else _set_event()
         if parent is not None:
             logger.info("%r stays inactive: this process is the parent of the %s reloader", subscription, parent)
             return
@@ -150,7 +155,8 @@ class SubscriptionRegistry:
             for consumer in joined:
                 consumer.start(deadline)
         except BaseException:
-            self.cancel(subscription, deadline)
+            if mine:
+                self.cancel(subscription, deadline)
             raise
 
     def _join(self, subscription: Subscription) -> list[QueueConsumer]:
@@ -179,19 +185,27 @@ class SubscriptionRegistry:
         """
         idle = []
         with self._lock:
-            ended = self._ended.pop(subscription, None)
+            ended = self._ended.get(subscription)
             for consumed in subscription._consumed_queues:
                 consumer = self._consumers.get(consumed.key)
                 if consumer is not None and consumer.detach(subscription):
                     idle.append(self._consumers.pop(consumed.key))
             self._leaving.update(idle)
-        for consumer in idle:
-            consumer.cancel(deadline)
-        for consumer in idle:
-            consumer.afterwards(functools.partial(self._leaving.discard, consumer))
-            consumer.join(deadline)
-        if ended is not None:
-            ended.set()
+            # All of them first: no handler begins while another queue's broker is told.
+            for consumer in idle:
+                consumer.refuse()
+        try:
+            for consumer in idle:
+                consumer.cancel(deadline)
+            for consumer in idle:
+                consumer.afterwards(functools.partial(self._leaving.discard, consumer))
+                consumer.join(deadline)
+        finally:  # a signal handler may raise in the wait: the subscription has ended all the same
+            if ended is not None:
+                ended.set()
+            with self._lock:
+                if self._ended.get(subscription) is ended:  # else another thread has started it again
+                    self._ended.pop(subscription, None)
 
     def delete(self, subscription: Subscription, deadline: float) -> None:
         """Cancel a subscription, and delete its durable queues and their retry queues."""
@@ -220,14 +234,20 @@ class SubscriptionRegistry:
             consumed.topology.queue.name if consumer is None else consumer.queue for consumed, consumer in found
         )
 
-    def is_active(self, subscription: Subscription) -> bool:
-        """Whether it is running, and each of its queues is consumed."""
+    def activity(self, subscription: Subscription) -> dict[str, bool]:
+        """The names of its queues, as declared, and whether each of them is consumed for it."""
         with self._lock:
             ended = self._ended.get(subscription)
-            if ended is None or ended.is_set():
-                return False
-            consumers = [self._consumers.get(consumed.key) for consumed in subscription._consumed_queues]
-        return all(consumer is not None and consumer.active for consumer in consumers)
+            found = [(consumed, self._consumers.get(consumed.key)) for consumed in subscription._consumed_queues]
+        running = ended is not None and not ended.is_set()
+        return {
+            consumed.name if consumer is None else consumer.queue: running and consumer is not None and consumer.active
+            for consumed, consumer in found
+        }
+
+    def is_active(self, subscription: Subscription) -> bool:
+        """Whether it is running, and each of its queues is consumed."""
+        return all(self.activity(subscription).values())
 
     def ended(self, subscription: Subscription) -> threading.Event:
         """An event that is set when the subscription is not running."""
@@ -282,15 +302,19 @@ class SubscriptionRegistry:
         began = time.monotonic()
         with self._lock:
             consumers = [*self._consumers.values(), *self._leaving]
-        for consumer in consumers:
-            consumer.cancel(deadline)
-        for consumer in consumers:
-            if not consumer.join(deadline):
-                consumer.log_unfinished(time.monotonic() - began)
-        with self._lock:
-            ends = list(self._ended.values())
-        for ended in ends:
-            ended.set()
+        try:
+            for consumer in consumers:
+                consumer.refuse()
+            for consumer in consumers:
+                consumer.cancel(deadline)
+            for consumer in consumers:
+                if not consumer.join(deadline):
+                    consumer.log_unfinished(time.monotonic() - began)
+        finally:  # a signal handler may raise in the wait: nobody may wait for the end for ever
+            with self._lock:
+                ends = list(self._ended.values())
+            for ended in ends:
+                ended.set()
         return next((consumer for consumer in consumers if consumer.is_current_thread), None)
 
 
