@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ssl
 from typing import Any
 
 import pytest
@@ -113,3 +114,25 @@ def test_a_setting_that_is_not_usable_is_named_with_what_is(name: str, value: An
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         configured().delivery_timeout = 7  # type: ignore[misc]
+
+
+# --- TLS contexts ----------------------------------------------------------------------------------
+
+
+def test_a_context_made_before_gevent_replaced_the_class_is_refused_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = BrokerAddress("h", 5671, tls=True, ssl_context=ssl.create_default_context())
+    address.tls_context()
+
+    class Replaced(ssl.SSLContext):  # as gevent's monkey.patch_ssl() does
+        pass
+
+    monkeypatch.setattr(ssl, "SSLContext", Replaced)
+    with pytest.raises(MessageHubConfigurationError, match="must be made after gevent's monkey"):
+        address.tls_context()
+
+
+def test_a_context_of_the_library_is_made_anew_for_each_connection() -> None:
+    address = BrokerAddress("h", 5671, tls=True)
+    assert address.tls_context() is not address.tls_context()
