@@ -293,10 +293,11 @@ class MessageHubTestFramework:
         """Move the hub's virtual clock forward. A retry that waits for 30 s is due after ``advance(30)``.
 
         It first waits until every message has been handled or moved to a retry queue. Then everything that becomes due
-        in these seconds happens, in the order of its due time.
+        in these seconds happens, in the order of its due time. Time goes on only when its handlers have returned, so
+        ``advance(3600)`` runs all attempts of a message that are due within the hour.
 
         :param seconds: seconds of the virtual clock.
-        :param timeout: real seconds to wait for the handlers.
+        :param timeout: real seconds to wait for the handlers, in all.
         :raises MessageHubConfigurationError: this framework was created without ``virtual_clock=True``.
         :raises AssertionError: a handler did not return, or a queue was not emptied, within ``timeout``.
         """
@@ -305,12 +306,17 @@ class MessageHubTestFramework:
             raise MessageHubConfigurationError(
                 "advance() needs a virtual clock: create the framework with virtual_clock=True and a memory:// URL"
             )
-        if not target.hub.wait_until_idle(deadline_after(timeout, 5.0)):
-            raise AssertionError(
-                f"a message was still being handled after {timeout:g} s, so the clock was not moved: "
-                "let the handlers return, or raise timeout"
-            )
-        target.clock.advance(seconds)
+        hub, deadline = target.hub, deadline_after(timeout, 5.0)
+
+        def settle() -> None:
+            if not hub.wait_until_idle(deadline):
+                raise AssertionError(
+                    f"a message was still being handled after {timeout:g} s, so the clock was not moved further: "
+                    "let the handlers return, or raise timeout"
+                )
+
+        settle()
+        target.clock.advance(seconds, settle)
 
     # --- dead letters -----------------------------------------------------------------------------
 

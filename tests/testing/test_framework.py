@@ -340,3 +340,15 @@ def test_failures_are_listened_to_only_while_it_runs(memory: MessageHubTestFrame
     before = len(listeners)
     memory.stop()
     assert len(listeners) == before - 1
+
+
+@pytest.mark.parametrize("steps", [(3600,), (1, 5, 30), (6, 3594)])
+def test_one_advance_runs_every_attempt_that_falls_due_and_makes_the_dead_letter(steps: tuple[float, ...]) -> None:
+    with MessageHubTestFramework(virtual_clock=True) as framework:
+        service = framework.create_mock_service("import-service")
+        service.fail_next(4, TimeoutError("closed"))
+        service.send_message("import-service", {"n": 1}, ttl=None)
+        for seconds in steps:
+            framework.advance(seconds, timeout=60)
+        assert len(service.deliveries_failed) == 4
+        assert framework.export_dead_letter("import-service.messages", timeout=30).failure["attempts"] == 4

@@ -129,11 +129,13 @@ class VirtualClock:
     def rest(self, deadline: float) -> None:
         """Return at once: there is no thread."""
 
-    def advance(self, seconds: float) -> None:
+    def advance(self, seconds: float, settle: Callable[[], None] = lambda: None) -> None:
         """Advance by ``seconds``. Everything that falls due is done before this returns: in order, each at its time.
 
         May be called from any thread.
 
+        :param settle: called after each alarm, before time goes on. It can wait for what the alarm has caused, which
+            may set a next alarm within these seconds.
         :raises MessageValidationError: ``seconds`` is negative or NaN.
         """
         if not seconds >= 0:
@@ -142,6 +144,7 @@ class VirtualClock:
             until = self._now + seconds
             while (ring := self._next(until)) is not None:
                 ring()
+                settle()
 
     @locked
     def _next(self, until: float) -> Callable[[], None] | None:
