@@ -99,15 +99,23 @@ def queue_stats(
 ) -> dict[str, dict[str, int]]:
     """Depth and consumers of each queue consumed here, and of its dead-letter queue if it is durable.
 
+    A dead-letter queue is created with its first dead letter. Until then it has zeros here, so that a monitor finds it.
+
     :param deadline: how long to wait for the broker, in monotonic seconds.
     :raises MessageHubError: the broker did not answer in time.
     """
     names: list[str] = []
+    dead_letter_queues = set()
     for consumer in subscriptions.consumers():
         names.append(consumer.queue)
         if consumer.consumed.topology.queue.durable:
             names.append(consumer.queue + DEAD_LETTER_SUFFIX)
+            dead_letter_queues.add(names[-1])
     found = transport.queue_stats(names, deadline) if names else {}
     return {
-        name: {"depth": stats.depth, "consumers": stats.consumers} for name, stats in found.items() if stats is not None
+        name: {"depth": stats.depth, "consumers": stats.consumers}
+        if stats is not None
+        else {"depth": 0, "consumers": 0}
+        for name, stats in found.items()
+        if stats is not None or name in dead_letter_queues
     }

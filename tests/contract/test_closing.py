@@ -220,4 +220,5 @@ def test_queue_stats_count_what_waits_and_who_consumes(hub: Hub) -> None:
     stats = client.get_queue_stats()
     go_on.set()
 
-    assert stats == {f"{hub.name('image')}.messages": {"depth": 3, "consumers": 1}}
+    inbox = f"{hub.name('image')}.messages"
+    assert stats == {inbox: {"depth": 3, "consumers": 1}, f"{inbox}.dead": {"depth": 0, "consumers": 0}}

@@ -266,3 +266,11 @@ def test_a_delivery_is_held_until_its_connection_ends_and_then_comes_again(hub: 
     assert (consumer.holds(first), consumer.holds(second), second.redelivered) == (False, True, True)
     consumer.ack(second)
     consumer.close(deadline)
+
+
+def test_queue_stats_have_a_zero_for_a_dead_letter_queue_before_its_first_dead_letter(hub: Hub) -> None:
+    client = hub.client("stats-service")
+    client.subscribe_messages(lambda message: None)
+    stats = client.get_queue_stats(timeout=30)
+    assert stats[f"{hub.name('stats-service')}.messages.dead"] == {"depth": 0, "consumers": 0}
+    assert stats[f"{hub.name('stats-service')}.messages"]["depth"] == 0

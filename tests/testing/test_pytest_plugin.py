@@ -156,7 +156,7 @@ RABBITMQ = """
         assert rabbitmq_url not in seen
         with MessageHubClient("service-a", rabbitmq_url) as client:
             subscription = client.subscribe_messages(print)
-            assert client.get_queue_stats() == {"service-a.messages": {"depth": 0, "consumers": 1}}
+            assert client.get_queue_stats()["service-a.messages"] == {"depth": 0, "consumers": 1}
 """
 
 
