@@ -18,16 +18,18 @@ from message_hub_sync.config import CircuitBreakerConfig, ClientConfig, MemoryAd
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import (
     MessageHubConnectionError,
+    MessageHubDeliveryError,
     MessageHubRemoteError,
     MessageHubTimeoutError,
     MessageValidationError,
 )
 from message_hub_sync.metrics import ServiceMetrics
+from message_hub_sync.publishing.acceptance import Acceptance
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.publishing.outgoing import outgoing_message
 from message_hub_sync.publishing.publisher import Publisher
 from message_hub_sync.requests.request_caller import RequestCaller
-from message_hub_sync.transport.base import Delivery, Outgoing, Receipt
+from message_hub_sync.transport.base import Delivery, Outgoing, PublishResult, Receipt
 from message_hub_sync.transport.topology import Topology
 
 
@@ -371,4 +373,103 @@ def test_a_second_request_with_the_id_of_one_that_waits_is_refused(bench: Bench)
 
     assert isinstance(bench.results.wait()[0][1], MessageValidationError)
     bench.transport.consumer.deliveries.put(reply(request))
+    assert not isinstance(bench.results.wait(2)[1][1], BaseException)
+
+
+# --- the reply and the confirm -------------------------------------------------------------------
+
+
+def test_a_request_returns_with_its_reply_although_its_confirm_never_comes(bench: Bench) -> None:
+    bench.transport.steps = [None]
+    bench.ask(timeout=30)
+    (request,) = bench.transport.requests.wait()
+
+    bench.transport.consumer.deliveries.put(reply(request, body=b'{"n": 2}'))
+
+    (_, message) = bench.results.wait()[0]
+    assert message.payload == {"n": 2}
+    assert bench.transport.receipts[0].result is PublishResult.CONFIRMED
+
+
+def test_a_reply_that_comes_while_the_connection_is_lost_ends_the_request(bench: Bench) -> None:
+    bench.transport.steps = [(PublishResult.LOST, "the connection was lost", 0)]
+    publish = bench.transport.publish
+
+    def answered_meanwhile(outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+        receipt = publish(outgoing, deadline, own_channel=own_channel)
+        assert bench.requests.claim_reply(reply(outgoing))
+        return receipt
+
+    bench.transport.publish = answered_meanwhile  # type: ignore[method-assign]
+    bench.ask(timeout=30)
+
+    assert not isinstance(bench.results.wait()[0][1], BaseException)
+    assert len(bench.transport.published) == 1
+
+
+def test_without_a_reply_a_lost_confirm_is_as_uncertain_as_before(bench: Bench) -> None:
+    bench.transport.steps = [None]
+    bench.ask(timeout=0.1).join(5)
+
+    error = bench.results.wait()[0][1]
+    assert isinstance(error, MessageHubDeliveryError)
+    assert error.outcome == "unknown"
+
+
+def test_an_unroutable_request_is_an_error_before_its_timeout(bench: Bench) -> None:
+    bench.transport.steps = [PublishResult.RETURNED]
+    bench.ask(timeout=30)
+
+    error = bench.results.wait()[0][1]
+    assert isinstance(error, MessageHubDeliveryError)
+    assert error.outcome == "rejected"
+    assert bench.requests.waiting == 0
+
+
+def test_a_reply_that_comes_together_with_the_confirm_resolves_the_receipt_once() -> None:
+    for _ in range(2_000):
+        receipt, acceptance = Receipt(), Acceptance()
+        acceptance.watch(receipt)
+        together = threading.Barrier(3)
+        threads = [
+            threading.Thread(target=lambda act: (together.wait() and act()) or act(), args=(act,))  # noqa: B023
+            for act in (acceptance.prove, lambda: receipt.resolve(PublishResult.CONFIRMED))  # noqa: B023
+        ]
+        for thread in threads:
+            thread.start()
+        together.wait()
+        assert receipt.wait(time.monotonic() + 20) is PublishResult.CONFIRMED
+        for thread in threads:
+            thread.join(20)
+        assert receipt.wait(time.monotonic() + 20) is PublishResult.CONFIRMED
+
+
+def test_a_reply_before_the_receipt_is_known_is_not_missed() -> None:
+    receipt, acceptance = Receipt(), Acceptance()
+    acceptance.prove()
+
+    acceptance.watch(receipt)
+
+    assert receipt.wait(time.monotonic()) is PublishResult.CONFIRMED
+
+
+def test_a_request_that_ends_leaves_a_later_one_with_its_id_alone(bench: Bench) -> None:
+    identity = UUID("4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e20009")
+    publish = bench.transport.publish
+
+    def repeated_at_once(outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+        bench.transport.publish = publish  # type: ignore[method-assign]
+        receipt = publish(outgoing, deadline, own_channel=own_channel)
+        # Its reply comes, and the same request begins again, before the first caller has run on.
+        assert bench.requests.claim_reply(reply(outgoing))
+        bench.ask(message_id=identity, timeout=30)
+        bench.transport.requests.wait(2)
+        return receipt
+
+    bench.transport.publish = repeated_at_once  # type: ignore[method-assign]
+    bench.ask(message_id=identity, timeout=30)
+
+    assert not isinstance(bench.results.wait()[0][1], BaseException)
+    assert bench.requests.waiting == 1
+    bench.transport.consumer.deliveries.put(reply(bench.transport.published[1]))
     assert not isinstance(bench.results.wait(2)[1][1], BaseException)
