@@ -112,7 +112,7 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(debian_folder, "_run", run)
-    monkeypatch.setattr(debian_folder, "_mirror", lambda: "http://mirror/debian/")
+    monkeypatch.setattr(debian_folder, "_mirror", lambda: ["http://mirror/debian/"])
     monkeypatch.setattr(debian_folder.shutil, "which", lambda program: f"/usr/bin/{program}")
     with debian_folder.one_builder(), pytest.raises(RabbitMQNotAvailableError, match="no space left"):
         debian_folder.build("sid")

@@ -24,7 +24,6 @@ from message_hub_sync.testing._node.rabbitmq_install import (
     why_not_apt,
 )
 
-_MIRROR = "http://deb.debian.org/debian/"
 _STEP_TIMEOUT = 1800.0
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -124,7 +123,7 @@ def _install_debian(suite: str, root: Path) -> None:
         apt_install("debootstrap")
     what = f"debootstrap of Debian {suite}"
     # In a mount namespace, so that no mount stays if it is killed.
-    _run(what, [*_UNSHARE, "debootstrap", "--variant=minbase", suite, str(root), _mirror()])
+    _run(what, [*_UNSHARE, "debootstrap", "--variant=minbase", suite, str(root), *_mirror()])
     hosts = root / "etc/hosts"
     if not hosts.exists():
         hosts.write_text("127.0.0.1 localhost\n::1 localhost\n")
@@ -151,11 +150,11 @@ def _packaged_version(root: Path) -> str:
     raise RabbitMQNotAvailableError(f"the package rabbitmq-server has no program in {root}/usr/lib/rabbitmq")
 
 
-def _mirror() -> str:
-    """The Debian mirror of this machine, or the general one, for example on Ubuntu."""
+def _mirror() -> list[str]:
+    """The Debian mirror of this machine. None on Ubuntu, for example: then debootstrap takes its own default."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    return next((line for line in done.stdout.splitlines() if line.rstrip("/").endswith("/debian")), _MIRROR)
+    return [line for line in done.stdout.splitlines() if line.rstrip("/").endswith("/debian")][:1]
 
 
 def _run(what: str, command: Sequence[str]) -> None:
