@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 
@@ -30,6 +31,14 @@ class Collector:
         with self._condition:
             assert self._condition.wait_for(lambda: len(self._items) >= count, timeout), (
                 f"{len(self._items)} of {count} came within {timeout} s: {self._items[:10]}"
+            )
+            return list(self._items)
+
+    def until(self, complete: Callable[[list[Any]], bool], timeout: float = 30.0) -> list[Any]:
+        """Wait until ``complete(items)`` is true, and return the items."""
+        with self._condition:
+            assert self._condition.wait_for(lambda: complete(self._items), timeout), (
+                f"not complete within {timeout} s: {self._items[:100]}"
             )
             return list(self._items)
 
