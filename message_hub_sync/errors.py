@@ -134,7 +134,8 @@ class MessageHubRemoteError(MessageHubError):
     """The handler of a request raised an exception in the other service.
 
     :ivar error_type: name of the exception's class there.
-    :ivar error_message: text of the exception.
+    :ivar error_message: what the handler told its caller: the reason of a :class:`MessageHubRejectError`, or what is
+        wrong with the request. Empty for any other exception: its text is only in the log of that service.
     """
 
     def __init__(self, message: str, *, error_type: str = "", error_message: str = "") -> None:

@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import traceback
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any, Protocol
 
+from message_hub_sync.consuming.error_headers import error_headers, traceback_header
 from message_hub_sync.envelope.header_names import (
     ATTEMPTS,
     CRASHES,
     ERROR_MESSAGE,
-    ERROR_TRACEBACK,
     ERROR_TYPE,
     FIRST_FAILED_AT,
     LEFT_OUT,
@@ -41,7 +40,7 @@ from message_hub_sync.envelope.header_names import (
     X_DEATH,
 )
 from message_hub_sync.envelope.values import PERSISTENT, Properties
-from message_hub_sync.runtime.text import cut, encodable, error_text, printable
+from message_hub_sync.runtime.text import cut, encodable, printable
 from message_hub_sync.transport.amqp_values import decimal_fits
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE
 
@@ -56,7 +55,6 @@ __all__ = [
     "retry_properties",
 ]
 
-MAX_TRACEBACK_BYTES = 4 * 1024
 #: Limits in bytes for :func:`reduced_properties`: of each text, of exchange and routing key, of all headers together.
 _REDUCED_TEXT, _REDUCED_ORIGIN, _REDUCED_HEADERS = 128, 255, 2_560
 _MAX_TEXT = 500
@@ -97,13 +95,15 @@ def retry_properties(
     """Properties of a message that is republished to a retry queue.
 
     :param attempts: handler runs that failed, this one included.
-    :param error: what the handler raised, ``None`` if no handler raised: its type and text become headers.
+    :param error: what the handler raised, ``None`` if no handler raised: its type becomes a header.
     :param service: the name of this service.
     :param now: the wall clock, in seconds since the epoch.
     :param delay_ms: how long the message will wait in the retry queue, in milliseconds.
     :param earliest_now: a lower bound of now, in seconds since the epoch; by default ``now``.
     """
-    ours = {ATTEMPTS: attempts, SERVICE: service, **_first_failed(delivery, now), **_error(error)}
+    ours = {ATTEMPTS: attempts, SERVICE: service, **_first_failed(delivery, now)}
+    if error is not None:
+        ours.update(error_headers(error))
     return _moved(delivery, {**ours, **_ttl_after(delivery, now if earliest_now is None else earliest_now, delay_ms)})
 
 
@@ -119,8 +119,8 @@ def dead_letter_properties(
 ) -> Properties:
     """Properties of a dead-lettered message.
 
-    :param error: what the handler raised, ``None`` if no handler raised: its type, its text and the end of its
-        traceback become headers.
+    :param error: what the handler raised, ``None`` if no handler raised: its type, and where it was raised,
+        become headers.
     :param reason: why it is dead-lettered.
     :param attempts: handler runs that failed.
     :param service: the name of this service.
@@ -131,8 +131,8 @@ def dead_letter_properties(
     if crashes:
         ours[CRASHES] = crashes
     if error is not None:
-        ours[ERROR_TRACEBACK] = _traceback_tail(error)
-    return _moved(delivery, {**ours, **_first_failed(delivery, now), **_error(error)})
+        ours.update(error_headers(error) | traceback_header(error))
+    return _moved(delivery, {**ours, **_first_failed(delivery, now)})
 
 
 def reduced_properties(properties: Properties, why: str) -> Properties:
@@ -263,26 +263,6 @@ def _first_failed(delivery: FailedDelivery, now: float) -> dict[str, Any]:
     if _epoch(earlier) is not None and isinstance(earlier, str):
         return {FIRST_FAILED_AT: earlier}
     return {FIRST_FAILED_AT: datetime.fromtimestamp(now, timezone.utc).isoformat()}
-
-
-def _error(error: BaseException | None) -> dict[str, Any]:
-    if error is None:
-        return {}
-    return {
-        ERROR_TYPE: printable(type(error).__name__),
-        ERROR_MESSAGE: printable(error_text(error), _MAX_TEXT),
-    }
-
-
-def _traceback_tail(error: BaseException) -> str:
-    # The innermost 64 frames: a deep recursion has thousands.
-    try:
-        formatted = "".join(traceback.TracebackException.from_exception(error, limit=-64).format())
-    except Exception:
-        # A method of the exception raises: republish the message without a traceback.
-        return ""
-    lines = "\n".join(printable(line, 2 * _MAX_TEXT) for line in formatted.rstrip("\n").split("\n"))
-    return lines.encode()[-MAX_TRACEBACK_BYTES:].decode("utf-8", "ignore")
 
 
 # --- headers -------------------------------------------------------------------------------------

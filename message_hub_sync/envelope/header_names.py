@@ -70,7 +70,7 @@ ATTEMPTS = "x-attempts"
 CRASHES = "x-crashes"
 #: The service that moved the message to the queue.
 SERVICE = "x-service"
-#: Class, text and end of the traceback of the exception. An error reply has the first two.
+#: Class of the exception, its text if it may be told, and where it was raised. An error reply has the first two.
 ERROR_TYPE = "x-error-type"
 ERROR_MESSAGE = "x-error-message"
 ERROR_TRACEBACK = "x-error-traceback"

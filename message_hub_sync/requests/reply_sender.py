@@ -11,15 +11,16 @@ from message_hub_sync.envelope.decode import source_of, ttl_of
 from message_hub_sync.envelope.encode import encode_payload, message_properties
 from message_hub_sync.envelope.header_names import ERROR_MESSAGE, ERROR_TYPE, IN_REPLY_TO
 from message_hub_sync.envelope.ids import uuid_of
-from message_hub_sync.envelope.values import Message
+from message_hub_sync.envelope.values import InvalidMessage, Message
 from message_hub_sync.errors import (
     MessageHubError,
+    MessageHubRejectError,
     MessageValidationError,
 )
 from message_hub_sync.publishing.outgoing import DEFAULT_TTL
 from message_hub_sync.publishing.publisher import Publisher
 from message_hub_sync.runtime.log import SafeLogger
-from message_hub_sync.runtime.text import printable, shown
+from message_hub_sync.runtime.text import error_text, printable, shown
 from message_hub_sync.transport.base import Outgoing
 from message_hub_sync.transport.topology import (
     DEFAULT_EXCHANGE,
@@ -75,12 +76,14 @@ class ReplySender:
         self._send(received, encode_payload(payload, self._config.max_message_bytes, self._config.json_encoder), {})
 
     def fail(self, received: DecodedDelivery, error: BaseException) -> None:
-        """Send type and text of an error as the reply to a request. Raises nothing: a failure is logged."""
-        try:
-            text = str(error)
-        except Exception:
-            text = ""
-        headers = {ERROR_TYPE: type(error).__name__, ERROR_MESSAGE: printable(text, MAX_ERROR_TEXT)}
+        """Send the class of an error as the reply to a request. Raises nothing: a failure is logged.
+
+        Its text is sent only if it is meant for the caller: the reason of a :class:`MessageHubRejectError`, and what is
+        wrong with the request itself. Any other text may contain what the caller must not see, such as a password.
+        """
+        headers = {ERROR_TYPE: type(error).__name__}
+        if isinstance(error, (MessageHubRejectError, InvalidMessage)):
+            headers[ERROR_MESSAGE] = printable(error_text(error), MAX_ERROR_TEXT)
         self._send(received, b"{}", headers)
 
     def _send(self, received: DecodedDelivery, body: bytes, headers: dict[str, str]) -> None:

@@ -337,8 +337,9 @@ class RequestCaller:
         if ERROR_TYPE in headers:
             kind = printable(str(headers[ERROR_TYPE]))
             text = str(headers.get(ERROR_MESSAGE, ""))
+            told = printable(text, MAX_ERROR_TEXT) or "its text is in the log there"
             raise MessageHubRemoteError(
-                f"{waiter.destination} failed: {kind}: {printable(text, MAX_ERROR_TEXT)}",
+                f"{waiter.destination} failed: {kind}: {told}",
                 error_type=kind,
                 error_message=text,
             )

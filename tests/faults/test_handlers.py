@@ -109,8 +109,8 @@ def test_a_handler_that_always_raises_runs_as_often_as_the_policy_says_and_no_me
         headers = properties.headers
         assert headers["x-attempts"] == 3
         assert headers["x-error-type"] == "ValueError"
-        assert headers["x-error-message"] == "always"
-        assert headers["x-error-traceback"].rstrip().endswith("ValueError: always")
+        assert headers["x-error-message"].endswith("; its text is in the log")
+        assert headers["x-error-traceback"].endswith("ValueError")
         assert headers["x-service"] == names.service
         assert headers["x-original-exchange"] == "events"
         assert headers["x-original-routing-key"] == names.event

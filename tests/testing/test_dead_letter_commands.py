@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from collector import Collector
 from programs import run
 
-from message_hub_sync import Message, MessageHubClient, RetryPolicy
+from message_hub_sync import Message, MessageHubClient, MessageHubRejectError, RetryPolicy
 from message_hub_sync.cli.app import main
 from message_hub_sync.dead_letters import dead_letter_queues
 from message_hub_sync.testing import MessageHubTestFramework
@@ -120,9 +120,10 @@ def test_list_shows_each_message_on_a_line(framework: MessageHubTestFramework) -
     assert done.exit_code == 0, done.output
     heading, *rows = done.stdout.splitlines()
     assert heading.split() == ["Queue", "Message", "id", "First", "failed", "Attempts", "Error"]
-    for row, message_id, number in zip(rows, ids, (1, 2), strict=True):
+    for row, message_id in zip(rows, ids, strict=True):
         queue, found, since, attempts, error = row.split(maxsplit=4)
-        assert (queue, found, attempts, error) == (QUEUE, message_id, "1", f"KeyError: {number}")
+        assert (queue, found, attempts) == (QUEUE, message_id, "1")
+        assert error.startswith("KeyError: raised in ")
         assert datetime.fromisoformat(since)
     assert [message.payload["number"] for message in put_back_and_handled(framework)] == [1, 2], "they stayed, in order"
 
@@ -137,13 +138,13 @@ def test_list_writes_json_a_line_each(memory: MessageHubTestFramework) -> None:
     done = command("list", memory.url, "--service", "campaign-service", "--messages", "--json")
     first, second = map(json.loads, done.stdout.splitlines())
     assert [first["message_id"], second["message_id"]] == ids
-    assert {key: second[key] for key in ("queue", "attempts", "error_type", "error_message", "reason")} == {
+    assert {key: second[key] for key in ("queue", "attempts", "error_type", "reason")} == {
         "queue": QUEUE,
         "attempts": 1,
         "error_type": "KeyError",
-        "error_message": "2",
         "reason": "failed once, at last with KeyError",
     }
+    assert second["error_message"].endswith("; its text is in the log")
     [overview] = map(json.loads, command("list", memory.url, "--queue", QUEUE, "--json").stdout.splitlines())
     assert (overview["queue"], overview["depth"], overview["message_id"]) == (QUEUE, 2, ids[0])
 
@@ -152,7 +153,7 @@ def test_list_cuts_lines_where_the_terminal_ends_and_lets_no_control_character_t
     memory: MessageHubTestFramework, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def handle(message: Message) -> None:
-        raise ValueError("\x1b[2Jthe library is closed " * 9)
+        raise MessageHubRejectError("\x1b[2Jthe library is closed " * 9)
 
     with memory.client("campaign-service", retry=RetryPolicy.none()) as client:
         client.subscribe_messages(handle)

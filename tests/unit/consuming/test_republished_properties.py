@@ -18,6 +18,7 @@ from message_hub_sync.consuming.republished_properties import (
     retry_properties,
 )
 from message_hub_sync.envelope.values import Properties
+from message_hub_sync.errors import MessageHubRejectError
 from message_hub_sync.transport.base import Outgoing
 from message_hub_sync.transport.rabbitmq.frames.decoding import decode, frame_start
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_publish, properties_from_pika
@@ -85,7 +86,7 @@ def test_a_move_keeps_what_the_message_is_and_its_headers() -> None:
         "tenant": "t-1",
         "x-attempts": 2,
         "x-error-type": "ValueError",
-        "x-error-message": "no",
+        "x-error-message": "its text is in the log",
         "x-first-failed-at": NOW_ISO,
         "x-original-exchange": "events",
         "x-original-routing-key": "character.created",
@@ -131,9 +132,8 @@ def test_a_dead_letter_says_why_where_when_and_how_often() -> None:
     assert headers["x-reason"] == "failed 4 times"
     assert headers["x-attempts"] == 4
     assert headers["x-error-type"] == "KeyError"
-    assert headers["x-error-message"] == "'name'"
-    assert headers["x-error-traceback"].endswith("KeyError: 'name'")
-    assert "in raised" in headers["x-error-traceback"]
+    assert headers["x-error-message"].startswith(f"raised in {__name__}.raised, line ")
+    assert headers["x-error-traceback"].endswith("KeyError")
     assert headers["x-service"] == "me"
 
 
@@ -145,47 +145,14 @@ def test_a_dead_letter_without_an_error_keeps_the_one_of_its_last_attempt() -> N
 
 
 def test_what_errors_say_cannot_disturb_a_terminal_or_a_log() -> None:
-    headers = dead(Failed(), raised(ValueError("a\x1b[31m\r\nb\u202e")), "one\ntwo").headers
+    headers = dead(Failed(), raised(MessageHubRejectError("a\x1b[31m\r\nb\u202e")), "one\ntwo").headers
     for name in ("x-reason", "x-error-message"):
         assert headers[name].isprintable()
-    lines = headers["x-error-traceback"].split("\n")
-    assert len(lines) > 2
-    assert all(line.isprintable() for line in lines)
-
-
-def test_a_traceback_is_cut_to_its_tail() -> None:
-    def outer(depth: int) -> None:
-        inner(depth - 1)
-
-    def inner(depth: int) -> None:
-        if depth <= 0:
-            raise ValueError("at the very end")
-        outer(depth)
-
-    with pytest.raises(ValueError, match="very end") as caught:
-        outer(200)
-    trace = dead(Failed(), caught.value).headers["x-error-traceback"]
-    assert 2048 < len(trace.encode()) <= 4096
-    assert trace.endswith("ValueError: at the very end")
 
 
 def test_an_error_of_any_length_is_cut() -> None:
-    headers = dead(Failed(), raised(ValueError("ü" * 1_000_000)), "r" * 10_000).headers
+    headers = dead(Failed(), raised(MessageHubRejectError("ü" * 1_000_000)), "r" * 10_000).headers
     assert len(headers["x-error-message"]) == len(headers["x-reason"]) == 500
-    assert len(headers["x-error-traceback"].encode()) <= 4096
-    assert "in raised" in headers["x-error-traceback"]
-
-
-def test_an_error_that_cannot_be_shown_does_not_keep_its_message_from_moving() -> None:
-    class Unspeakable(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError("no text")
-
-        __repr__ = __str__
-
-    headers = dead(Failed(), raised(Unspeakable())).headers
-    assert headers["x-error-type"] == "Unspeakable"
-    assert "its str() failed" in headers["x-error-message"]
 
 
 def test_what_the_broker_would_read_as_routing_or_as_a_cycle_is_left_out() -> None:
