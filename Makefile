@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN ?= .venv/bin
 TOOLS = 'tox>=4.60' 'ruff>=0.15' 'mypy>=1.18' 'import-linter>=2.3' 'pre-commit>=3' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6' \
-	'hypothesis>=6' 'jsonschema>=4' 'click>=8.2' 'aio-pika>=9' 'django>=4.2' 'flask>=2.3'
+	'freezegun>=1.5' 'hypothesis>=6' 'jsonschema>=4' 'click>=8.2' 'aio-pika>=9' 'django>=4.2' 'flask>=2.3'
 
 # Left out of `make quick`: thousands of random frames and confirms, and 5 s of signals. `make test` runs them.
 RABBITMQ = tests/unit/transport/rabbitmq

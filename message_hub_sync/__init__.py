@@ -84,8 +84,8 @@ else:
         globals()[name] = found
         return found
 
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+    # There is no __dir__. Some tools, as freezegun, ask every module for each name in dir(). They would import the
+    # whole package, at a time that nobody chose. The names are in __all__.
 
 
 __all__ = [

@@ -66,8 +66,7 @@ else:
         globals()[name] = found
         return found
 
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+    # There is no __dir__, for the reason given in message_hub_sync/__init__.py.
 
 
 __all__ = [

@@ -7,7 +7,6 @@ import json
 import logging
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from message_hub_sync.dead_letters import (
 )
 from message_hub_sync.envelope.names import validate_service_name
 from message_hub_sync.errors import MessageHubError, MessageValidationError
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Transport
 from message_hub_sync.transport.topology import DEAD_LETTER_SUFFIX

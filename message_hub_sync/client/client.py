@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -22,6 +21,7 @@ from message_hub_sync.middleware.checking import checked_middleware
 from message_hub_sync.runtime.deadlines import deadline_after
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import reloader_parent, uwsgi_hint
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.signals import StopSignals
 from message_hub_sync.runtime.text import shown
 

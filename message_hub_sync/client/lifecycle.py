@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 import threading
-import time
 import warnings
 from types import FrameType
 from weakref import WeakSet
@@ -21,6 +20,7 @@ from message_hub_sync.middleware import Middleware
 from message_hub_sync.runtime.fork import call_after_fork_in_child
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import script_ended
+from message_hub_sync.runtime.real_time import time
 
 __all__ = ["Lifecycle"]
 

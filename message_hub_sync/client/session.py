@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 from message_hub_sync.config import ClientConfig, MemoryAddress
@@ -26,6 +25,7 @@ from message_hub_sync.requests.reply_sender import ReplySender
 from message_hub_sync.requests.request_caller import RequestCaller
 from message_hub_sync.runtime.deadlines import remaining
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.base import Transport
 
 __all__ = ["Session", "prepare"]

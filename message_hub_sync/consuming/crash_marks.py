@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from queue import Empty
 
 from message_hub_sync.envelope.values import PERSISTENT, Properties
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.runtime.deadlines import remaining, take
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Outgoing, PublishResult, Transport
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, QueueSpec, Topology

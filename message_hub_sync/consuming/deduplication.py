@@ -15,13 +15,13 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from message_hub_sync.config import positive_seconds
 from message_hub_sync.errors import MessageHubConfigurationError
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import shown
 
 __all__ = ["DeduplicationStore", "MemoryDeduplication"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from message_hub_sync.consuming.consumed_queue import ConsumedQueue, ConsumerContext
@@ -19,6 +18,7 @@ from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.runtime.deadlines import earliest_now
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Consumer, Delivery
 from message_hub_sync.transport.topology import QueueSpec, dead_letter_queue, retry_queue

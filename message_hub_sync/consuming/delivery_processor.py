@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Any
@@ -22,6 +21,7 @@ from message_hub_sync.envelope.values import InvalidMessage
 from message_hub_sync.errors import MessageHubRejectError, MessageHubRetryError
 from message_hub_sync.runtime.deadlines import earliest_now
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import error_text, printable
 from message_hub_sync.transport.base import Consumer, Delivery
 

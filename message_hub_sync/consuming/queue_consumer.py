@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -18,6 +17,7 @@ from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.runtime.deadlines import remaining, take
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import became_reloader_parent, uwsgi_hint
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Consumer, Delivery
 

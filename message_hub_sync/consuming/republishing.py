@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import MessageHubError, MessageValidationError
 from message_hub_sync.runtime.deadlines import remaining
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, PublishResult, Receipt, Transport
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, QueueSpec

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 from message_hub_sync.config import ClientConfig
@@ -19,6 +18,7 @@ from message_hub_sync.errors import (
 from message_hub_sync.runtime.deadlines import deadline_after, timeout_seconds
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import reloader_parent
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import shown
 from message_hub_sync.transport.topology import Topology, retry_queue
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 from uuid import UUID
 
 from message_hub_sync.consuming.crash_marks import CrashMarks
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.base import Transport
 from message_hub_sync.transport.topology import QueueSpec, crash_mark_queue
 

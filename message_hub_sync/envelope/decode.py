@@ -24,6 +24,7 @@ from message_hub_sync.envelope.values import (
     Message,
     Properties,
 )
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import printable, shown
 
 __all__ = [
@@ -295,7 +296,7 @@ def _moment(iso: Any, seconds: int | None) -> datetime:
             return datetime.fromtimestamp(seconds, timezone.utc)
     except (ValueError, OverflowError, OSError):
         pass
-    return datetime.now(timezone.utc)
+    return datetime.fromtimestamp(time.time(), timezone.utc)
 
 
 def _seconds(value: Any) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import lru_cache, partial
@@ -38,6 +37,7 @@ from message_hub_sync.envelope.values import (
     Properties,
 )
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import encodable, printable, shown
 
 __all__ = ["check_header", "check_headers_size", "encode_payload", "event_properties", "message_properties"]

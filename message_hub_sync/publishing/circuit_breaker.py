@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
@@ -30,6 +29,7 @@ from message_hub_sync.config import CircuitBreakerConfig
 from message_hub_sync.errors import MessageHubCircuitBreakerError
 from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.real_time import time
 
 __all__ = ["MAX_CIRCUITS", "CircuitBreakers", "Permit"]
 

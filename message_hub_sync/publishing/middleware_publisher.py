@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
@@ -27,6 +26,7 @@ from message_hub_sync.publishing.acceptance import Acceptance
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.publishing.publish_attempts import Verdict, verdicts_of
 from message_hub_sync.publishing.publisher import Publisher
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.base import Outgoing, Transport
 
 __all__ = ["MiddlewarePublisher"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from enum import Enum
 from uuid import UUID
@@ -22,6 +21,7 @@ from message_hub_sync.errors import (
 from message_hub_sync.publishing.acceptance import Acceptance
 from message_hub_sync.publishing.circuit_breaker import Permit
 from message_hub_sync.runtime.process_kind import uwsgi_hint
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Outgoing, PublishResult
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, EVENTS, inbox_name

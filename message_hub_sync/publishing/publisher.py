@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Literal
@@ -22,6 +21,7 @@ from message_hub_sync.publishing.circuit_breaker import CircuitBreakers, Permit
 from message_hub_sync.publishing.publish_attempts import PublishAttempts, Verdict, bulk_error, report_to_circuit
 from message_hub_sync.runtime.locks import refuse_where_it_cannot_wait
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.base import Outgoing, Receipt, Transport
 from message_hub_sync.transport.topology import EVENT_EXCHANGE, EVENTS
 

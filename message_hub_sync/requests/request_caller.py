@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextvars import Context
@@ -34,6 +33,7 @@ from message_hub_sync.requests.reply_sender import MAX_ERROR_TEXT
 from message_hub_sync.runtime.deadlines import remaining
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import uwsgi_hint
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import error_text, printable
 from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, Transport
 from message_hub_sync.transport.topology import (

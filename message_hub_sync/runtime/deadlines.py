@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import shown
 
 __all__ = ["MAX_TIMEOUT", "deadline_after", "earliest_now", "remaining", "take", "timeout_seconds"]

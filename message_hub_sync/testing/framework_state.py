@@ -7,7 +7,6 @@ import atexit
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from message_hub_sync.config import ClientConfig, parse_addresses
 from message_hub_sync.consuming.retry_policy import RETRY_DELAYS_MS
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.runtime.deadlines import remaining
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.testing._hooks.handler_failures import HandlerFailures
 from message_hub_sync.testing._hooks.transport_hooks import hooks_of
 from message_hub_sync.testing.targets import Target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
@@ -19,6 +18,7 @@ from message_hub_sync.envelope.topic_patterns import matches, words
 from message_hub_sync.envelope.values import Event, Message
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.runtime.deadlines import timeout_seconds
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import error_text, shown
 from message_hub_sync.testing._hooks.arrivals import Arrivals
 from message_hub_sync.testing.expectations import Where, described, event_wanted, fitting, typed, unfulfilled

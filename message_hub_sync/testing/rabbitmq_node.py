@@ -17,13 +17,13 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 from weakref import WeakSet
 
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.testing._node.free_ports import free_port
 from message_hub_sync.testing._node.guarded_process import GuardedProcess, ProcessGuard
 from message_hub_sync.testing._node.node_files import HOST, node_environment, prepare_directory

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from uuid import UUID
 
 from message_hub_sync.middleware import Middleware, Received, Sending
 from message_hub_sync.middleware.sending import SendingKind, SendingOutcome
+from message_hub_sync.runtime.real_time import time
 
 __all__ = ["RecordedDelivery", "RecordedSending", "RecordingMiddleware"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
@@ -14,6 +13,7 @@ from message_hub_sync.catalogue import EventType
 from message_hub_sync.envelope.names import validate_service_name
 from message_hub_sync.envelope.values import Event, Message
 from message_hub_sync.runtime.deadlines import timeout_seconds
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.testing._hooks.arrivals import Arrivals
 from message_hub_sync.testing.envelopes import delivered, left_queue, sent
 from message_hub_sync.testing.expectations import Where, described, event_wanted, fitting, typed, unfulfilled

@@ -8,7 +8,6 @@ package.
 from __future__ import annotations
 
 import _thread
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -16,6 +15,7 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from message_hub_sync.envelope.values import Properties
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 
 __all__ = [

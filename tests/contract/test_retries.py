@@ -155,7 +155,7 @@ def test_a_message_whose_ttl_has_not_passed_is_retried_though_the_clock_is_set(
     def fail_once(message: Message) -> None:
         attempts(message)
         if len(attempts.items) == 1:
-            monkeypatch.setattr("time.time", lambda: now() + jump)
+            monkeypatch.setattr("message_hub_sync.runtime.real_time.time.time", lambda: now() + jump)
             raise RuntimeError("the first time")
 
     hub.client("image").subscribe_messages(fail_once)

@@ -41,7 +41,15 @@ def test_nothing_else_is_public_at_the_top() -> None:
     )
     public = set(ast.literal_eval(_run(code)))
     assert public - {"annotations", "Any", "TYPE_CHECKING"} <= set(message_hub_sync.__all__)
-    assert set(message_hub_sync.__all__) <= set(dir(message_hub_sync))
+
+
+@pytest.mark.parametrize("module", ["message_hub_sync", "message_hub_sync.catalogue"])
+def test_a_tool_that_asks_a_module_for_all_its_names_imports_nothing(module: str) -> None:
+    code = (
+        f"import sys, {module} as module; before = set(sys.modules); [getattr(module, name) for name in dir(module)]; "
+        "print(sorted(set(sys.modules) - before))"
+    )
+    assert _run(code).strip() == "[]"
 
 
 def test_a_name_that_is_not_promised_is_no_attribute() -> None:

@@ -73,6 +73,17 @@ def test_every_function_is_short() -> None:
     assert {name: count for name, count in lines.items() if count > MOST_FUNCTION_LINES} == {}
 
 
+def test_the_clocks_come_from_the_copy_that_no_test_can_freeze() -> None:
+    found = []
+    for name, path in MODULES.items():
+        for node in ast.walk(_parsed(path)):
+            named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if "time" in named or (isinstance(node, ast.ImportFrom) and node.module == "time"):
+                found.append(name)
+
+    assert set(found) <= {"message_hub_sync.runtime.real_time"}
+
+
 def _imports_of_the_module(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
     """The imports that a module makes itself, those under ``if TYPE_CHECKING`` included, those in functions not."""
     for child in ast.iter_child_nodes(node):

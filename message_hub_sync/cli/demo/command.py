@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
@@ -21,6 +20,7 @@ from message_hub_sync.config import ClientConfig, MemoryAddress, parse_addresses
 from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.errors import MessageHubError
 from message_hub_sync.runtime.deadlines import MAX_TIMEOUT
+from message_hub_sync.runtime.real_time import time
 
 __all__ = ["demo"]
 

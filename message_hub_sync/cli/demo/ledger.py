@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from uuid import UUID, uuid4
 
 from message_hub_sync.envelope.correlation import current_correlation_id
 from message_hub_sync.errors import MessageHubError
+from message_hub_sync.runtime.real_time import time
 
 __all__ = ["Ledger", "Receipt", "Sent"]
 

@@ -7,7 +7,6 @@ sending: a consequence of an event is never printed before the event.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from message_hub_sync.cli.demo.ledger import Sent
 from message_hub_sync.cli.demo.report import Report
+from message_hub_sync.runtime.real_time import time
 
 __all__ = ["PATIENCE", "Screen", "open_screen"]
 

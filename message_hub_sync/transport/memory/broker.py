@@ -5,13 +5,13 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from queue import SimpleQueue
 
 from message_hub_sync.errors import MessageHubConfigurationError
 from message_hub_sync.runtime.locks import Lock, locked, refuse_where_it_cannot_wait
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.base import Delivery, PublishResult, QueueStats
 from message_hub_sync.transport.memory.arguments import QueueArguments, difference
 from message_hub_sync.transport.memory.clock import Clock
@@ -167,7 +167,7 @@ class Hub:
         exchange = arguments.dead_letter_exchange
         if exchange is None:
             return
-        when = datetime.now(timezone.utc).replace(microsecond=0)
+        when = datetime.fromtimestamp(time.time(), timezone.utc).replace(microsecond=0)
         message = dead_letter(entry.message, queue.name, reason, when, exchange, arguments.dead_letter_routing_key)
         targets = self._route(exchange, message.routing_key) or ()
         taken = [self._enqueue(target, message, now) for target in targets if not is_cycle(message, target.name)]

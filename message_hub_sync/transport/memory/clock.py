@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Protocol
 
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import shown
 from message_hub_sync.transport.memory.lock_order import CLOCK
 from message_hub_sync.transport.threads import Waiter

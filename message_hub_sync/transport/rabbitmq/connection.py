@@ -22,7 +22,6 @@ import math
 import re
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +30,7 @@ from pika import exceptions as amqp
 
 from message_hub_sync.runtime.locks import Lock
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.rabbitmq.frame_stream import FrameStream
 from message_hub_sync.transport.rabbitmq.polling import Poller, Waker
 from message_hub_sync.transport.rabbitmq.reader_role import ReaderRole

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
 from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.runtime.locks import Lock, refuse_on_serving_thread
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.base import ConnectionState
 from message_hub_sync.transport.rabbitmq.backoff import ASK_AGAIN_SECONDS
 from message_hub_sync.transport.rabbitmq.translation import Refusal

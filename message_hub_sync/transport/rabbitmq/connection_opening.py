@@ -7,13 +7,13 @@ import os
 import selectors
 import socket
 import ssl
-import time
 from collections.abc import Callable
 
 import pika
 from pika.exceptions import StreamLostError
 
 from message_hub_sync.config import BrokerAddress, ClientConfig
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.endpoints import Endpoint
 from message_hub_sync.transport.rabbitmq.polling import Waker, new_selector

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import socket
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from message_hub_sync.config import BrokerAddress
+from message_hub_sync.runtime.real_time import time
 
 __all__ = ["Endpoint", "Endpoints", "in_turn"]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import _thread
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.translation import (
     ChannelClosed,

@@ -6,7 +6,8 @@ import contextlib
 import select
 import selectors
 import socket
-import time
+
+from message_hub_sync.runtime.real_time import time
 
 __all__ = ["Poller", "Waker", "new_selector", "wait_readable"]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sized
 from typing import Protocol
 
 from message_hub_sync.runtime.locks import Lock
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.base import Receipt
 from message_hub_sync.transport.rabbitmq.polling import wait_readable
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -12,6 +11,7 @@ from message_hub_sync.config import ClientConfig
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.runtime.locks import refuse_where_it_cannot_wait
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.base import ConnectionState, ConnectionStatus
 from message_hub_sync.transport.rabbitmq.backoff import Backoff
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from message_hub_sync.runtime.locks import Lock, locked, refuse_where_it_cannot_wait
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.threads import Waiter, Waiters
 
 __all__ = ["SendRoom"]

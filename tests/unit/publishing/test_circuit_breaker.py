@@ -456,7 +456,7 @@ def test_a_wall_clock_that_jumps_changes_nothing(
     wall = time.time
     trip(breakers)
     monkeypatch.setattr(pybreaker, "datetime", Jumped)
-    monkeypatch.setattr("time.time", lambda: wall() + hours * 3600)
+    monkeypatch.setattr("message_hub_sync.runtime.real_time.time.time", lambda: wall() + hours * 3600)
     clock.now += 59
     assert refused(breakers).retry_after == pytest.approx(1)
     clock.now += 1
