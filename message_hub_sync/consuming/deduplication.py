@@ -20,11 +20,11 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from message_hub_sync.config import positive_seconds
-from message_hub_sync.errors import MessageHubConfigurationError
+from message_hub_sync.errors import MessageHubConfigurationError, MessageHubRejectError
 from message_hub_sync.runtime.real_time import time
-from message_hub_sync.runtime.text import shown
+from message_hub_sync.runtime.text import printable, shown
 
-__all__ = ["DeduplicationStore", "MemoryDeduplication"]
+__all__ = ["DeduplicationStore", "DuplicateRequest", "MemoryDeduplication"]
 
 
 @runtime_checkable
@@ -42,6 +42,13 @@ class DeduplicationStore(Protocol):
 
     def add(self, key: str, /) -> None:
         """Remember ``key``: its message has been handled. Adding it again is no error."""
+
+
+class DuplicateRequest(MessageHubRejectError):
+    """The answer to a request that was handled before. Its first answer is not kept."""
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__(f"the request {printable(message_id)} was handled before, and is not handled again")
 
 
 #: Characters of a key that is remembered as it is.

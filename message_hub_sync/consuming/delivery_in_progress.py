@@ -32,10 +32,20 @@ class DeliveryInProgress:
     """One delivery that a worker thread handles. No lock: only that thread uses it.
 
     ``handler``: the callback that runs or ran last. ``handled``: false if its callbacks were not run, because it is a
-    duplicate or a middleware skipped them; it does not count as received then.
+    duplicate or a middleware skipped them; it does not count as received then. ``duplicate``: whether it is one.
     """
 
-    __slots__ = ("_consumed", "_consumer", "_context", "_republisher", "decoded", "delivery", "handled", "handler")
+    __slots__ = (
+        "_consumed",
+        "_consumer",
+        "_context",
+        "_republisher",
+        "decoded",
+        "delivery",
+        "duplicate",
+        "handled",
+        "handler",
+    )
 
     def __init__(
         self,
@@ -52,6 +62,7 @@ class DeliveryInProgress:
         self._republisher = republisher
         self.handler: Handler | None = None
         self.handled = True
+        self.duplicate = False
         config = context.config
         self.decoded = DecodedDelivery(
             delivery, consumed.kind, config.service_name, config.max_message_bytes, consumed.event_type

@@ -10,6 +10,7 @@ from typing import Any
 
 from message_hub_sync.consuming.consumed_queue import ConsumedQueue, ConsumeOptions, ConsumerContext
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
+from message_hub_sync.consuming.deduplication import DuplicateRequest
 from message_hub_sync.consuming.delivery_in_progress import DeliveryInProgress
 from message_hub_sync.consuming.handler_middleware import HandlerMiddleware
 from message_hub_sync.consuming.handlers import Handler
@@ -120,6 +121,9 @@ class DeliveryProcessor:
             answer = self._run(work)
             if answer is not None and decoded.is_request:
                 self._context.send_reply(decoded, answer)
+            elif work.duplicate and decoded.is_request:
+                # Its caller would wait for its whole timeout.
+                self._context.send_error(decoded, DuplicateRequest(decoded.message_id))
             if self._deduplicate is not None and work.handled:
                 # Last, after all callbacks and middleware: if one of them fails, the message must be handled again.
                 self._deduplicate.add(_key(decoded))
@@ -136,7 +140,7 @@ class DeliveryProcessor:
         decoded = work.decoded
         if self._deduplicate is not None and _key(decoded) in self._deduplicate:
             self._metrics.duplicate_dropped(self._queue)
-            work.handled = False
+            work.handled, work.duplicate = False, True
             return None
         answer = None
         for handler in self._handlers():
