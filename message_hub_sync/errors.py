@@ -66,7 +66,9 @@ class MessageHubReentryError(MessageHubConnectionError):
 
 
 class MessageHubCircuitBreakerError(MessageHubError):
-    """The circuit of the destination is open (or half-open with a trial call in progress), so nothing was sent.
+    """A circuit is open (or half-open with a trial call in progress), so nothing was sent.
+
+    It is the circuit of the destination, of the event type, or of the connection.
 
     :ivar retry_after: seconds until the circuit admits a trial call, at the latest. A circuit that was opened by lost
         connections admits one as soon as the connection is back.

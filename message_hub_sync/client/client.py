@@ -42,7 +42,7 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
     :param rabbitmq_url: ``amqp://user:password@host:port/vhost``, ``amqps://…``, several of either for
         failover (a list, or hosts separated by commas), or ``memory://name`` for a hub inside this process.
     :param auth_key: kept for the service's own use; never sent, logged or shown.
-    :param circuit_breaker_config: when the circuit of a destination opens; by default ``CircuitBreakerConfig()``.
+    :param circuit_breaker_config: when a circuit opens; by default ``CircuitBreakerConfig()``.
     :param connect_timeout: seconds for a connection, shared by all hosts and their IP addresses, or for consuming the
         queues of one ``subscribe``.
     :param delivery_timeout: seconds for a whole send or publish: connection, repeated attempts, confirm.
@@ -198,8 +198,9 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
           subscription is inactive, a queue has an ``error``, or a heartbeat of the broker is overdue), ``blocked`` or
           ``disconnected``.
         * ``circuit_breaker_state``: the worst state of all circuits.
-        * ``circuit_breakers``, ``connections``, ``queues``: the state of each one. A queue has an ``error`` if failed
-          messages cannot be moved to its retry or dead-letter queue.
+        * ``circuit_breakers``, ``connections``, ``queues``: the state of each one. Circuits are named by destination or
+          event type, and ``*`` is that of the connection. A queue has an ``error`` if failed messages cannot be moved
+          to its retry or dead-letter queue.
         * ``crash_loops_bounded``: false if crashes cannot be counted, so that a message whose handler ends its process
           is delivered again without limit. The log has the reason.
         * ``last_error``: the last error that ended a connection, or that an attempt to connect ended with. It stays

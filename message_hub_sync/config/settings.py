@@ -27,9 +27,10 @@ QueueType = Literal["classic", "quorum"]
 
 @dataclass(frozen=True)
 class CircuitBreakerConfig:
-    """When the circuit of a destination opens, and when it closes again.
+    """When the circuit of a destination, an event type or the connection opens, and when it closes again.
 
-    :param failure_threshold: number of consecutive failures (deadlines, nacks, lost connections) that open it.
+    :param failure_threshold: number of consecutive failures that open it: nacks and missing confirms of a destination
+        or event type, or failures of the connection.
     :param reset_timeout: seconds until an open circuit admits one trial call.
     :param half_open_timeout: seconds that the trial call may take (never more than the delivery timeout).
     :raises MessageHubConfigurationError: a value is not allowed.

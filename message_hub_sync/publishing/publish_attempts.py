@@ -51,8 +51,6 @@ class Verdict(Enum):
     UNKNOWN = "unknown"
 
 
-#: Only these count as failures for a circuit: the destination or the connection has a problem.
-_COUNTED = (Verdict.NOT_SENT, Verdict.NACKED, Verdict.UNKNOWN)
 #: The broker answered, so a trial call has shown that it is reachable.
 _ANSWERED = (Verdict.UNROUTABLE, Verdict.CHANNEL_ERROR, Verdict.UNAUTHORIZED)
 
@@ -75,6 +73,8 @@ class PublishAttempts:
     exchange_missing = False
     exchange_declared = False
     lost_connection = False
+    #: The broker accepted no messages at all.
+    blocked = False
     #: The result for the caller; ``None``: another attempt is due.
     verdict: Verdict | None = None
     #: The result of the last attempt, which the circuit counts.
@@ -100,9 +100,9 @@ class PublishAttempts:
         elif result is PublishResult.RETURNED:
             self.end(Verdict.UNROUTABLE, self._no_queue())
         elif result is PublishResult.BLOCKED:
-            # Counts as a lost connection: the transport reports the end of an alarm as it reports a new connection, and
-            # the circuit then admits a trial call.
-            self.lost_connection = True
+            # Counts as a failure of the connection: the transport reports the end of an alarm as it reports a new
+            # connection, and the circuit then admits a trial call.
+            self.blocked = True
             self.end(Verdict.NACKED, reason)
         elif result is PublishResult.NACKED:
             # An exchange routes to any number of queues. A nack means that one queue rejected the event; others may
@@ -225,13 +225,14 @@ def _described(outgoing: Outgoing) -> str:
 
 
 def report_to_circuit(permit: Permit, all_attempts: list[PublishAttempts]) -> None:
-    """Report the result of a call to its circuit. Of several messages the worst result counts, once."""
+    """Report the result of a call to its circuits. Of several messages the worst result counts, once."""
     verdicts = {attempts.last or attempts.verdict for attempts in all_attempts}
-    if verdicts.intersection(_COUNTED):
-        # Also without a lost connection: if the network is silent, calls reach their deadline before the connection
-        # notices it.
-        silent = verdicts.intersection((Verdict.NOT_SENT, Verdict.UNKNOWN))
-        permit.failed(connection=bool(silent) or any(attempts.lost_connection for attempts in all_attempts))
+    if Verdict.NOT_SENT in verdicts or any(attempts.blocked for attempts in all_attempts):
+        permit.failed(connection=True)
+    elif Verdict.UNKNOWN in verdicts:
+        permit.failed(silent=True)
+    elif Verdict.NACKED in verdicts:
+        permit.failed()
     elif Verdict.CONFIRMED in verdicts:
         permit.succeeded()
     else:

@@ -17,7 +17,7 @@ from message_hub_sync.errors import (
 )
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.publishing.acceptance import Acceptance
-from message_hub_sync.publishing.circuit_breaker import CircuitBreakers, Permit
+from message_hub_sync.publishing.circuit_breaker import CONNECTION, CircuitBreakers, Permit
 from message_hub_sync.publishing.publish_attempts import PublishAttempts, Verdict, bulk_error, report_to_circuit
 from message_hub_sync.runtime.locks import refuse_where_it_cannot_wait
 from message_hub_sync.runtime.log import SafeLogger
@@ -121,7 +121,7 @@ class Publisher:
                 permit.not_counted()
             raise
         for key, permit in permits.items():
-            report_to_circuit(permit, by_circuit[key])
+            report_to_circuit(permit, by_circuit.get(key, all_attempts))
         # The latency of one message is its share of the call, in which all are under way together.
         share = (time.monotonic() - started) / max(1, len(all_attempts))
         unconfirmed = 0
@@ -247,17 +247,25 @@ class Publisher:
     ) -> tuple[dict[str, Permit], MessageHubCircuitBreakerError | None]:
         """A permit for each circuit that admits the call. The messages of the others get their verdict now.
 
+        The circuit of the connection is asked once: the call is one trial call, and one failure.
+
         :returns: the permits, and the error of an open circuit, if any.
         """
         permits: dict[str, Permit] = {}
         circuit_error = None
+        try:
+            permits[CONNECTION] = self._breakers.admit_to_connection()
+        except MessageHubCircuitBreakerError as error:
+            circuit_error = error
         for key, group in by_circuit.items():
             try:
-                permits[key] = self._breakers.admit(key)
+                if CONNECTION in permits:
+                    permits[key] = self._breakers.admit_to_destination(key)
+                    continue
             except MessageHubCircuitBreakerError as error:
                 circuit_error = error
-                for attempts in group:
-                    attempts.end(Verdict.CIRCUIT_OPEN, str(error))
+            for attempts in group:
+                attempts.end(Verdict.CIRCUIT_OPEN, str(circuit_error))
         return permits, circuit_error
 
     def _count(self, attempts: PublishAttempts, seconds: float) -> None:
@@ -266,7 +274,7 @@ class Publisher:
 
 def _circuit(outgoing: Outgoing) -> str:
     if outgoing.exchange == EVENTS:
-        return EVENTS
+        return outgoing.routing_key
     destination: str = outgoing.properties.headers[DESTINATION]
     return destination
 

@@ -13,8 +13,10 @@ from collector import Collector
 from contract.conftest import Hub
 
 from message_hub_sync import (
+    CircuitBreakerConfig,
     Event,
     MemoryDeduplication,
+    MessageHubCircuitBreakerError,
     MessageHubConfigurationError,
     MessageHubDeliveryError,
     MessageValidationError,
@@ -282,6 +284,31 @@ def test_an_event_that_one_of_two_queues_refuses_is_unknown_for_the_other_has_it
     assert [failure.outcome for failure in caught.value.failures] == ["unknown"]
 
     assert [json.loads(text)["n"] for text in collected.stays(3)] == [1, 2, 3]
+
+
+def test_a_full_queue_of_one_event_type_stops_no_other_event_type(hub: Hub, collected: Collector) -> None:
+    hub.client("campaign").subscribe(["tale.told"], collected)
+    full = f"{hub.name('full')}.quest.started"
+    spec = QueueSpec(full, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    hub.raw().declare(Topology(spec, EVENT_EXCHANGE, (Binding("events", "quest.started"),)), time.monotonic() + 5)
+    hub.remove(full)
+    client = hub.client("character", circuit_breaker_config=CircuitBreakerConfig(3, 600, 30))
+    client.publish_event("quest.started", {"n": 0})
+
+    for _ in range(3):
+        with pytest.raises(MessageHubDeliveryError):
+            client.publish_event("quest.started", {"n": 0})
+    with pytest.raises(MessageHubCircuitBreakerError, match=r"quest\.started"):
+        client.publish_event("quest.started", {"n": 0})
+
+    client.publish_event("tale.told", {"n": 1})
+    client.publish_events([("tale.told", {"n": 2})])
+    with pytest.raises(MessageHubDeliveryError) as caught:
+        client.publish_events([("quest.started", {"n": 0}), ("tale.told", {"n": 3})])
+    assert [(failure.index, failure.outcome) for failure in caught.value.failures] == [(0, "rejected")]
+    assert [json.loads(text)["n"] for text in collected.stays(3)] == [1, 2, 3]
+    circuits = client.get_health_status()["circuit_breakers"]
+    assert circuits == {"quest.started": "open", "tale.told": "closed"}
 
 
 def test_decorators_subscribe(hub: Hub, collected: Collector) -> None:

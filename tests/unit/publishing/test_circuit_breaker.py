@@ -15,7 +15,7 @@ from mailing import mailing
 
 from message_hub_sync.config import CircuitBreakerConfig
 from message_hub_sync.errors import MessageHubCircuitBreakerError, MessageHubError
-from message_hub_sync.publishing.circuit_breaker import MAX_CIRCUITS, CircuitBreakers, Permit
+from message_hub_sync.publishing.circuit_breaker import CONNECTION, MAX_CIRCUITS, CircuitBreakers, Permit
 
 SERVICE = "campaign-service"
 KEY = "character-service"
@@ -87,7 +87,7 @@ def test_failures_in_a_row_open_the_circuit_and_the_error_says_when_to_come_back
     assert error.__cause__ is None
     assert error.__context__ is None
     assert str(error) == (
-        "the circuit of 'character-service' is open after consecutive failures: "
+        "the circuit of character-service is open after consecutive failures: "
         "nothing was sent; try again in 42.0 s (retry_after)"
     )
 
@@ -231,15 +231,15 @@ def test_a_circuit_opened_by_lost_connections_admits_a_trial_once_the_connection
     assert str(error).endswith("try again in at most 60.0 s (retry_after), or as soon as the connection is back")
     assert error.retry_after == pytest.approx(60)
     breakers.connection_restored()
-    assert breakers.states() == {KEY: "half-open"}
+    assert breakers.states() == {KEY: "closed", CONNECTION: "half-open"}
     trial = breakers.admit(KEY)
     assert trial.trial
     refused(breakers)
     trial.succeeded()
-    assert breakers.states() == {KEY: "closed"}
+    assert breakers.states() == {KEY: "closed", CONNECTION: "closed"}
 
 
-def test_a_circuit_opened_by_deadlines_stays_open_when_the_connection_comes_back(
+def test_a_circuit_opened_by_nacks_stays_open_when_the_connection_comes_back(
     breakers: CircuitBreakers,
 ) -> None:
     trip(breakers, connection=False)
@@ -253,7 +253,7 @@ def test_a_restored_connection_admits_no_second_trial_beside_the_first(breakers:
     clock.now += 60
     breakers.admit(KEY)
     breakers.connection_restored()
-    assert breakers.states() == {KEY: "half-open"}
+    assert breakers.states() == {KEY: "closed", CONNECTION: "half-open"}
     refused(breakers)
 
 
@@ -264,8 +264,81 @@ def test_calls_that_waited_for_a_connection_that_came_back_meanwhile_leave_a_tri
     breakers.connection_restored()
     for permit in waiting:
         permit.failed(connection=True)
-    assert breakers.states() == {KEY: "half-open"}, "no second announcement would come"
+    assert breakers.states() == {KEY: "closed", CONNECTION: "half-open"}, "no second announcement would come"
     assert breakers.admit(KEY).trial
+
+
+def test_a_lost_connection_stops_all_destinations_after_one_threshold(breakers: CircuitBreakers) -> None:
+    for key in ("image-service", "quest.started", "quest.ended"):
+        breakers.admit(key).failed(connection=True)
+    assert breakers.states()[CONNECTION] == "open"
+    assert "the circuit of the connection is open" in str(refused(breakers, "never-asked-before"))
+    assert breakers.worst() == "open"
+
+
+@pytest.mark.parametrize("answer", ["nack", "unroutable"])
+def test_an_answer_of_the_broker_ends_the_failures_of_the_connection(breakers: CircuitBreakers, answer: str) -> None:
+    for _ in range(CONFIG.failure_threshold):
+        breakers.admit("image-service").failed(connection=True)
+        if answer == "nack":
+            breakers.admit("llm-service").failed()
+        else:
+            breakers.admit("llm-service").not_counted(answered=True)
+    assert breakers.states()[CONNECTION] == "closed"
+
+
+def test_a_missing_confirm_shows_nothing_about_the_connection(breakers: CircuitBreakers) -> None:
+    breakers.admit(KEY).failed(connection=True)
+    breakers.admit(KEY).failed(connection=True)
+    breakers.admit(KEY).failed(silent=True)
+    breakers.admit(KEY).failed(connection=True)
+    assert breakers.states() == {KEY: "closed", CONNECTION: "open"}
+
+
+def test_a_circuit_opened_by_missing_confirms_admits_a_trial_once_the_connection_is_back(
+    breakers: CircuitBreakers,
+) -> None:
+    for _ in range(CONFIG.failure_threshold):
+        breakers.admit(KEY).failed(silent=True)
+    assert "as soon as the connection is back" in str(refused(breakers))
+    breakers.connection_restored()
+    assert breakers.states() == {KEY: "half-open"}
+    breakers.admit("image-service").succeeded()
+    assert breakers.admit(KEY).trial
+
+
+def test_a_destination_that_nacks_is_a_good_trial_of_the_connection(breakers: CircuitBreakers) -> None:
+    trip(breakers, connection=True)
+    breakers.connection_restored()
+    trial = breakers.admit(KEY)
+    trial.failed()
+    assert breakers.states() == {KEY: "closed", CONNECTION: "closed"}
+
+
+def test_a_trial_of_the_connection_without_a_confirm_leaves_its_permit_to_the_next_call(
+    breakers: CircuitBreakers,
+) -> None:
+    trip(breakers, connection=True)
+    breakers.connection_restored()
+    breakers.admit(KEY).failed(silent=True)
+    assert breakers.states()[CONNECTION] == "half-open"
+    assert breakers.admit("image-service").trial
+
+
+def test_a_call_that_an_open_destination_refuses_is_not_the_trial_of_the_connection(breakers: CircuitBreakers) -> None:
+    trip(breakers)
+    trip(breakers, "image-service", connection=True)
+    breakers.connection_restored()
+    assert "circuit of character-service" in str(refused(breakers))
+    assert breakers.admit("image-service").trial
+
+
+def test_one_trial_call_may_close_both_circuits(breakers: CircuitBreakers, clock: Clock) -> None:
+    trip(breakers)
+    trip(breakers, "image-service", connection=True)
+    clock.now += 60
+    breakers.admit(KEY).succeeded()
+    assert breakers.states() == {KEY: "closed", "image-service": "closed", CONNECTION: "closed"}
 
 
 # --- threads ---------------------------------------------------------------------------------------
@@ -438,7 +511,7 @@ def test_whoever_hears_that_a_trial_is_admitted_does_not_become_it(clock: Clock)
     circuits.connection_restored()
     assert len(refusals) == 1
     circuits.admit(KEY).succeeded()
-    assert circuits.states() == {KEY: "closed"}
+    assert circuits.states() == {KEY: "closed", CONNECTION: "closed"}
 
 
 # --- the wall clock --------------------------------------------------------------------------------
@@ -515,6 +588,34 @@ def test_calls_under_way_while_their_circuit_is_dropped_are_counted_still(
     for permit in under_way[1:]:
         permit.failed()
     assert breakers.states()[KEY] == "open"
+
+
+def test_there_are_never_more_circuits_than_the_limit_whatever_their_states(clock: Clock) -> None:
+    told: dict[str, str] = {}
+    breakers = CircuitBreakers(CONFIG, SERVICE, on_change=told.__setitem__, clock=clock)
+    trip(breakers, connection=True)
+    breakers.connection_restored()
+    breakers.admit(KEY).succeeded()
+    under_way = []
+    for number in range(3_000):
+        clock.now += 0.001
+        trip(breakers, f"s{number}")
+        under_way.append(breakers.admit(f"t{number}"))
+    for permit in under_way:
+        permit.failed()
+    assert len(breakers.states()) == MAX_CIRCUITS
+    assert breakers.states()[CONNECTION] == "closed"
+    shown_open = {key for key, state in told.items() if state != "closed"}
+    assert shown_open <= breakers.states().keys(), "a dropped circuit is reported as closed"
+
+
+def test_a_success_does_not_bring_a_dropped_circuit_back(breakers: CircuitBreakers, clock: Clock) -> None:
+    under_way = [breakers.admit(f"s{number}") for number in range(3_000)]
+    for permit in under_way:
+        permit.succeeded()
+    breakers.admit(KEY).failed()
+    breakers.admit(KEY).succeeded()
+    assert len(breakers.states()) == MAX_CIRCUITS
 
 
 def test_a_logging_handler_that_raises_takes_no_callers_outcome_away(breakers: CircuitBreakers) -> None:

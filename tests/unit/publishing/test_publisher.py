@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from message_hub_sync.errors import (
     MessageValidationError,
 )
 from message_hub_sync.metrics import MESSAGE_LATENCY, ServiceMetrics
-from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
+from message_hub_sync.publishing.circuit_breaker import CONNECTION, CircuitBreakers
 from message_hub_sync.publishing.outgoing import outgoing_event, outgoing_message
 from message_hub_sync.publishing.publisher import BULK_SLICE, SLICES_UNDER_WAY, Publisher
 from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt
@@ -209,30 +210,50 @@ def test_an_event_exchange_that_stays_away_is_declared_only_once() -> None:
 @pytest.mark.parametrize(
     ("steps", "opens"),
     [
-        ([None], True),
-        ([PublishResult.NACKED], True),
-        ([PublishResult.BLOCKED], True),
-        ([NO_CONNECTION], True),
-        ([PublishResult.LOST, NO_CONNECTION], True),
-        ([PublishResult.RETURNED], False),
-        ([REFUSED_406], False),
-        ([REFUSED_403], False),
-        ([CLOSED_403, REFUSED_403], False),
-        ([MessageHubAuthorizationError("refused")], False),
-        ([MessageHubConfigurationError("contradiction")], False),
+        ([None], "image-service"),
+        ([PublishResult.NACKED], "image-service"),
+        ([PublishResult.NOT_WRITTEN, PublishResult.NACKED], "image-service"),
+        ([ValueError("a bug")], "image-service"),
+        ([PublishResult.BLOCKED], CONNECTION),
+        ([NO_CONNECTION], CONNECTION),
+        ([PublishResult.LOST, NO_CONNECTION], CONNECTION),
+        ([PublishResult.RETURNED], None),
+        ([REFUSED_406], None),
+        ([REFUSED_403], None),
+        ([CLOSED_403, REFUSED_403], None),
+        ([MessageHubAuthorizationError("refused")], None),
+        ([MessageHubConfigurationError("contradiction")], None),
     ],
 )
-def test_which_failures_open_a_circuit(steps: list[Step], opens: bool) -> None:
+@pytest.mark.parametrize("bulk", [False, True], ids=["single", "bulk"])
+def test_which_failures_open_which_circuit(steps: list[Step], opens: str | None, bulk: bool) -> None:
     bench = Bench(*steps, threshold=1)
+    call = partial(bench.publisher.publish_many, [bench.message()]) if bulk else bench.send
     with pytest.raises(MessageHubError):
-        bench.send(timeout=0.01)
+        call(timeout=0.01)
 
-    if opens:
-        with pytest.raises(MessageHubCircuitBreakerError, match="image-service"):
+    assert {key for key, state in bench.breakers.states().items() if state == "open"} == ({opens} if opens else set())
+    if opens is not None:
+        with pytest.raises(MessageHubCircuitBreakerError):
             bench.send()
-        bench.publisher.publish(bench.message("llm-service"), 0.01)
-    else:
-        bench.send()
+    if opens != CONNECTION:
+        bench.publisher.publish(bench.message("llm-service"), 0.05)
+
+
+def test_a_bulk_call_to_many_destinations_is_one_failure_and_one_trial_of_the_connection() -> None:
+    bench = Bench(NO_CONNECTION, threshold=2)
+    batch = [bench.message(f"service-{number}") for number in range(5)]
+    with pytest.raises(MessageHubError):
+        bench.publisher.publish_many(batch, 0.05)
+    assert bench.breakers.states()[CONNECTION] == "closed"
+    bench.breakers.admit("image-service").failed(connection=True)
+    with pytest.raises(MessageHubCircuitBreakerError, match="the circuit of the connection is open"):
+        bench.publisher.publish_many(batch, 0.05)
+    bench.breakers.connection_restored()
+
+    assert len(bench.publisher.publish_many(batch, 5)) == 5
+
+    assert set(bench.breakers.states().values()) == {"closed"}
 
 
 def test_a_circuit_opened_by_an_alarm_tries_again_once_messages_are_accepted_again() -> None:
@@ -255,7 +276,7 @@ def test_messages_and_events_have_circuits_of_their_own() -> None:
 
     bench.send()
 
-    assert bench.breakers.states() == {"events": "open", "image-service": "closed"}
+    assert bench.breakers.states() == {"quest.started": "open", "image-service": "closed"}
 
 
 def test_a_trial_ends_in_its_own_time_and_is_resolved() -> None:
