@@ -10,10 +10,12 @@ from message_hub_sync.consuming.handlers import Handler
 from message_hub_sync.consuming.republished_properties import (
     attempts_made,
     dead_letter_properties,
+    expired,
     reduced_properties,
     retry_properties,
 )
 from message_hub_sync.consuming.republishing import Republisher
+from message_hub_sync.envelope.header_names import TTL_LEFT
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import MessageValidationError
 from message_hub_sync.runtime.deadlines import earliest_now
@@ -79,6 +81,14 @@ class DeliveryInProgress:
         """Whether it can still be acknowledged. If not, its connection was lost, and it is delivered again."""
         return self._consumer.holds(self.delivery)
 
+    @property
+    def expired(self) -> bool:
+        """Whether its ttl passed during a retry, or since."""
+        properties = self.delivery.properties
+        return TTL_LEFT in properties.headers and expired(
+            properties, earliest_now(), self._consumer.waited(self.delivery)
+        )
+
     def flush(self) -> None:
         """Send its acknowledgement now, if it has one."""
         self._consumer.flush()
@@ -98,6 +108,7 @@ class DeliveryInProgress:
             now=time.time(),
             delay_ms=delay_ms,
             earliest_now=earliest_now(),
+            waited=self._consumer.waited(self.delivery),
         )
 
         def retried() -> None:

@@ -14,13 +14,12 @@ from message_hub_sync.consuming.deduplication import DuplicateRequest
 from message_hub_sync.consuming.delivery_in_progress import DeliveryInProgress
 from message_hub_sync.consuming.handler_middleware import HandlerMiddleware
 from message_hub_sync.consuming.handlers import Handler
-from message_hub_sync.consuming.republished_properties import attempts_made, expired
+from message_hub_sync.consuming.republished_properties import attempts_made
 from message_hub_sync.consuming.republishing import Republisher
 from message_hub_sync.consuming.retry_policy import RetryLater, decide
 from message_hub_sync.envelope.correlation import MessageContext, enter
 from message_hub_sync.envelope.values import InvalidMessage
 from message_hub_sync.errors import MessageHubRejectError, MessageHubRetryError
-from message_hub_sync.runtime.deadlines import earliest_now
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import error_text, printable
@@ -106,7 +105,7 @@ class DeliveryProcessor:
 
     def _decide(self, work: DeliveryInProgress) -> None:
         delivery = work.delivery
-        if expired(delivery.properties, earliest_now()):
+        if work.expired:
             work.dead_letter(None, "expired: its ttl passed while it waited for a retry")
         elif self._kind == "message" and self._context.claim_reply(delivery):
             work.ack()

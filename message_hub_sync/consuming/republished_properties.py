@@ -91,6 +91,7 @@ def retry_properties(
     now: float,
     delay_ms: int,
     earliest_now: float | None = None,
+    waited: float | None = None,
 ) -> Properties:
     """Properties of a message that is republished to a retry queue.
 
@@ -100,11 +101,13 @@ def retry_properties(
     :param now: the wall clock, in seconds since the epoch.
     :param delay_ms: how long the message will wait in the retry queue, in milliseconds.
     :param earliest_now: a lower bound of now, in seconds since the epoch; by default ``now``.
+    :param waited: seconds since it came into its queue, if the transport knows it.
     """
     ours = {ATTEMPTS: attempts, SERVICE: service, **_first_failed(delivery, now)}
     if error is not None:
         ours.update(error_headers(error))
-    return _moved(delivery, {**ours, **_ttl_after(delivery, now if earliest_now is None else earliest_now, delay_ms)})
+    left = _ttl_left(delivery.properties, now if earliest_now is None else earliest_now, waited)
+    return _moved(delivery, {**ours, **({} if left is None else {TTL_LEFT: left - delay_ms})})
 
 
 def dead_letter_properties(
@@ -169,7 +172,7 @@ _OURS = (
 _SHORT_TEXTS = ("message_id", "correlation_id", "type", "app_id", "content_type", "content_encoding", "reply_to")
 
 
-def expired(properties: Properties, earliest_now: float) -> bool:
+def expired(properties: Properties, earliest_now: float, waited: float | None = None) -> bool:
     """Whether the ttl of a message that was in a retry queue has passed. The broker no longer checks it.
 
     A header has the rest of the ttl, shortened by each delay, which the broker's retry queue measures. A clock is read
@@ -178,12 +181,13 @@ def expired(properties: Properties, earliest_now: float) -> bool:
 
     :param earliest_now: a lower bound of now, in seconds since the epoch
         (:func:`~message_hub_sync.runtime.deadlines.earliest_now`).
+    :param waited: seconds since it came into its queue, if the transport knows it. No clock is read then.
     """
-    left = _ttl_left(properties, earliest_now) if TTL_LEFT in properties.headers else None
+    left = _ttl_left(properties, earliest_now, waited) if TTL_LEFT in properties.headers else None
     return left is not None and left <= 0
 
 
-def _ttl_left(properties: Properties, earliest_now: float) -> int | None:
+def _ttl_left(properties: Properties, earliest_now: float, waited: float | None) -> int | None:
     """The rest of the ttl in milliseconds; ``None`` if the message has no ttl."""
     headers = properties.headers
     total = properties.expiration if properties.expiration is not None else headers.get(ORIGINAL_EXPIRATION)
@@ -193,20 +197,17 @@ def _ttl_left(properties: Properties, earliest_now: float) -> int | None:
     ttl = int(total[:10])
     left = headers.get(TTL_LEFT)
     if properties.expiration is None and isinstance(left, int) and not isinstance(left, bool):
-        back = _left_retry_queue_at(headers)
-        # Minus 1: the broker writes whole seconds.
-        waited = 0.0 if back is None else max(0.0, earliest_now - back - 1)
+        if waited is None:
+            back = _left_retry_queue_at(headers)
+            # Minus 1: the broker writes whole seconds.
+            waited = 0.0 if back is None else max(0.0, earliest_now - back - 1)
         return min(max(left, -ttl), ttl) - int(waited * 1000)
-    sent = _epoch(headers.get(TIMESTAMP))
-    sent = properties.timestamp if sent is None else sent
-    waited = 0.0 if sent is None else earliest_now - sent
+    if waited is None:
+        sent = _epoch(headers.get(TIMESTAMP))
+        sent = properties.timestamp if sent is None else sent
+        waited = 0.0 if sent is None else earliest_now - sent
     # The broker delivers no expired message. If the clocks say expired, one of them is wrong: keep the full ttl.
     return ttl - int(waited * 1000) if 0 <= waited * 1000 < ttl else ttl
-
-
-def _ttl_after(delivery: FailedDelivery, earliest_now: float, delay_ms: int) -> dict[str, Any]:
-    left = _ttl_left(delivery.properties, earliest_now)
-    return {} if left is None else {TTL_LEFT: left - delay_ms}
 
 
 def _left_retry_queue_at(headers: Mapping[str, Any]) -> float | None:

@@ -228,6 +228,9 @@ class Consumer(Protocol):
     def holds(self, delivery: Delivery) -> bool:
         """Whether the delivery can still be acknowledged. A stale one cannot."""
 
+    def waited(self, delivery: Delivery) -> float | None:
+        """Seconds since the message came into this queue, by the clock of the hub; ``None`` if it is not known."""
+
     def flush(self) -> None:
         """Send the pending acks now."""
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from message_hub_sync import MessageHubClient, MessageHubConfigurationError
+from message_hub_sync import Message, MessageHubClient, MessageHubConfigurationError
 from message_hub_sync.envelope.encode import message_properties
 from message_hub_sync.testing import MessageHubTestFramework, RabbitMQNode
 from message_hub_sync.testing.mock_service import PROBE_HEADER
@@ -352,3 +352,35 @@ def test_one_advance_runs_every_attempt_that_falls_due_and_makes_the_dead_letter
             framework.advance(seconds, timeout=60)
         assert len(service.deliveries_failed) == 4
         assert framework.export_dead_letter("import-service.messages", timeout=30).failure["attempts"] == 4
+
+
+@pytest.mark.parametrize(
+    ("ttl", "before", "after", "attempts"),
+    [(4, 3.5, 0, 1), (6, 3.5, 0, 2), (6, 3.5, 2, 1), (6, 3.5, 1, 2), (2, 0, 0, 2), (1, 0, 0, 1)],
+)
+def test_a_ttl_passes_by_the_virtual_clock(ttl: float, before: float, after: float, attempts: int) -> None:
+    """The message waits in the inbox ``before`` its first attempt, 1 s for its retry, and in the inbox ``after`` it."""
+    with MessageHubTestFramework(virtual_clock=True) as framework:
+        client = framework.client("import-service")
+        handled: list[Message] = []
+
+        def fail_once(message: Message) -> None:
+            handled.append(message)
+            if len(handled) == 1:
+                raise TimeoutError("closed")
+
+        client.subscribe_messages(fail_once).cancel()
+        framework.advance(1_000_000)  # time that passed before does not count
+        client.send_message("import-service", {"n": 1}, ttl=ttl)
+        framework.advance(before)
+        subscription = client.subscribe_messages(fail_once)
+        framework.advance(0)
+        subscription.cancel()
+        framework.advance(1 + after)
+        client.subscribe_messages(fail_once)
+        framework.advance(0)
+
+        assert len(handled) == attempts
+        if attempts == 1:
+            reason = framework.export_dead_letter("import-service.messages", timeout=30).failure["reason"]
+            assert "ttl" in reason or "expired" in reason

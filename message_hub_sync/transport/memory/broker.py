@@ -127,7 +127,7 @@ class Hub:
         limit = arguments.max_length
         if limit is not None and arguments.reject_publish and queue.depth >= limit:
             return False
-        queue.append(message, now + min(arguments.ttl, message.ttl))
+        queue.append(message, now, now + min(arguments.ttl, message.ttl))
         self._serve(queue, now)
         while limit is not None and queue.depth > limit:
             self._give_up(queue, queue.drop_head(), "maxlen", now)
@@ -347,6 +347,12 @@ class Hub:
         if subscriber.unacked.pop(tag, None) is not None:
             self._serve(subscriber.queue, self.clock.now())
             self._idle_waiters.wake_all()
+
+    @locked
+    def waited(self, subscriber: Subscriber, tag: int) -> float | None:
+        """Seconds since an unacked message came into its queue; ``None`` if it is not unacked any more."""
+        entry = subscriber.unacked.get(tag)
+        return None if entry is None else self.clock.now() - entry.since
 
     @locked
     def requeue(self, subscriber: Subscriber, tag: int) -> None:

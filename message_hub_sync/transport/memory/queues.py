@@ -22,15 +22,16 @@ class Entry:
     """One message in one queue.
 
     ``position`` never changes: a requeued message returns to it. ``level`` is its priority in this queue.
-    ``expires_at`` is in seconds of the hub's clock.
+    ``since``, when it came into this queue, and ``expires_at`` are in seconds of the hub's clock.
     """
 
-    __slots__ = ("expires_at", "failures", "level", "message", "position", "redelivered")
+    __slots__ = ("expires_at", "failures", "level", "message", "position", "redelivered", "since")
 
-    def __init__(self, message: StoredMessage, position: int, level: int, expires_at: float) -> None:
+    def __init__(self, message: StoredMessage, position: int, level: int, since: float, expires_at: float) -> None:
         self.message = message
         self.position = position
         self.level = level
+        self.since = since
         self.expires_at = expires_at
         self.redelivered = False
         #: How often it came back without an acknowledgement.
@@ -63,14 +64,15 @@ class HubQueue:
         """The number of ready messages."""
         return sum(map(len, self._levels))
 
-    def append(self, message: StoredMessage, expires_at: float) -> None:
+    def append(self, message: StoredMessage, now: float, expires_at: float) -> None:
         """Append a message, behind the others of its priority.
 
+        :param now: the current time, in seconds of the hub's clock.
         :param expires_at: in seconds of the hub's clock; infinity if it does not expire.
         """
         self._position += 1
         level = min(message.properties.priority or 0, self.arguments.max_priority)
-        self._levels[level].append(Entry(message, self._position, level, expires_at))
+        self._levels[level].append(Entry(message, self._position, level, now, expires_at))
 
     def head(self) -> Entry | None:
         """The entry to deliver next; ``None`` if the queue is empty."""

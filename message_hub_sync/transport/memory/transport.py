@@ -281,6 +281,12 @@ class MemoryConsumer:
         subscription = self._subscription
         return subscription is not None and delivery.origin is subscription[1]
 
+    def waited(self, delivery: Delivery) -> float | None:
+        subscription = self._subscription
+        if subscription is None or delivery.origin is not subscription[1]:
+            return None
+        return subscription[0].waited(subscription[1], delivery.delivery_tag)
+
     def flush(self) -> None:
         """Do nothing: no ack is pending here, as :meth:`ack` reaches the hub at once."""
 

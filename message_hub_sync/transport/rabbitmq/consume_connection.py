@@ -110,6 +110,10 @@ class RabbitMQConsumer:
     def holds(self, delivery: Delivery) -> bool:
         return isinstance(delivery.origin, ConsumerChannel) and not delivery.origin.closed
 
+    def waited(self, delivery: Delivery) -> float | None:
+        """``None``: the broker does not tell it."""
+        return None
+
     def flush(self) -> None:
         consumer_channel = self._consumer_channel
         if consumer_channel is not None:
