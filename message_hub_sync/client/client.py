@@ -167,12 +167,16 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
         self._finalizer.detach()
         self._lifecycle.session().close(deadline)
 
-    def run_forever(self) -> None:
+    def run_forever(self) -> bool:
         """Block until SIGTERM, SIGINT or :meth:`close`; then close the client, and return.
 
         On the main thread it installs handlers for both signals, and restores the previous ones when it returns. On
         another thread it does not touch signals, and only :meth:`close` ends it. If the client is closed already, it
         returns at once.
+
+        :returns: whether all is closed and every running handler ended in time. If not, the log names the messages, and
+            the broker delivers them again. A program can tell its supervisor:
+            ``sys.exit(0 if client.run_forever() else 1)``.
         """
         session = self._lifecycle.session()
         self._warn_of_loop()
@@ -185,6 +189,7 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
             session.on_close(signals.wake)
             signals.wait()
             self.close()
+        return session.drained
 
     # --- state ------------------------------------------------------------------------------------
 

@@ -101,6 +101,11 @@ class Session:
         """
         return self._connected and not self._closing and not self.subscriptions.any_running_unlocked()
 
+    @property
+    def drained(self) -> bool:
+        """Whether it is closed, and every handler ended before that."""
+        return self.closed.is_set() and self.subscriptions.drained
+
     def _note_connection(self) -> None:
         self._connected = True
 

@@ -203,10 +203,11 @@ class QueueConsumer:
                 thread.join(remaining(deadline))
         return not self._workers
 
-    def log_unfinished(self, seconds: float) -> None:
-        """Log the messages whose handlers still run.
+    def log_unfinished(self, seconds: float) -> bool:
+        """Log the messages whose handlers still run, except the handler that calls this.
 
         :param seconds: how long closing waited for them.
+        :returns: whether there are any.
         """
         workers = [worker for worker in list(self._workers) if worker is not threading.current_thread()]
         taken = [
@@ -222,6 +223,7 @@ class QueueConsumer:
                 printable(", ".join(taken)),
                 "will be delivered again" if self.consumed.topology.queue.durable else "is lost with its queue",
             )
+        return bool(taken)
 
     def afterwards(self, action: Callable[[], None]) -> None:
         """Run ``action`` on the last worker after it has acknowledged its message; now if no worker runs."""

@@ -122,6 +122,8 @@ class SubscriptionRegistry:
         # An event that is set means: not running.
         self._ended: dict[Subscription, threading.Event] = {}  # guarded by _lock
         self._closed = False  # guarded by _lock
+        #: Whether stop() saw every handler end, except one that called it. Written by the thread that stops.
+        self.drained = False
         for subscription in inherited:
             self._ended[subscription] = _set_event()
 
@@ -307,9 +309,11 @@ class SubscriptionRegistry:
                 consumer.refuse()
             for consumer in consumers:
                 consumer.cancel(deadline)
+            drained = True
             for consumer in consumers:
-                if not consumer.join(deadline):
-                    consumer.log_unfinished(time.monotonic() - began)
+                if not consumer.join(deadline) and consumer.log_unfinished(time.monotonic() - began):
+                    drained = False
+            self.drained = drained
         finally:  # a signal handler may raise in the wait: nobody may wait for the end for ever
             with self._lock:
                 ends = list(self._ended.values())

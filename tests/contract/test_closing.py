@@ -175,6 +175,46 @@ def test_run_forever_ends_with_close(hub: Hub, collected: Collector) -> None:
     assert not running.is_alive()
 
 
+@pytest.mark.parametrize("closer", ["another thread", "the handler"])
+@pytest.mark.parametrize("subscribed", ["still", "cancelled"])
+@pytest.mark.parametrize("in_time", [True, False])
+def test_run_forever_tells_whether_every_handler_ended_in_time(
+    hub: Hub, closer: str, subscribed: str, in_time: bool
+) -> None:
+    client = hub.client("image", close_timeout=30 if in_time else 0.5)
+    began, release = threading.Event(), threading.Event()
+    told: list[bool] = []
+
+    def handle(message: Message) -> None:
+        if closer == "the handler":
+            client.close()
+        began.set()
+        release.wait(60)
+
+    subscription = client.subscribe_messages(handle)
+    running = threading.Thread(target=lambda: told.append(client.run_forever()))
+    running.start()
+    hub.client("character").send_message(hub.name("image"), {"n": 1})
+    assert began.wait(30)
+    if in_time:
+        release.set()
+    if subscribed == "cancelled":
+        subscription.cancel()
+    client.close()
+    running.join(60)
+    release.set()
+
+    assert told == [in_time]
+
+
+def test_run_forever_of_a_client_that_handled_nothing_ended_in_time(hub: Hub) -> None:
+    client = hub.client("image")
+    client.subscribe_messages(print)
+    client.close()
+
+    assert client.run_forever() is True
+
+
 def test_connect_is_idempotent(hub: Hub) -> None:
     client = hub.client("image")
     assert client.get_health_status()["status"] == "idle"
