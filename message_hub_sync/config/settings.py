@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from message_hub_sync.config.tls_files import TLSFiles
+from message_hub_sync.envelope.json_forms import json_fallback
 from message_hub_sync.envelope.names import validate_service_name
 from message_hub_sync.errors import MessageHubConfigurationError
 from message_hub_sync.runtime.deadlines import MAX_TIMEOUT
@@ -134,6 +135,8 @@ class ClientConfig:
     settle_each: bool = False
     hosts_in_order: bool = False
     json_encoder: Callable[[Any], Any] | None = field(default=None, repr=False)
+    #: Made of ``json_encoder`` here, once: choosing it for each message would cost every message.
+    json_fallback: Callable[[Any], Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         validate_service_name(self.service_name, configuring=True)
@@ -153,6 +156,7 @@ class ClientConfig:
             raise MessageHubConfigurationError(
                 f"json_encoder must be a function of one value, not {shown(self.json_encoder)}"
             )
+        object.__setattr__(self, "json_fallback", json_fallback(self.json_encoder))
         for name in ("message_priorities", "strict_catalogue", "settle_each", "hosts_in_order"):
             if not isinstance(getattr(self, name), bool):
                 raise MessageHubConfigurationError(f"{name} must be True or False, not {shown(getattr(self, name))}")

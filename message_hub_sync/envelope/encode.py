@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -26,7 +26,7 @@ from message_hub_sync.envelope.header_names import (
     WIRE_HEADERS,
 )
 from message_hub_sync.envelope.ids import new_id
-from message_hub_sync.envelope.json_forms import JSONEncoder, form_by, json_form
+from message_hub_sync.envelope.json_forms import JSONEncoder, json_form
 from message_hub_sync.envelope.names import MAX_NAME_BYTES
 from message_hub_sync.envelope.values import (
     EVENT,
@@ -45,13 +45,13 @@ __all__ = ["check_header", "check_headers_size", "encode_payload", "event_proper
 _INT64 = 2**63
 
 
-def encode_payload(payload: Any, max_bytes: int, json_encoder: JSONEncoder | None = None) -> bytes:
+def encode_payload(payload: Any, max_bytes: int, fallback: JSONEncoder = json_form) -> bytes:
     """Encode a payload as JSON in UTF-8.
 
     :param payload: a mapping, a pydantic model or a dataclass. pydantic serialises UUID, datetime, Decimal, enums and
         models inside it.
     :param max_bytes: the largest body allowed, in bytes.
-    :param json_encoder: asked first for the JSON form of a value that pydantic does not know.
+    :param fallback: gives the JSON form of a value that pydantic does not know.
     :raises MessageValidationError: the payload is not a JSON object, is too large, or contains what JSON does not have
         (NaN included) or what receivers could not decode.
     """
@@ -61,7 +61,7 @@ def encode_payload(payload: Any, max_bytes: int, json_encoder: JSONEncoder | Non
         elif isinstance(payload, type) or not dataclasses.is_dataclass(payload):
             _raise_not_an_object(type(payload).__name__)
     try:
-        body = to_json(payload, fallback=json_form if json_encoder is None else partial(form_by, json_encoder))
+        body = to_json(payload, fallback=fallback)
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise MessageValidationError(
             f"payload must be serialisable as JSON ({_why_not_serialisable(error)}): give the client a json_encoder=, "

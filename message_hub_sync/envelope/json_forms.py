@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-__all__ = ["JSONEncoder", "form_by", "json_form"]
+__all__ = ["JSONEncoder", "json_fallback", "json_form"]
 
 #: Returns something that can be serialised instead of a value, or raises ``TypeError``.
 JSONEncoder = Callable[[Any], Any]
@@ -32,7 +33,12 @@ def json_form(value: Any) -> Any:
     raise TypeError(f"Unable to serialize unknown type: {kind.__name__}")
 
 
-def form_by(encoder: JSONEncoder, value: Any) -> Any:
+def json_fallback(encoder: JSONEncoder | None) -> JSONEncoder:
+    """What gives the JSON form of a value that pydantic does not know: ``encoder`` first, then :func:`json_form`."""
+    return json_form if encoder is None else partial(_form_by, encoder)
+
+
+def _form_by(encoder: JSONEncoder, value: Any) -> Any:
     """What ``encoder`` makes of a value, or :func:`json_form` if it raises ``TypeError``."""
     try:
         return encoder(value)

@@ -58,7 +58,7 @@ def outgoing_message(
         ttl, priority = given.ttl, given.priority
         headers = headers if headers is not None else _own_headers(given.headers)
     destination = validate_service_name(destination, what="destination")
-    body = encode_payload(payload, config.max_message_bytes, config.json_encoder)
+    body = encode_payload(payload, config.max_message_bytes, config.json_fallback)
     properties = message_properties(
         source=config.service_name,
         destination=destination,
@@ -105,7 +105,7 @@ def outgoing_event(
         else:
             event_type = catalogue.event_type_of(payload)
     name = validate_event_type(event_type)
-    body = encode_payload(payload, config.max_message_bytes, config.json_encoder)
+    body = encode_payload(payload, config.max_message_bytes, config.json_fallback)
     properties = event_properties(
         source=config.service_name,
         event_type=name,

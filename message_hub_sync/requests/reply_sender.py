@@ -61,7 +61,7 @@ class ReplySender:
                 f"message must not be a reply itself ({message.id}): two services that answer each other's replies "
                 "never end. To go on with the conversation, call send_message or request"
             )
-        body = encode_payload(payload, self._config.max_message_bytes, self._config.json_encoder)
+        body = encode_payload(payload, self._config.max_message_bytes, self._config.json_fallback)
         outgoing = self._reply(
             str(message.id), message.correlation_id, message.source, message.reply_to, message.ttl, body
         )
@@ -73,7 +73,7 @@ class ReplySender:
 
         :raises MessageValidationError: the payload is not a JSON object.
         """
-        self._send(received, encode_payload(payload, self._config.max_message_bytes, self._config.json_encoder), {})
+        self._send(received, encode_payload(payload, self._config.max_message_bytes, self._config.json_fallback), {})
 
     def fail(self, received: DecodedDelivery, error: BaseException) -> None:
         """Send the class of an error as the reply to a request. Raises nothing: a failure is logged.

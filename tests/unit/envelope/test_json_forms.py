@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import UserDict, UserList, UserString
 from types import MappingProxyType
@@ -11,7 +12,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from message_hub_sync import MessageHubClient, MessageHubConfigurationError, MessageValidationError
+from message_hub_sync.config import ClientConfig, MemoryAddress
 from message_hub_sync.envelope.encode import encode_payload
+from message_hub_sync.envelope.json_forms import json_form
 
 SECRET = "S3CRET"
 
@@ -130,3 +133,18 @@ def test_an_encoder_that_fails_is_told_without_its_text() -> None:
 def test_an_encoder_must_be_a_function() -> None:
     with pytest.raises(MessageHubConfigurationError, match="json_encoder must be a function of one value, not 'json'"):
         MessageHubClient("shop", "memory://json-forms", json_encoder="json")  # type: ignore[arg-type]
+
+
+def test_the_encoder_is_chosen_once_when_the_settings_are_made() -> None:
+    """Choosing it for each message would cost every message."""
+    plain = ClientConfig("shop", MemoryAddress("json-forms"))
+    own = ClientConfig("shop", MemoryAddress("json-forms"), json_encoder=str)
+
+    assert plain.json_fallback is json_form
+    assert own.json_fallback(Opaque()) == "opaque"
+    assert dataclasses.replace(own, json_encoder=None).json_fallback is json_form
+
+
+class Opaque:
+    def __str__(self) -> str:
+        return "opaque"
