@@ -39,6 +39,7 @@ from message_hub_sync.envelope.header_names import (
     TTL_LEFT,
     X_DEATH,
 )
+from message_hub_sync.envelope.header_sizes import field_size, table_size
 from message_hub_sync.envelope.values import PERSISTENT, Properties
 from message_hub_sync.runtime.text import cut, encodable, printable
 from message_hub_sync.transport.amqp_values import decimal_fits
@@ -276,14 +277,14 @@ def headers_to_republish(
 
     :param most: bytes for all of them together.
     """
-    room = most - sum(_size(name) + _size(value) for name, value in ours.items())
+    room = most - table_size(ours)
     others: list[tuple[int, str, Any]] = []
     for name, value in headers.items():
         if name in ours or not _is_kept(name):
             continue
         kept = _encodable_value(value, _MAX_DEPTH)
         if kept is not _DROPPED:
-            others.append((_size(name) + _size(kept), name, kept))
+            others.append((field_size(name, kept), name, kept))
     if sum(size for size, _, _ in others) > room:
         others.sort(key=lambda item: item[0])
     found: dict[str, Any] = {}
@@ -330,16 +331,3 @@ def _encodable_value(value: Any, depth: int) -> Any:
 
 def _is_key(key: Any) -> bool:
     return isinstance(key, str) and encodable(key) and len(key.encode()) <= 255
-
-
-def _size(value: Any) -> int:
-    """An upper bound of the bytes that a value takes in a header table: type, length and content."""
-    if isinstance(value, str):
-        return 5 + len(value.encode())
-    if isinstance(value, bytes):
-        return 5 + len(value)
-    if isinstance(value, Mapping):
-        return 5 + sum(_size(key) + _size(item) for key, item in value.items())
-    if isinstance(value, list):
-        return 5 + sum(_size(item) for item in value)
-    return 9

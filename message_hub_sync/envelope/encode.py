@@ -25,6 +25,7 @@ from message_hub_sync.envelope.header_names import (
     TTL,
     WIRE_HEADERS,
 )
+from message_hub_sync.envelope.header_sizes import table_size
 from message_hub_sync.envelope.ids import new_id
 from message_hub_sync.envelope.json_forms import JSONEncoder, json_form
 from message_hub_sync.envelope.names import MAX_NAME_BYTES
@@ -43,6 +44,10 @@ from message_hub_sync.runtime.text import encodable, printable, shown
 __all__ = ["check_header", "check_headers_size", "encode_payload", "event_properties", "message_properties"]
 
 _INT64 = 2**63
+#: RabbitMQ also sends the message to the queues of these routing keys. It closes the channel if they are not a list.
+_ROUTING_HEADERS = frozenset({"CC", "BCC"})
+#: At about 129 KiB of headers, RabbitMQ closes the connection with all that is in flight on it, whatever frame_max is.
+_MAX_HEADERS_BYTES = 64 * 1024
 
 
 def encode_payload(payload: Any, max_bytes: int, fallback: JSONEncoder = json_form) -> bytes:
@@ -246,6 +251,11 @@ def _checked_headers(extra: Any) -> dict[str, Any]:
         raise MessageValidationError(f"headers must be a dict, not {shown(extra)}")
     for name, value in extra.items():
         check_header(name, value)
+        if name in _ROUTING_HEADERS:
+            raise MessageValidationError(
+                f"header {name!r} must not be used: RabbitMQ takes its value for further routing keys. Send one "
+                "message to each receiver, or write the name in lower case"
+            )
         if name in WIRE_HEADERS or name.startswith(RESERVED_PREFIX):
             raise MessageValidationError(
                 f"header {name!r} is reserved for the hub: choose a name that does not begin with '{RESERVED_PREFIX}' "
@@ -272,14 +282,16 @@ def check_header(name: Any, value: Any) -> None:
 
 
 def check_headers_size(headers: Mapping[str, Any]) -> None:
-    """Check the size of all headers together.
+    """Check the size of all headers together, with what AMQP adds to each of them.
 
     :raises MessageValidationError: they are larger than 64 KiB.
     """
-    # At about 129 KiB of headers, RabbitMQ closes the connection with all that is in flight on it, whatever frame_max
-    # is.
-    if sum(len(name) + len(str(value).encode()) for name, value in headers.items()) > 64 * 1024:
-        raise MessageValidationError("headers must be at most 64 KiB together: put such data into the payload")
+    size = table_size(headers)
+    if size > _MAX_HEADERS_BYTES:
+        raise MessageValidationError(
+            f"headers must be at most 64 KiB together, not {size} bytes (with up to 10 that AMQP adds to each): put "
+            "such data into the payload"
+        )
 
 
 def _why_not_serialisable(error: BaseException) -> str:

@@ -460,7 +460,11 @@ BAD_HEADERS: list[tuple[Any, str]] = [
         {"h": SECRET + "\ud800"},
         "header 'h' must be a text, a 64-bit whole number, a bool or None, not a text that UTF-8 cannot encode",
     ),
-    ({"h": SECRET * 11_000}, "headers must be at most 64 KiB together: put such data into the payload"),
+    (
+        {"h": SECRET * 11_000},
+        "headers must be at most 64 KiB together, not 66007 bytes (with up to 10 that AMQP adds to each): put such "
+        "data into the payload",
+    ),
 ]
 
 

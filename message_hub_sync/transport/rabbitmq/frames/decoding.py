@@ -3,7 +3,8 @@
 Any client that may publish chooses the headers. Some headers make pika's decoder raise: a timestamp beyond the year
 9999, an unknown field type, hundreds of nested tables. An exception there ends the connection, and again at each
 redelivery, so a single message would stop a consumer for good. Here such a message gets the header ``UNDECODABLE``
-instead, and the connection goes on. Floats are decoded here, because pika truncates them to whole numbers.
+instead, and the connection goes on. Floats are decoded here, because pika truncates them to whole numbers. So are
+whole numbers of 64 bits, because pika makes them objects of a class of its own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ LARGEST_FRAME = spec.FRAME_MAX_SIZE
 #: The start of every frame: kind, channel, size of the payload in bytes.
 FRAME_START = struct.Struct(">BHI")
 _LONG = struct.Struct(">I")
-_FLOATS = {b"f": struct.Struct(">f"), b"d": struct.Struct(">d")}
+_NUMBERS = {b"f": struct.Struct(">f"), b"d": struct.Struct(">d"), b"l": struct.Struct(">q"), b"L": struct.Struct(">q")}
 _KINDS = (spec.FRAME_METHOD, spec.FRAME_HEADER, spec.FRAME_BODY, spec.FRAME_HEARTBEAT)
 _FIXED = 12  # bytes before the property flags: class, weight and body size
 
@@ -158,7 +159,7 @@ def _value(data: bytes, at: int, levels: int) -> tuple[Any, int]:
         return _table(data, at + 1, levels - 1)
     if kind == b"A":
         return _list(data, at + 1, levels - 1)
-    number = _FLOATS.get(kind)
+    number = _NUMBERS.get(kind)
     if number is None:
         found: tuple[Any, int] = decode_value(data, at)
         return found
