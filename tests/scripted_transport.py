@@ -117,6 +117,10 @@ class ScriptedConsumer:
     def active(self) -> bool:
         return not self.closed
 
+    @property
+    def other_limit(self) -> bool:
+        return False
+
     def ack(self, delivery: Delivery) -> None:
         self.settled.append(delivery.delivery_tag)
 

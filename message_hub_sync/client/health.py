@@ -35,11 +35,13 @@ def health_status(
     known = subscriptions.known()
     circuits = breakers.states()
     errors = {consumer.queue: consumer.error for consumer in subscriptions.consumers()}
+    limited = {consumer.queue for consumer in subscriptions.consumers() if consumer.possibly_limited}
     queues = {
         queue: {
             "active": active,
             "event_types": list(subscription.event_types),
             "error": errors.get(queue),
+            "possibly_limited": queue in limited,
         }
         for subscription in known
         for queue, active in subscriptions.activity(subscription).items()

@@ -12,6 +12,7 @@ from message_hub_sync.consuming.consumed_queue import ConsumedQueue, ConsumeOpti
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
 from message_hub_sync.consuming.deduplication import DuplicateRequest
 from message_hub_sync.consuming.delivery_in_progress import DeliveryInProgress
+from message_hub_sync.consuming.delivery_limit import DeliveryLimit
 from message_hub_sync.consuming.handler_middleware import HandlerMiddleware
 from message_hub_sync.consuming.handlers import Handler
 from message_hub_sync.consuming.republished_properties import attempts_made
@@ -38,6 +39,7 @@ class DeliveryProcessor:
 
     :param handlers: returns the current callbacks. Called for each delivery, because subscriptions start and end.
     :param stopping: whether the consumer stops, so that no other delivery is handled.
+    :param limit: looks at the redelivered ones.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class DeliveryProcessor:
         handlers: Callable[[], Iterable[Handler]],
         *,
         stopping: Callable[[], bool],
+        limit: DeliveryLimit,
     ) -> None:
         self._consumed = consumed
         self._context = context
@@ -56,6 +59,7 @@ class DeliveryProcessor:
         self._service = context.config.service_name
         self._durable = consumed.topology.queue.durable
         self._stopping = stopping
+        self._limit = limit
         self._suspects = context.suspects
         self._retry = options.retry or context.retry
         self._deduplicate = options.deduplicate
@@ -87,6 +91,7 @@ class DeliveryProcessor:
         # before the middleware, which may be what crashed. 2: the middleware rejects it on arrival. 3: its ttl ran out
         # during a retry: dead-letter queue. 4: a reply that is awaited here. 5: the handlers.
         if work.delivery.redelivered and self._durable:
+            self._limit.look_at(work.delivery)
             self._suspects.handle(work, self._retry.attempts, self._begin, self._stopping)
         else:
             self._begin(work)

@@ -10,6 +10,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from queue import Empty
 
 from message_hub_sync.consuming.consumed_queue import ConsumedQueue, ConsumeOptions, ConsumerContext
+from message_hub_sync.consuming.delivery_limit import DeliveryLimit
 from message_hub_sync.consuming.delivery_processor import DeliveryProcessor
 from message_hub_sync.consuming.handlers import Handler
 from message_hub_sync.consuming.republishing import Republisher
@@ -48,12 +49,14 @@ class QueueConsumer:
         self._context = context
         # Replaced as a whole under the lock of the registry that owns this; workers read it without a lock.
         self._handlers: tuple[tuple[object, Handler], ...] = ()
+        self._limit = DeliveryLimit(consumed.topology.queue)
         self._processor = DeliveryProcessor(
             consumed,
             options,
             context,
             lambda: [handler for _, handler in self._handlers],
             stopping=lambda: self._stopping,
+            limit=self._limit,
         )
         self._lock = threading.Lock()
         self._opening: Future[None] | None = None  # set under _lock; the caller that opens resets it after an error
@@ -104,6 +107,11 @@ class QueueConsumer:
         return f"{count} message{'s' * (count > 1)} cannot be moved to {queue}: {printable(why, 500)}"
 
     @property
+    def possibly_limited(self) -> bool:
+        """Whether the broker may give up messages that came back too often."""
+        return self._limit.possible(self.consumer)
+
+    @property
     def is_current_thread(self) -> bool:
         """Whether the calling thread is one of the workers, that is, whether a handler makes the call."""
         return threading.current_thread() in self._workers
@@ -146,6 +154,7 @@ class QueueConsumer:
     def _open(self, deadline: float) -> None:
         context = self._context
         consumer = context.transport.consume(self.consumed.topology, prefetch=self.options.prefetch, deadline=deadline)
+        self._limit.consumed(consumer)
         name = f"message-hub-{context.config.service_name}-{self.consumed.topology.queue.name}"
         try:
             with self._lock:

@@ -25,6 +25,7 @@ from message_hub_sync.consuming.error_headers import error_headers, traceback_he
 from message_hub_sync.envelope.header_names import (
     ATTEMPTS,
     CRASHES,
+    DELIVERY_COUNT,
     ERROR_MESSAGE,
     ERROR_TYPE,
     FIRST_FAILED_AT,
@@ -64,7 +65,7 @@ _MAX_COUNT = 2**31 - 1
 MAX_HEADER_BYTES = 60 * 1024
 _INT64 = 2**63
 _MAX_DEPTH = 16
-_DROPPED_HEADERS = frozenset({X_DEATH, "x-delivery-count", "CC", "BCC"})
+_DROPPED_HEADERS = frozenset({X_DEATH, DELIVERY_COUNT, "CC", "BCC"})
 _DROPPED_PREFIXES = ("x-first-death-", "x-last-death-")
 _DROPPED = object()
 

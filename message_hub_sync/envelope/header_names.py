@@ -95,10 +95,12 @@ LEFT_OUT = "x-left-out"
 UNDECODABLE = "x-undecodable"
 #: RabbitMQ's list of the queues that dead-lettered the message.
 X_DEATH = "x-death"
+#: A quorum queue writes there how often a message came back to it.
+DELIVERY_COUNT = "x-delivery-count"
 
 #: The names that nobody but the hub, this library and the broker may write.
 HUB_HEADERS = WIRE_HEADERS | {
     *(CAUSATION_ID, IN_REPLY_TO, ATTEMPTS, CRASHES, SERVICE, ERROR_TYPE, ERROR_MESSAGE, ERROR_TRACEBACK, REASON),
     *(FIRST_FAILED_AT, ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, ORIGINAL_EXPIRATION, ORIGINAL_USER_ID, TTL_LEFT),
-    *(LEFT_OUT, UNDECODABLE, X_DEATH, "x-delivery-count", "CC", "BCC"),
+    *(LEFT_OUT, UNDECODABLE, X_DEATH, DELIVERY_COUNT, "CC", "BCC"),
 }

@@ -219,6 +219,10 @@ class Consumer(Protocol):
     def active(self) -> bool:
         """Whether the broker delivers to this consumer now."""
 
+    @property
+    def other_limit(self) -> bool:
+        """Whether the queue was found to be a quorum queue with another delivery limit than declared."""
+
     def ack(self, delivery: Delivery) -> None:
         """Acknowledge a delivery. Sent together with others, within 50 ms. A stale delivery is ignored."""
 

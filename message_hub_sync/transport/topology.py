@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,6 +26,7 @@ __all__ = [
     "inbox_name",
     "inbox_subscription",
     "may_receive_replies",
+    "raise_limit_command",
     "reply_topology",
     "retry_queue",
 ]
@@ -91,6 +93,15 @@ def _quorum_arguments() -> dict[str, Any]:
     """The arguments of a quorum queue that is consumed or looked at."""
     # No dead-letter exchange: expired messages would go there, and async replicas would get 406.
     return {"x-queue-type": "quorum", "x-delivery-limit": _DELIVERY_LIMIT}
+
+
+def raise_limit_command(queue: str) -> str:
+    """The command of RabbitMQ that raises the delivery limit of a queue which exists."""
+    pattern = re.escape(queue)
+    return (
+        f"rabbitmqctl set_policy message-hub-limit '^{pattern}$' '{{\"delivery-limit\": {_DELIVERY_LIMIT}}}' "
+        "--apply-to queues"
+    )
 
 
 def inbox_name(service: str) -> str:

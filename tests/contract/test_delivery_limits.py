@@ -95,3 +95,25 @@ def test_queues_of_a_client_with_quorum_queues_give_nothing_up(hub: Hub) -> None
     assert last.properties.headers["x-delivery-count"] == 25
     consumer.ack(last)
     consumer.close(soon())
+
+
+@pytest.mark.parametrize("declared", ["classic", "quorum"])
+def test_a_queue_with_another_limit_is_told_at_once(hub: Hub, declared: Any, caplog: pytest.LogCaptureFixture) -> None:
+    queue = f"{hub.name('image')}.quest.begun"
+    hub.remove(queue)
+    spec = QueueSpec(queue, arguments={"x-queue-type": "quorum", "x-delivery-limit": 5})
+    hub.raw().declare_queue(spec, soon())
+    client = hub.client("image", queue_type=declared)
+    client.subscribe(["quest.begun"], lambda event: None)
+
+    assert client.get_health_status()["queues"][queue]["possibly_limited"] is True
+    assert caplog.text.count("rabbitmqctl set_policy message-hub-limit") == 1
+
+
+@pytest.mark.parametrize("declared", ["classic", "quorum"])
+def test_a_queue_that_the_client_declares_itself_is_not_limited(hub: Hub, declared: Any) -> None:
+    client = hub.client("image", queue_type=declared)
+    client.subscribe(["quest.begun"], lambda event: None)
+
+    queue = f"{hub.name('image')}.quest.begun"
+    assert client.get_health_status()["queues"][queue]["possibly_limited"] is False

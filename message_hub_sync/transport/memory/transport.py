@@ -267,6 +267,14 @@ class MemoryConsumer:
         subscription = self._subscription
         return self._delivering and subscription is not None and not subscription[1].queue.gone
 
+    @property
+    def other_limit(self) -> bool:
+        subscription = self._subscription
+        if subscription is None or not subscription[1].queue.arguments.quorum:
+            return False
+        limit = subscription[1].queue.arguments.delivery_limit
+        return limit is not None and limit != self._topology.queue.arguments.get("x-delivery-limit")
+
     def ack(self, delivery: Delivery) -> None:
         subscription = self._subscription
         if subscription is not None and delivery.origin is subscription[1]:

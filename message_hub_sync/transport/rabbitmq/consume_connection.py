@@ -83,6 +83,10 @@ class RabbitMQConsumer:
             and consumer_channel.connection.usable
         )
 
+    @property
+    def other_limit(self) -> bool:
+        return self._queue in self._owner.declarations.other_limits
+
     def ack(self, delivery: Delivery) -> None:
         consumer_channel = delivery.origin
         assert isinstance(consumer_channel, ConsumerChannel)

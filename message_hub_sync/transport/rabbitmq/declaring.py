@@ -30,6 +30,8 @@ class Declarations:
     def __init__(self) -> None:
         # The entities that were warned about. Both I/O threads use it without a lock: a race logs one warning twice.
         self._adopted: set[str] = set()
+        #: The quorum queues that exist with another delivery limit than declared. Read by any thread.
+        self.other_limits: set[str] = set()
 
     def topology(self, connection: ThreadedConnection, topology: Topology, name: str, deadline: float) -> None:
         """Declare the exchange, the queue with the name ``name``, and its bindings."""
@@ -70,6 +72,11 @@ class Declarations:
             # 2: the user may not declare it: use it if it exists.
             # 3: anything else is an error.
             if closed.code == _PRECONDITION_FAILED:
+                # The broker names the first argument that differs. RabbitMQ 3 has "but current is the value 'quorum' of
+                # type 'longstr'", RabbitMQ 4 has "but current is 'quorum'".
+                current = closed.text.partition(" but current is ")[2]
+                if "'x-delivery-limit'" in closed.text or current.removeprefix("the value ").startswith("'quorum'"):
+                    self.other_limits.add(name)
                 self._adopt(f"queue {name!r}", closed)
             elif closed.code == _ACCESS_REFUSED:
                 self._check_exists(connection, what, closed, name, None, deadline)

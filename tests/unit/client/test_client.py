@@ -277,6 +277,7 @@ def test_a_forked_child_begins_anew_and_its_subscriptions_are_inactive_until_sta
         answer = in_a_child(child)
 
     inactive = {"image-service.quest.started": {"active": False, "event_types": ["quest.started"], "error": None}}
+    inactive["image-service.quest.started"]["possibly_limited"] = False
     assert answer == ["degraded", ["quest.started"], inactive, True, True, True]
     client.publish_event("quest.started", {"n": 2})
     collected.wait()
