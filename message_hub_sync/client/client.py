@@ -205,8 +205,8 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
         * ``circuit_breaker_state``: the worst state of all circuits.
         * ``circuit_breakers``, ``connections``, ``queues``: the state of each one. Circuits are named by destination or
           event type, and ``*`` is that of the connection. A queue has an ``error`` if failed messages cannot be moved
-          to its retry or dead-letter queue. It is ``possibly_limited`` if it was found to be a quorum queue with another
-          delivery limit than this client declares: it may drop messages that came back often.
+          to its retry or dead-letter queue. It is ``possibly_limited`` if it was found to be a quorum queue with
+          another delivery limit than this client declares: it may drop messages that came back often.
         * ``crash_loops_bounded``: false if crashes cannot be counted, so that a message whose handler ends its process
           is delivered again without limit. The log has the reason.
         * ``last_error``: the last error that ended a connection, or that an attempt to connect ended with. It stays

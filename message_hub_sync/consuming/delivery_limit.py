@@ -42,7 +42,7 @@ class DeliveryLimit:
     def _warn(self, found: str) -> None:
         logger.warning(
             "the queue %s %s, so it may drop messages that no handler has seen: a lost connection returns all that was "
-            "prefetched. Raise its limit: %s",
+            "prefetched. Raise its limit, in its virtual host (--vhost): %s",
             self._queue.name,
             found,
             raise_limit_command(self._queue.name),
