@@ -158,7 +158,8 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
 
         It accepts no new calls, cancels the consumers, waits for running handlers and for confirms, then closes the
         connections. If a handler calls it, it does not wait for that handler; the connections are closed after the
-        handler has returned.
+        handler has returned. A bulk call of another thread writes nothing more: what it has written gets its confirm,
+        and the rest is ``rejected``.
 
         :param timeout: seconds for all of it, by default ``close_timeout``. Messages whose handlers have not returned
             by then are delivered again by the broker.

@@ -10,7 +10,7 @@ import pytest
 from collector import Collector
 from contract.conftest import Hub
 
-from message_hub_sync import Message, MessageHubClient, MessageHubConnectionError
+from message_hub_sync import Message, MessageHubClient, MessageHubConnectionError, MessageHubDeliveryError
 
 
 def _threads_of(*names: str) -> list[str]:
@@ -48,6 +48,41 @@ def test_close_lets_the_running_handler_finish_and_settle(hub: Hub) -> None:
     assert len(finished.items) == len(started.items) == 1
     assert hub.depth(f"{hub.name('image')}.messages") == 2
     assert _threads_of(hub.name("image")) == []
+
+
+@pytest.mark.parametrize("events", [False, True], ids=["messages", "events"])
+def test_close_beside_a_bulk_call_leaves_the_result_of_no_message_unknown(
+    hub: Hub, collected: Collector, events: bool
+) -> None:
+    count = 20_000
+    receiver = hub.client("image")
+    if events:
+        receiver.subscribe(["tale.told"], lambda text: collected(json.loads(text)["n"]), prefetch=500)
+    else:
+        receiver.subscribe_messages(lambda message: collected(message.payload["n"]), prefetch=500)
+    client = hub.client("character")
+    errors: list[MessageHubDeliveryError] = []
+
+    def call() -> None:
+        try:
+            if events:
+                client.publish_events([("tale.told", {"n": n}) for n in range(count)], timeout=60)
+            else:
+                client.send_messages([(hub.name("image"), {"n": n}) for n in range(count)], timeout=60)
+        except MessageHubDeliveryError as error:
+            errors.append(error)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    collected.wait(1, timeout=60)
+    client.close(timeout=60)
+    caller.join(60)
+
+    assert not caller.is_alive()
+    failed = [failure for error in errors for failure in error.failures]
+    assert {failure.outcome for failure in failed} <= {"rejected"}
+    written = sorted(set(range(count)) - {failure.index for failure in failed})
+    assert sorted(collected.wait(len(written), timeout=60)) == written
 
 
 def test_close_is_idempotent_and_final(hub: Hub, collected: Collector) -> None:
