@@ -250,6 +250,33 @@ def test_run_forever_of_a_client_that_handled_nothing_ended_in_time(hub: Hub) ->
     assert client.run_forever() is True
 
 
+def test_a_client_that_only_consumes_opens_no_other_connection_for_queue_stats(hub: Hub) -> None:
+    client = hub.client("image")
+    client.subscribe_messages(print)
+
+    client.get_queue_stats()
+
+    assert [connection["role"] for connection in client.get_health_status()["connections"]] == ["consume"]
+
+
+def test_an_interrupted_connection_has_a_last_error(hub: Hub) -> None:
+    client = hub.client("image")
+    client.connect()
+    connected = threading.Event()
+    transport = client._lifecycle.session().transport
+    transport.on_connected(connected.set)
+    before = client.get_health_status()
+    assert before["last_error"] is None
+
+    transport.interrupt()
+
+    assert connected.wait(30)
+    after = client.get_health_status()
+    assert after["last_error"]
+    assert after["last_error_at"]
+    assert [connection["last_error"] for connection in after["connections"]] == [after["last_error"]]
+
+
 def test_connect_is_idempotent(hub: Hub) -> None:
     client = hub.client("image")
     assert client.get_health_status()["status"] == "idle"

@@ -14,6 +14,7 @@ from message_hub_sync.errors import (
 )
 from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.base import (
     ConnectionState,
     ConnectionStatus,
@@ -33,6 +34,8 @@ from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topolog
 __all__ = ["MemoryConsumer", "MemoryTransport"]
 
 logger = SafeLogger("message_hub_sync.memory")
+
+_INTERRUPTED = "the connection was interrupted"
 
 
 class MemoryTransport:
@@ -58,6 +61,7 @@ class MemoryTransport:
         # counts as one before it.
         self._publishing: Hub | None = None
         self._states: dict[str, ConnectionState] = {}  # by role; guarded by _lock
+        self._interrupted_at: dict[str, float] = {}  # by role, in seconds since the epoch; guarded by _lock
         self._consumers: list[MemoryConsumer] = []  # guarded by _lock
         self._listeners: list[Callable[[], None]] = []  # guarded by _lock
         self._adopted: set[str] = set()  # entities that were warned about; guarded by _lock
@@ -92,7 +96,16 @@ class MemoryTransport:
 
     @locked
     def status(self) -> Sequence[ConnectionStatus]:
-        return [ConnectionStatus(role, state, str(self._address)) for role, state in self._states.items()]
+        return [
+            ConnectionStatus(
+                role,
+                state,
+                str(self._address),
+                last_error=_INTERRUPTED if role in self._interrupted_at else None,
+                last_error_at=self._interrupted_at.get(role),
+            )
+            for role, state in self._states.items()
+        ]
 
     @locked
     def on_connected(self, listener: Callable[[], None]) -> None:
@@ -127,7 +140,7 @@ class MemoryTransport:
         self._closed = True
 
     def interrupt(self) -> None:
-        consumers = self._lock.run(self._consumers.copy)
+        consumers = self._note_interrupted()
         listeners = self._lock.run(self._listeners.copy) if self._publishing is not None else []
         logger.debug("%s: open -> recovering -> open: interrupted", self._address)
         # The hub requeues the unacked messages and delivers them again. End all consumers before restarting the first
@@ -138,6 +151,13 @@ class MemoryTransport:
             consumer._resume()
         for listener in listeners:
             listener()
+
+    @locked
+    def _note_interrupted(self) -> list[MemoryConsumer]:
+        """Note it as the last error of each open connection. Returns the consumers."""
+        if not self._closed:
+            self._interrupted_at = dict.fromkeys(self._states, time.time())
+        return list(self._consumers)
 
     # --- publishing ------------------------------------------------------------------------------
 
@@ -165,20 +185,24 @@ class MemoryTransport:
     # --- queues ----------------------------------------------------------------------------------
 
     def declare(self, topology: Topology, deadline: float) -> None:
-        self._warn(self._open("publish").declare(topology, declared_name(topology.queue), self._client))
+        self._warn(self._open_any().declare(topology, declared_name(topology.queue), self._client))
 
     def declare_exchange(self, exchange: ExchangeSpec, deadline: float) -> None:
-        self._warn(self._open("publish").declare_exchange(exchange))
+        self._warn(self._open_any().declare_exchange(exchange))
 
     def declare_queue(self, queue: QueueSpec, deadline: float) -> None:
         self.declare(Topology(queue), deadline)
 
     def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:
-        hub = self._open("publish")
+        hub = self._open_any()
         return {name: hub.stats(name, self._client) for name in names}
 
     def delete(self, topology: Topology, queue: str, deadline: float) -> None:
-        self._open("publish").delete(queue, self._client)
+        self._open_any().delete(queue, self._client)
+
+    def _open_any(self) -> Hub:
+        """The hub by the consume connection if it is open, as over RabbitMQ; else by the publish connection."""
+        return self._open("consume" if "consume" in self._states else "publish")
 
     def _warn(self, adopted: Sequence[Adopted]) -> None:
         """Warn once of each entity that exists with other arguments."""
