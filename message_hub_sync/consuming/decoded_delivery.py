@@ -15,6 +15,7 @@ from message_hub_sync.envelope.decode import (
     source_of,
 )
 from message_hub_sync.envelope.header_names import EVENT_TYPE, IN_REPLY_TO, ORIGINAL_ROUTING_KEY, UNDECODABLE
+from message_hub_sync.envelope.ids import new_id, uuid_of
 from message_hub_sync.envelope.topic_patterns import matches, words
 from message_hub_sync.envelope.values import EVENT, SERVICE_MESSAGE, Event, InvalidMessage, Message, Properties
 from message_hub_sync.middleware.sending import SendingKind
@@ -62,7 +63,7 @@ class DecodedDelivery:
         self._max_bytes = max_bytes
         self._pattern = pattern
         self._payload: dict[str, Any] | None = None  # worker thread only
-        self._identity: UUID | None = None  # worker thread only; set by check()
+        self._identity: UUID | None = None  # worker thread only; set by check(), or made where there is none
         self._payload_shared = False  # worker thread only
         self._envelopes: dict[Any, Any] = {}  # worker thread only; by model
 
@@ -74,7 +75,7 @@ class DecodedDelivery:
     @property
     def correlation_id(self) -> str:
         """The correlation id, or the message id if there is none. The envelope has the same."""
-        return self.delivery.properties.correlation_id or self.message_id
+        return self.delivery.properties.correlation_id or self.message_id or str(self._made_identity())
 
     @property
     def source(self) -> str:
@@ -179,7 +180,7 @@ class DecodedDelivery:
     def check(self) -> None:
         """Check that this is a message of the hub. This does not depend on what its handlers get.
 
-        :raises InvalidMessage: its headers cannot be decoded, its type is another one, its message id is missing or
+        :raises InvalidMessage: its headers cannot be decoded, its type is another one, its message id is
             invalid, its ``reply_to`` is not a queue of its source, its event type is not the one of its routing key, or
             its body is not a JSON object.
         """
@@ -189,13 +190,20 @@ class DecodedDelivery:
             raise InvalidMessage(f"its headers cannot be decoded: {printable(str(undecodable))}")
         properties = self.delivery.properties
         if self.kind == "event":
-            self._identity = checked_identity(properties, EVENT)
+            identity = checked_identity(properties, EVENT)
             self._check_event_type(properties)
         else:
-            self._identity = checked_identity(properties, SERVICE_MESSAGE)
+            identity = checked_identity(properties, SERVICE_MESSAGE)
             if properties.reply_to:
                 _check_reply_to(properties.reply_to, source_of(properties))
+        self._identity = self._identity or identity
         self._decoded()
+
+    def _made_identity(self) -> UUID:
+        """A new id for a message that has neither a message id nor a correlation id."""
+        if self._identity is None:
+            self._identity = uuid_of(new_id())
+        return self._identity
 
     def _check_event_type(self, properties: Properties) -> None:
         event_type = self.event_type

@@ -82,7 +82,7 @@ class DeliveryProcessor:
         enter(
             MessageContext(
                 decoded.correlation_id,
-                decoded.message_id,
+                decoded.message_id or None,
                 decoded.event_type if self._kind == "event" else None,
                 self._service,
             )
@@ -128,7 +128,7 @@ class DeliveryProcessor:
             elif work.duplicate and decoded.is_request:
                 # Its caller would wait for its whole timeout.
                 self._context.send_error(decoded, DuplicateRequest(decoded.message_id))
-            if self._deduplicate is not None and work.handled:
+            if self._deduplicate is not None and work.handled and decoded.message_id:
                 # Last, after all callbacks and middleware: if one of them fails, the message must be handled again.
                 self._deduplicate.add(_key(decoded))
         except BaseException as error:  # a handler's sys.exit() must not end the worker either
@@ -142,7 +142,7 @@ class DeliveryProcessor:
     def _run_handlers(self, work: DeliveryInProgress) -> Any:
         """Run all callbacks. Returns the first result that is not ``None``."""
         decoded = work.decoded
-        if self._deduplicate is not None and _key(decoded) in self._deduplicate:
+        if self._deduplicate is not None and decoded.message_id and _key(decoded) in self._deduplicate:
             self._metrics.duplicate_dropped(self._queue)
             work.handled, work.duplicate = False, True
             return None
@@ -197,7 +197,7 @@ class DeliveryProcessor:
                 self._destination(),
                 printable(str(error)),
             )
-            if reply and decoded.message_id:
+            if reply:
                 self._context.send_error(decoded, error)
             work.dead_letter(error, str(error), attempts=attempt - 1)
         elif reply and not isinstance(error, MessageHubRetryError):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core.core_schema import ErrorType
 
 from message_hub_sync.envelope.header_names import CAUSATION_ID, DESTINATION, SOURCE, TIMESTAMP, TTL
-from message_hub_sync.envelope.ids import uuid_of
+from message_hub_sync.envelope.ids import new_id, uuid_of
 from message_hub_sync.envelope.values import (
     EVENT,
     MAX_TTL_SECONDS,
@@ -164,13 +164,13 @@ def checked_identity(properties: Properties, expected: str) -> UUID:
     """Check the ``type`` and the ``message_id`` of a delivery.
 
     :param expected: :data:`EVENT` or :data:`SERVICE_MESSAGE`. An absent ``type`` is accepted.
-    :returns: the message id.
-    :raises InvalidMessage: the ``type`` is another one, or the ``message_id`` is absent or not a UUID.
+    :returns: the message id; a new one if there is none, as in messages of other clients.
+    :raises InvalidMessage: the ``type`` is another one, or the ``message_id`` is not a UUID.
     """
     if properties.type and properties.type != expected:
         raise InvalidMessage(f"its type must be {expected!r}, not {shown(properties.type)}")
     if not properties.message_id:
-        raise InvalidMessage("it has no message_id")
+        return uuid_of(new_id())
     try:
         return uuid_of(properties.message_id)
     except ValueError:

@@ -146,7 +146,7 @@ def _common_headers(
     common = {SOURCE: source, DESTINATION: destination, PRIORITY: priority}
     if ttl is None:
         return common, None
-    common[TTL] = ttl if isinstance(ttl, int) else str(ttl)
+    common[TTL] = int(ttl) if ttl == int(ttl) else str(ttl)
     return common, str(max(1, round(ttl * 1000)))
 
 

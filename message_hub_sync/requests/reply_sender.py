@@ -125,7 +125,8 @@ class ReplySender:
         )
         # Unchanged, even if this library would not accept such an id: the caller looks for exactly this one.
         properties.correlation_id = correlation_id
-        properties.headers[IN_REPLY_TO] = message_id
+        if message_id:
+            properties.headers[IN_REPLY_TO] = message_id
         # RabbitMQ 3.10 returns a mandatory message to a queue of direct reply-to, although it delivers it.
         mandatory = not queue.startswith(DIRECT_REPLY_TO)
         return Outgoing(DEFAULT_EXCHANGE, queue, body, properties, mandatory=mandatory)
