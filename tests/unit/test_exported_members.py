@@ -26,12 +26,20 @@ def _sort_key(name: str) -> tuple[int, str]:
     return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
 
 
-def test_every_error_is_importable_from_the_top_and_from_client() -> None:
-    errors = {name for name in message_hub_sync.errors.__all__ if name.endswith("Error")}
+def test_every_error_is_importable_from_the_top() -> None:
+    errors = _error_names()
 
-    assert len(errors) == 11
+    assert len(errors) == 12
     assert errors <= set(message_hub_sync.__all__)
-    assert errors <= set(message_hub_sync.client.__all__)
+
+
+def test_every_error_of_the_integration_guide_is_importable_from_client() -> None:
+    # The guide is older than this error. The module `client` holds the names of the guide only.
+    assert _error_names() - set(message_hub_sync.client.__all__) == {"MessageHubReentryError"}
+
+
+def _error_names() -> set[str]:
+    return {name for name in message_hub_sync.errors.__all__ if name.endswith("Error")}
 
 
 def test_nothing_else_is_public_at_the_top() -> None:
