@@ -103,6 +103,7 @@ class ScriptedConsumer:
         self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
         self.settled: list[int] = []
         self.closed = False
+        self.given_back = False
         self.lost: set[int] = set()
 
     @property
@@ -134,6 +135,9 @@ class ScriptedConsumer:
     def flush(self) -> None: ...
 
     def cancel(self, deadline: float) -> None: ...
+
+    def give_back(self) -> None:
+        self.given_back = True
 
     def close(self, deadline: float) -> None:
         self.closed = True

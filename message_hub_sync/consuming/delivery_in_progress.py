@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
 
 from message_hub_sync.consuming.consumed_queue import ConsumedQueue, ConsumerContext
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
@@ -117,17 +118,25 @@ class DeliveryInProgress:
 
         self._republish(retry_queue(queue, delay_ms), properties, retried)
 
-    def dead_letter(self, error: BaseException | None, reason: str, *, attempts: int | None = None) -> None:
+    def dead_letter(
+        self,
+        error: BaseException | None,
+        reason: str,
+        *,
+        attempts: int | None = None,
+        log: Callable[[str], None] | None = None,
+    ) -> None:
         """Republish it to the dead-letter queue; a transient queue has none, so it is dropped and counted.
 
         :param error: what the handler raised; ``None``: no handler ran, so the reason is logged here.
         :param attempts: handler runs that failed; ``None``: those that its header counts.
+        :param log: logs why, with where it was moved; called once the broker has it, or when moving it fails.
         """
         if not self._consumed.topology.queue.durable:
             self._dead_lettered()
+            if log is not None:
+                log("dropped, as its queue is not durable")
             return
-        if error is None:
-            self._log_dead_letter(reason)
         properties = dead_letter_properties(
             self.delivery,
             error=error,
@@ -136,7 +145,7 @@ class DeliveryInProgress:
             service=self._context.config.service_name,
             now=time.time(),
         )
-        self._republish(self._dead_letter_queue(), properties, self._dead_lettered)
+        self._republish(self._dead_letter_queue(), properties, self._dead_lettered, log or self._logs(reason))
 
     def dead_letter_crashed(self, crashes: int, settled: Callable[[], None]) -> None:
         """Republish it to the dead-letter queue, because its handler has ended several processes.
@@ -146,7 +155,6 @@ class DeliveryInProgress:
         """
         times = "once" if crashes == 1 else f"{crashes} times"
         reason = f"its handler was started again {times}, and each time the process crashed before the handler ended"
-        self._log_dead_letter(reason)
         properties = dead_letter_properties(
             self.delivery,
             error=None,
@@ -162,12 +170,13 @@ class DeliveryInProgress:
             self._consumer.flush()
             settled()
 
-        self._republish(self._dead_letter_queue(), properties, dead_lettered)
+        self._republish(self._dead_letter_queue(), properties, dead_lettered, self._logs(reason))
 
-    def _log_dead_letter(self, reason: str) -> None:
-        """Log it, as no handler ran that could log it."""
-        name = self._consumed.name
-        logger.error("message %s of %s is moved to %s.dead: %s", printable(self.decoded.message_id), name, name, reason)
+    def _logs(self, reason: str) -> Callable[[str], None]:
+        """Logs it, as no handler ran that could log it."""
+        return lambda outcome: logger.error(
+            "message %s of %s was %s: %s", printable(self.decoded.message_id), self._consumed.name, outcome, reason
+        )
 
     def _dead_lettered(self) -> None:
         self.ack()
@@ -176,7 +185,13 @@ class DeliveryInProgress:
     def _dead_letter_queue(self) -> QueueSpec:
         return dead_letter_queue(self._consumed.name, self._context.config.queue_type)
 
-    def _republish(self, queue: QueueSpec, properties: Properties, done: Callable[[], None]) -> None:
+    def _republish(
+        self,
+        queue: QueueSpec,
+        properties: Properties,
+        done: Callable[[], None],
+        log: Callable[[str], None] | None = None,
+    ) -> None:
         """Publish it to ``queue`` with a confirm; ``done`` acknowledges it after the confirm, never before."""
 
         def fallback(error: MessageValidationError) -> tuple[QueueSpec, Properties, Callable[[], None]]:
@@ -190,4 +205,12 @@ class DeliveryInProgress:
             # Not to a retry queue: without some of its headers it would be another message for its handler.
             return self._dead_letter_queue(), reduced_properties(properties, str(error)), self._dead_lettered
 
-        self._republisher.add(self.delivery, queue, properties, done, fallback)
+        report = None
+        if log is not None:
+            context = copy_context()  # the log records carry its correlation id, whenever they are made
+            text = f"moved to {self._consumed.name}.dead"
+
+            def report(moved: bool) -> None:
+                context.run(log, text if moved else f"not {text} yet")
+
+        self._republisher.add(self.delivery, queue, properties, done, fallback, report)

@@ -173,14 +173,18 @@ class DeliveryProcessor:
 
     def _rejected_on_arrival(self, work: DeliveryInProgress, error: MessageHubRejectError) -> None:
         reason = error_text(error)
-        logger.error(
-            "message %s of %s was rejected on arrival and is %s: %s",
-            printable(work.decoded.message_id or "without an id"),
-            work.delivery.queue,
-            self._destination(),
-            printable(reason),
+        message_id = printable(work.decoded.message_id or "without an id")
+        work.dead_letter(
+            error,
+            reason,
+            log=lambda outcome: logger.error(
+                "message %s of %s was rejected on arrival and is %s: %s",
+                message_id,
+                work.delivery.queue,
+                outcome,
+                printable(reason),
+            ),
         )
-        work.dead_letter(error, reason)
 
     def _failed(self, work: DeliveryInProgress, error: BaseException, *, reply: bool = True) -> None:
         decoded = work.decoded
@@ -189,17 +193,22 @@ class DeliveryProcessor:
         # First match wins. 1: it is not a message of the hub: dead-letter queue at once. 2: a request: the error is
         # the reply. 3: the retry policy decides.
         if isinstance(error, InvalidMessage):
-            # Any client may have sent it: log one line without control characters, and no traceback.
-            logger.error(
-                "message %s in %s is not handled but %s: %s",
-                printable(decoded.message_id or "without an id"),
-                work.delivery.queue,
-                self._destination(),
-                printable(str(error)),
-            )
             if reply:
                 self._context.send_error(decoded, error)
-            work.dead_letter(error, str(error), attempts=attempt - 1)
+            # Any client may have sent it: log one line without control characters, and no traceback.
+            reason = str(error)
+            work.dead_letter(
+                error,
+                reason,
+                attempts=attempt - 1,
+                log=lambda outcome: logger.error(
+                    "message %s in %s is not handled but %s: %s",
+                    printable(decoded.message_id or "without an id"),
+                    work.delivery.queue,
+                    outcome,
+                    printable(reason),
+                ),
+            )
         elif reply and not isinstance(error, MessageHubRetryError):
             self._log_failure(work, error, logging.ERROR, "the caller gets the error")
             self._context.send_error(decoded, error)
@@ -210,8 +219,7 @@ class DeliveryProcessor:
     def _retry_or_dead_letter(self, work: DeliveryInProgress, error: BaseException, attempt: int) -> None:
         decision = decide(self._retry, attempt, error)
         if not self._durable:
-            self._log_failure(work, error, logging.ERROR, self._destination())
-            work.dead_letter(error, "")
+            work.dead_letter(error, "", log=lambda outcome: self._log_failure(work, error, logging.ERROR, outcome))
         elif isinstance(decision, RetryLater):
             after = f"attempt {attempt} of {self._retry.attempts}, again in {decision.delay_ms / 1000:g} s"
             # Log a traceback for the first and the last attempt, and one line for each between.
@@ -223,11 +231,13 @@ class DeliveryProcessor:
             self._log_failure(work, error, logging.WARNING, after, traceback=not between)
             work.retry(error, attempt, decision.delay_ms)
         else:
-            self._log_failure(work, error, logging.ERROR, f"{self._destination()}, {decision.reason}")
-            work.dead_letter(error, decision.reason, attempts=attempt)
-
-    def _destination(self) -> str:
-        return f"moved to {self._queue}.dead" if self._durable else "dropped, as its queue is not durable"
+            reason = decision.reason
+            work.dead_letter(
+                error,
+                reason,
+                attempts=attempt,
+                log=lambda outcome: self._log_failure(work, error, logging.ERROR, f"{outcome}, {reason}"),
+            )
 
     def _log_failure(
         self,

@@ -64,9 +64,9 @@ class QueueConsumer:
         self._threads: list[threading.Thread] = []  # guarded by _lock; all that were started
         self._workers: list[threading.Thread] = []  # changed under _lock; those that still run
         self._taken: dict[threading.Thread, Delivery] = {}  # what each worker handles now; it sets its own
-        self._republishers: list[Republisher] = []  # one for each worker, which appends it
+        self._republisher: Republisher | None = None  # set under _lock
         self._stopping = False  # any thread sets it to True, and it stays so
-        self._cancelled = False  # set under _lock
+        self._cancelled = threading.Event()  # set under _lock
         self._stop_deadline = 0.0  # set under _lock
         self._afterwards: list[Callable[[], None]] = []  # guarded by _lock
 
@@ -98,9 +98,8 @@ class QueueConsumer:
     @property
     def error(self) -> str | None:
         """Why failed messages stay unacked, so that they take up the prefetch; ``None`` if there are none."""
-        stuck = sum(
-            (Counter(republisher.stuck()) for republisher in list(self._republishers)), Counter[tuple[str, str]]()
-        )
+        republisher = self._republisher
+        stuck = Counter[tuple[str, str]]() if republisher is None else republisher.stuck()
         if not stuck:
             return None
         ((queue, why), count), *_ = stuck.most_common(1)
@@ -161,9 +160,12 @@ class QueueConsumer:
                 if self._stopping:
                     raise MessageHubConnectionError("the subscription was cancelled meanwhile")
                 self.consumer = consumer
+                self._republisher = republisher = Republisher(context.transport, consumer)
                 # Start the threads under _lock: join() must not see one that has not started.
                 for number in range(1, self.options.workers + 1):
-                    worker = threading.Thread(target=self._work, args=(consumer,), name=f"{name}-{number}", daemon=True)
+                    worker = threading.Thread(
+                        target=self._work, args=(consumer, republisher), name=f"{name}-{number}", daemon=True
+                    )
                     worker.start()
                     self._threads.append(worker)
                     self._workers.append(worker)
@@ -188,11 +190,12 @@ class QueueConsumer:
         """
         with self._lock:
             self._stopping = True
-            if self._cancelled:
+            if self._cancelled.is_set():
                 return
             self._stop_deadline = deadline
             consumer = self.consumer
-            self._cancelled = consumer is not None
+            if consumer is not None:
+                self._cancelled.set()
         if consumer is None:
             return
         try:
@@ -211,6 +214,21 @@ class QueueConsumer:
             if thread is not threading.current_thread():
                 thread.join(remaining(deadline))
         return not self._workers
+
+    def give_back(self) -> None:
+        """Requeue the deliveries that no worker has taken, if a handler runs on after :meth:`join`. Does not wait."""
+        consumer = self.consumer
+        if consumer is not None:
+            try:
+                consumer.give_back()
+            except MessageHubError as error:
+                logger.debug("giving back deliveries of %s failed: %s", consumer.queue, error)
+
+    def connected(self) -> None:
+        """The broker accepts messages again: have the messages moved that could not be moved. Does not wait."""
+        republisher = self._republisher
+        if republisher is not None:
+            republisher.connected()
 
     def log_unfinished(self, seconds: float) -> bool:
         """Log the messages whose handlers still run, except the handler that calls this.
@@ -244,26 +262,33 @@ class QueueConsumer:
 
     # --- the workers ------------------------------------------------------------------------------
 
-    def _work(self, consumer: Consumer) -> None:
-        republisher = Republisher(self._context.transport, consumer)
-        self._republishers.append(republisher)
+    def _work(self, consumer: Consumer, republisher: Republisher) -> None:
         me = threading.current_thread()
         try:
-            while not self._stopping:
+            # Not until _stopping: only cancel() knows how long the last worker may wait for confirms.
+            while not self._cancelled.is_set():
                 delivery = self._next(consumer, republisher)
-                if delivery is not None and not self._stopping:
-                    self._taken[me] = delivery
-                    self._process(delivery, consumer, republisher)
-                    self._taken.pop(me, None)
+                if delivery is None:
+                    continue
+                if self._stopping:
+                    consumer.deliveries.put(delivery)  # for give_back()
+                    self._cancelled.wait()
+                    break
+                self._taken[me] = delivery
+                self._process(delivery, consumer, republisher)
+                self._taken.pop(me, None)
         finally:
-            self._leave(consumer)
+            self._leave(consumer, republisher)
 
     def _next(self, consumer: Consumer, republisher: Republisher) -> Delivery | None:
+        """The next delivery. First deals with what is due for those that are being republished."""
         due = republisher.next_due()
+        if due == 0:
+            republisher.advance()
+            due = republisher.next_due()
         try:
             return consumer.deliveries.get() if due is None else take(consumer.deliveries, due)
         except Empty:
-            republisher.advance()
             return None
 
     def _process(self, delivery: Delivery, consumer: Consumer, republisher: Republisher) -> None:
@@ -274,24 +299,28 @@ class QueueConsumer:
             self.cancel(time.monotonic() + CLOSE_TIMEOUT)
             return
         try:
-            republisher.drop_stale(delivery.origin)
             self._processor.process(delivery, consumer, republisher)
-            # _next() advances only when no delivery comes: with many deliveries it must be done here.
-            if republisher.next_due() == 0:
-                republisher.advance()
         except BaseException:
             logger.exception("a delivery of %s could not be processed and stays unacked", consumer.queue)
 
-    def _leave(self, consumer: Consumer) -> None:
+    def _leave(self, consumer: Consumer, republisher: Republisher) -> None:
         """End a worker. The last one closes the consumer, so that all handlers have acknowledged before that.
 
-        Closing requeues what was not handled.
+        It also waits for the confirms of what is being republished. Closing requeues what was not handled.
         """
+        me = threading.current_thread()
+        self._taken.pop(me, None)
         with self._lock:
-            self._workers = [worker for worker in self._workers if worker is not threading.current_thread()]
-            self._taken.pop(threading.current_thread(), None)
-            if self._workers:
+            if len(self._workers) > 1:
+                self._workers = [worker for worker in self._workers if worker is not me]
                 return
+        # The last one. It stays in _workers, so that whoever stops this consumer waits for it.
+        try:
+            republisher.finish(max(self._stop_deadline, time.monotonic() + CLOSE_TIMEOUT))
+        except BaseException:
+            logger.exception("waiting for the confirms of moved messages of %s failed", consumer.queue)
+        with self._lock:
+            self._workers = []
             actions, self._afterwards = self._afterwards, []
         try:
             consumer.close(max(self._stop_deadline, time.monotonic() + CLOSE_TIMEOUT))

@@ -1,15 +1,17 @@
-"""Republishes a message to its retry or dead-letter queue, and acknowledges it only after the confirm."""
+"""Republishes messages to their retry and dead-letter queues, and acknowledges each one only after its confirm."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import math
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from queue import Empty
 
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import MessageHubError, MessageValidationError
-from message_hub_sync.runtime.deadlines import remaining
+from message_hub_sync.runtime.deadlines import remaining, take
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import printable
@@ -20,26 +22,26 @@ __all__ = ["Republisher"]
 
 logger = SafeLogger("message_hub_sync.moving")
 
-#: Seconds that a worker waits for the confirm before it takes its next message. A confirm takes milliseconds.
+#: Seconds for opening the connection or a channel, and writing a message.
 PATIENCE = 0.25
-#: Seconds for writing a message without waiting for its confirm. They are enough if there is a connection.
+#: Seconds for writing a message while others wait for their next attempt. They are enough if there is a connection.
 WRITE_PATIENCE = 0.01
 #: Seconds for declaring a queue that does not exist yet: usually once for each queue.
 DECLARE_TIMEOUT = 5.0
 #: Seconds until the next attempt: at first, and at most. The pause doubles after each attempt.
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
-#: While the pause is shorter than this, a confirm that has not come is not told of.
-QUIET_PAUSE = 4.0
+#: Seconds after which an attempt without an answer is told of. A confirm usually takes milliseconds.
+SLOW = 5.0
 
 #: Called with the error if AMQP cannot carry the properties of a message. Returns the queue to publish it to instead,
 #: with which properties, and what acknowledges the delivery after the confirm.
 Fallback = Callable[[MessageValidationError], tuple[QueueSpec, Properties, Callable[[], None]]]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Republication:
-    """One delivery that is being republished. Only the worker thread that handles the delivery changes it."""
+    """One delivery that is being republished. The thread that took it out of its collection owns it."""
 
     delivery: Delivery
     queue: QueueSpec
@@ -47,16 +49,23 @@ class _Republication:
     #: Acknowledges the delivery.
     done: Callable[[], None]
     fallback: Fallback | None
-    #: The receipt of an attempt that was published and is not answered yet.
+    #: Logs why it is moved: with true, that it was moved; with false, that it is not moved yet. ``None`` once it was
+    #: called.
+    report: Callable[[bool], None] | None
+    #: Seconds from the next failed attempt to the one after it.
+    pause: float
+    #: The receipt of the attempt that is not answered yet.
     receipt: Receipt | None = None
+    #: When the last attempt was published (``time.monotonic()``).
+    tried_at: float = 0.0
     #: Whether the next attempt is published on a channel of its own.
     own_channel: bool = False
     #: Whether the queue must be declared before the next attempt.
     undeclared: bool = False
+    #: Whether it was returned: its queue did not exist.
+    returned: bool = False
     #: The time.monotonic() of the next attempt.
     due: float = 0.0
-    #: Seconds until the attempt after that.
-    pause: float = FIRST_PAUSE
     #: Whether a failed attempt was logged as a warning.
     warned: bool = False
     #: Why it is stuck. Empty before the second failed attempt, unless its queue cannot be declared.
@@ -73,20 +82,31 @@ class _UndeclarableQueue:
 
 
 class Republisher:
-    """The deliveries of one worker that are being republished and are not confirmed yet.
+    """The deliveries of one queue that are being republished and are not confirmed yet. All its workers share it.
 
-    A delivery that cannot be republished now stays unacked, and is tried again later. While an attempt is not answered,
-    it is not repeated, so that a slow broker does not get the message twice. No lock: only the worker thread uses this,
-    except that any thread may call :meth:`stuck`.
+    No worker waits for a confirm, so as many messages are under way as the prefetch allows. The confirm wakes a worker,
+    which acknowledges the delivery. A delivery that cannot be republished now stays unacked, and is tried again later.
+    While an attempt is not answered, it is not repeated, so that a slow broker does not get the message twice.
+
+    It has no lock, because a confirm may come while a lock of the transport is held. Each republication is in one of
+    three collections, and is added and taken out by single, atomic operations.
     """
 
     def __init__(self, transport: Transport, consumer: Consumer) -> None:
         self._transport = transport
         self._consumer = consumer
-        self._pending: list[_Republication] = []  # worker thread only; stuck() copies it
+        self._unanswered: dict[int, _Republication] = {}  # by id() of the receipt
+        self._answered: deque[_Republication] = deque()
+        self._waiting: deque[_Republication] = deque()  # for their next attempt
+        self._woken = False  # whether a wake-up for _answered is among the deliveries
+        self._next_look = math.inf  # the time.monotonic() at which to look for attempts without an answer
+        self._connected_at = 0.0  # the time.monotonic() of the last connected()
+        self._finishing = False  # set once, by the last worker
         # One backoff for each queue, not for each message: a failed declare may take up to 5 s.
-        self._undeclarable: dict[str, _UndeclarableQueue] = {}  # worker thread only
-        self._declared: set[str] = set()  # worker thread only; queues declared since add() or advance() was called
+        self._undeclarable: dict[str, _UndeclarableQueue] = {}
+        self._declared: dict[str, float] = {}  # the time.monotonic() at which each queue was declared
+
+    # --- for the workers --------------------------------------------------------------------------
 
     def add(
         self,
@@ -95,121 +115,155 @@ class Republisher:
         properties: Properties,
         done: Callable[[], None],
         fallback: Fallback | None = None,
+        report: Callable[[bool], None] | None = None,
     ) -> None:
-        """Publish ``delivery`` to ``queue``; if that does not succeed now, keep it for :meth:`advance`.
+        """Publish ``delivery`` to ``queue``. Does not wait for the confirm; :meth:`advance` collects it.
 
         :param properties: the properties to publish it with.
         :param done: acknowledges the delivery; called after the broker has confirmed the message.
         :param fallback: called if AMQP cannot carry ``properties``; returns what to publish instead.
+        :param report: logs why it is moved. Called once: with true after the confirm, with false if an attempt fails.
         """
-        republication = _Republication(delivery, queue, _outgoing(delivery, queue, properties), done, fallback)
-        self._declared.clear()
-        # While others are pending, publish without waiting for the confirm; advance() collects it.
-        patience = 0.0 if self._pending else PATIENCE
-        if not self._advance(republication, patience):
-            self._pending.append(republication)
-
-    def drop_stale(self, origin: object) -> None:
-        """Forget the deliveries whose channel is not ``origin``, the channel of the newest delivery.
-
-        Their channel is closed, so the broker delivers them again. If they were republished, too, they would be handled
-        twice.
-        """
-        if self._pending:
-            self._pending = [
-                republication for republication in self._pending if republication.delivery.origin is origin
-            ]
+        outgoing = _outgoing(delivery, queue, properties)
+        self._try(_Republication(delivery, queue, outgoing, done, fallback, report, FIRST_PAUSE))
 
     def next_due(self) -> float | None:
-        """Seconds until :meth:`advance` has something to do; ``None`` if nothing is pending."""
-        if not self._pending:
-            return None
-        return remaining(min(republication.due for republication in self._pending))
+        """Seconds until :meth:`advance` has something to do; ``None`` if only an answer can give it something."""
+        if self._answered:
+            return 0.0
+        due = math.inf
+        if self._waiting:
+            due = min((republication.due for republication in list(self._waiting)), default=math.inf)
+        if self._unanswered:
+            due = min(due, self._next_look)
+        return None if due == math.inf else remaining(due)
 
     def advance(self) -> None:
-        """Make one attempt for each delivery that is due. Forget those that can no longer be acknowledged.
+        """Deal with the answers, and make one attempt for each delivery that is due.
 
-        The broker delivers the latter again.
+        A delivery that can no longer be acknowledged is forgotten: the broker delivers it again. If it were
+        republished, too, it would be handled twice.
         """
+        self._settle_answered()
         now = time.monotonic()
-        self._declared.clear()
-        self._pending = [
-            republication
-            for republication in self._pending
-            if self._consumer.holds(republication.delivery)
-            and (republication.due > now or not self._advance(republication, 0.0))
-        ]
+        for _ in range(len(self._waiting)):
+            republication = _popped(self._waiting)
+            if republication is None:
+                break
+            if not self._consumer.holds(republication.delivery):
+                continue
+            if republication.due <= now:
+                self._try(republication)
+            else:
+                self._waiting.append(republication)
+        if self._unanswered and now >= self._next_look:
+            self._next_look = now + SLOW
+            for republication in list(self._unanswered.values()):
+                if now - republication.tried_at >= SLOW:
+                    republication.stuck = f"no confirm for {SLOW:g} s"
+                    self._tell(republication, republication.stuck)
 
-    def stuck(self) -> dict[tuple[str, str], int]:
-        """How many messages are stuck, by queue to publish to and reason. Any thread may call it."""
+    def finish(self, deadline: float) -> None:
+        """Wait for the answers to what is published, and acknowledge what is confirmed. Publish nothing more.
+
+        For the last worker. What is not confirmed stays unacked.
+
+        :param deadline: monotonic seconds.
+        """
+        self._finishing = True
+        self._settle_answered()
+        while self._unanswered and (seconds := remaining(deadline)):
+            try:
+                take(self._consumer.deliveries, seconds)  # a wake-up; a delivery stays unacked
+            except Empty:
+                break
+            self._settle_answered()
+        for republication in [*self._unanswered.values(), *self._waiting]:
+            self._report(republication, False)
+
+    # --- for any thread ---------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """The broker accepts messages again: have all that waits tried at once. Does not wait."""
+        self._connected_at = time.monotonic()
+        self._undeclarable.clear()
+        for republication in list(self._waiting):
+            republication.due, republication.pause = 0.0, FIRST_PAUSE
+        if self._waiting:
+            self._wake()
+
+    def stuck(self) -> Counter[tuple[str, str]]:
+        """How many messages are stuck, by queue to publish to and reason."""
         return Counter(
             (republication.queue.name, republication.stuck)
-            for republication in list(self._pending)
+            for republication in [*list(self._waiting), *list(self._unanswered.values())]
             if republication.stuck
         )
 
-    def _advance(self, republication: _Republication, patience: float) -> bool:
-        """Make one attempt, and wait ``patience`` seconds for its confirm. Returns whether it is complete."""
+    def _resolved(self, receipt: Receipt) -> None:
+        """The broker has answered. A lock of the transport may be held. A second call changes nothing."""
+        republication = self._unanswered.pop(id(receipt), None)
+        if republication is not None:
+            self._answered.append(republication)
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._consumer.deliveries.put(None)
+
+    # --- one attempt ------------------------------------------------------------------------------
+
+    def _try(self, republication: _Republication) -> None:
+        """Make one attempt, or schedule it. Does not wait for its answer."""
         undeclarable = self._undeclarable_now(republication.queue)
         if undeclarable is not None:
-            return self._later(republication, undeclarable.why, undeclarable.due)
+            self._later(republication, undeclarable.why, undeclarable.due)
+            return
         try:
-            try:
-                result = self._attempt(republication, patience)
-            except MessageValidationError as error:
-                if republication.fallback is None:
-                    raise
-                # The properties do not fit into a frame, whose size is known only while connected: the same attempt
-                # would always fail.
-                republication.queue, properties, republication.done = republication.fallback(error)
-                republication.outgoing, republication.fallback = (
-                    _outgoing(republication.delivery, republication.queue, properties),
-                    None,
-                )
-                result = self._attempt(republication, patience)
-            if result is PublishResult.RETURNED:
-                republication.receipt, republication.undeclared = None, True
-                result = self._attempt(republication, patience)
+            receipt = self._publish(republication)
         except MessageHubError as error:
             undeclarable = self._undeclarable_now(republication.queue)
-            return self._later(republication, str(error), 0.0 if undeclarable is None else undeclarable.due)
+            self._later(republication, str(error), 0.0 if undeclarable is None else undeclarable.due)
+            return
         except Exception:
             logger.exception("the transport failed in an unexpected way")
-            return self._later(republication, "the transport failed in an unexpected way")
-        if result is PublishResult.CONFIRMED:
-            self._undeclarable.pop(republication.queue.name, None)
-            try:
-                republication.done()
-            except Exception:
-                logger.exception("a message of %s was moved, but acknowledging it failed", republication.delivery.queue)
-            return True
-        # None: not answered yet, so keep the receipt. RETURNED: declare the queue first next time. The channel was
-        # closed: publish on a channel of its own next time.
-        reason = "no confirm yet" if republication.receipt is None else republication.receipt.reason
-        if result is not None:
-            republication.receipt = None
-            republication.undeclared = result is PublishResult.RETURNED
-            republication.own_channel = result in (PublishResult.CHANNEL_ERROR_SHARED, PublishResult.CHANNEL_ERROR)
-            reason = reason or result.value
-        return self._later(republication, reason or "no confirm yet", unanswered=result is None)
+            self._later(republication, "the transport failed in an unexpected way")
+            return
+        republication.receipt = receipt
+        if not self._unanswered:
+            self._next_look = republication.tried_at + SLOW
+        self._unanswered[id(receipt)] = republication
+        receipt.on_resolved(lambda: self._resolved(receipt))
+        # Do not wait: this leaves it to the I/O thread to read the confirm.
+        if receipt.wait(0.0) is not None and self._unanswered.pop(id(receipt), None) is not None:
+            self._settle(republication)
 
-    def _attempt(self, republication: _Republication, patience: float) -> PublishResult | None:
-        now = time.monotonic()
+    def _publish(self, republication: _Republication) -> Receipt:
+        try:
+            return self._publish_as_is(republication)
+        except MessageValidationError as error:
+            if republication.fallback is None:
+                raise
+            # The properties do not fit into a frame, whose size is known only while connected: the same attempt would
+            # always fail.
+            republication.queue, properties, republication.done = republication.fallback(error)
+            republication.outgoing = _outgoing(republication.delivery, republication.queue, properties)
+            republication.fallback = None
+            return self._publish_as_is(republication)
+
+    def _publish_as_is(self, republication: _Republication) -> Receipt:
         if republication.undeclared:
-            self._declare(republication.queue)
+            # Not if another delivery had it declared since this one was returned.
+            if self._declared.get(republication.queue.name, -math.inf) <= republication.tried_at:
+                self._declare(republication.queue)
             republication.undeclared = False
-            now = time.monotonic()
-        if republication.receipt is None:
-            patience_to_write = max(patience, WRITE_PATIENCE)
-            republication.receipt = self._transport.publish(
-                republication.outgoing, now + patience_to_write, own_channel=republication.own_channel
-            )
-        return republication.receipt.wait(now + patience)
+        patience = WRITE_PATIENCE if self._waiting and not republication.own_channel else PATIENCE
+        republication.tried_at = now = time.monotonic()
+        return self._transport.publish(republication.outgoing, now + patience, own_channel=republication.own_channel)
 
     def _declare(self, queue: QueueSpec) -> None:
         """Declare the queue. If that fails, nothing is published to it until its pause is over."""
-        if queue.name in self._declared:
-            return  # declared just now, for another delivery
         began = time.monotonic()
         try:
             self._transport.declare_queue(queue, began + DECLARE_TIMEOUT)
@@ -220,34 +274,88 @@ class Republisher:
             pause = max(now - began, FIRST_PAUSE if earlier is None else min(2 * earlier.pause, LONGEST_PAUSE))
             self._undeclarable[queue.name] = _UndeclarableQueue(str(error), now + pause, pause)
             raise
-        self._declared.add(queue.name)
+        self._declared[queue.name] = time.monotonic()
         self._undeclarable.pop(queue.name, None)
 
     def _undeclarable_now(self, queue: QueueSpec) -> _UndeclarableQueue | None:
         undeclarable = self._undeclarable.get(queue.name)
         return undeclarable if undeclarable is not None and undeclarable.due > time.monotonic() else None
 
-    def _later(self, republication: _Republication, why: str, due: float = 0.0, *, unanswered: bool = False) -> bool:
-        """Schedule the next attempt. Returns false.
+    # --- its answer -------------------------------------------------------------------------------
+
+    def _settle_answered(self) -> None:
+        self._woken = False  # first: an answer that comes from here on wakes a worker again
+        while (republication := _popped(self._answered)) is not None:
+            self._settle(republication)
+
+    def _settle(self, republication: _Republication) -> None:
+        """Acknowledge it if the broker has confirmed it, else schedule the next attempt."""
+        receipt, republication.receipt = republication.receipt, None
+        result = None if receipt is None else receipt.result
+        assert receipt is not None
+        assert result is not None
+        if result is PublishResult.CONFIRMED:
+            self._undeclarable.pop(republication.queue.name, None)
+            self._report(republication, True)  # before the acknowledgement: whoever sees it finds the line in the log
+            try:
+                republication.done()
+            except Exception:
+                logger.exception("a message of %s was moved, but acknowledging it failed", republication.delivery.queue)
+            return
+        # RETURNED: declare the queue first. The channel was closed: publish on a channel of its own.
+        republication.undeclared = result is PublishResult.RETURNED
+        republication.own_channel = result in (PublishResult.CHANNEL_ERROR_SHARED, PublishResult.CHANNEL_ERROR)
+        if republication.undeclared and not (republication.returned or self._finishing):
+            republication.returned = True
+            self._try(republication)
+        else:
+            self._later(republication, receipt.reason or result.value)
+
+    def _later(self, republication: _Republication, why: str, due: float = 0.0) -> None:
+        """Schedule the next attempt.
 
         :param due: when its queue may be declared again (``time.monotonic()``); 0.0: after its own pause.
         """
-        # A confirm that only takes long is no failure: tell of it after about 4 s.
-        quiet = unanswered and republication.pause < QUIET_PAUSE
-        republication.stuck = why if due or (republication.warned and not quiet) else ""
+        if self._connected_at >= republication.tried_at:
+            republication.pause = FIRST_PAUSE
+        republication.stuck = why if due or republication.warned else ""
         republication.due = due or time.monotonic() + republication.pause
         republication.pause = republication.pause if due else min(2 * republication.pause, LONGEST_PAUSE)
+        self._tell(republication, why)
+        self._waiting.append(republication)
+
+    def _tell(self, republication: _Republication, why: str) -> None:
+        self._report(republication, False)
         logger.log(
             # One warning for each message, not for each attempt: the broker may be down for long.
-            logging.DEBUG if republication.warned or quiet else logging.WARNING,
+            logging.DEBUG if republication.warned else logging.WARNING,
             "message %s of %s could not be moved to %s yet; it stays unacked and is tried again: %s",
             printable(republication.outgoing.properties.message_id or "without an id"),
             republication.delivery.queue,
             republication.queue.name,
             why,
         )
-        republication.warned = republication.warned or not quiet
-        return False
+        republication.warned = True
+
+    def _report(self, republication: _Republication, moved: bool) -> None:
+        report, republication.report = republication.report, None
+        if report is not None:
+            report(moved)
+        elif moved and republication.warned:
+            logger.info(
+                "message %s of %s was moved to %s",
+                printable(republication.outgoing.properties.message_id or "without an id"),
+                republication.delivery.queue,
+                republication.queue.name,
+            )
+
+
+def _popped(collection: deque[_Republication]) -> _Republication | None:
+    """The first one, taken out; ``None`` if there is none."""
+    try:
+        return collection.popleft()
+    except IndexError:  # another worker has taken it
+        return None
 
 
 def _outgoing(delivery: Delivery, queue: QueueSpec, properties: Properties) -> Outgoing:

@@ -116,7 +116,7 @@ class SubscriptionRegistry:
     def __init__(self, context: ConsumerContext, inherited: Sequence[Subscription] = ()) -> None:
         self._context = context
         self._lock = threading.Lock()
-        self._consumers: dict[tuple[str, bool], QueueConsumer] = {}  # guarded by _lock
+        self._consumers: dict[tuple[str, bool], QueueConsumer] = {}  # changed under _lock
         # Cancelled consumers of which a handler still runs.
         self._leaving: set[QueueConsumer] = set()  # changed under _lock, except for the atomic discard()
         # An event that is set means: not running.
@@ -126,6 +126,12 @@ class SubscriptionRegistry:
         self.drained = False
         for subscription in inherited:
             self._ended[subscription] = _set_event()
+        context.transport.on_connected(self._connected)
+
+    def _connected(self) -> None:
+        # On an I/O thread: no lock, which a thread that waits for the broker may hold.
+        for consumer in [*list(self._consumers.values()), *list(self._leaving)]:
+            consumer.connected()
 
     # --- one subscription -------------------------------------------------------------------------
 
@@ -201,7 +207,8 @@ class SubscriptionRegistry:
                 consumer.cancel(deadline)
             for consumer in idle:
                 consumer.afterwards(functools.partial(self._leaving.discard, consumer))
-                consumer.join(deadline)
+                if not consumer.join(deadline):
+                    consumer.give_back()
         finally:  # a signal handler may raise in the wait: the subscription has ended all the same
             if ended is not None:
                 ended.set()

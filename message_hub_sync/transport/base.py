@@ -118,7 +118,7 @@ class Receipt:
         #: Called by the first waiter instead of sleeping: reads the socket until the result or the deadline.
         self.read_until_resolved: Callable[[Receipt, float], None] | None = None  # the first waiter clears it
         # A raw lock, held until the result is there: a threading.Event costs ten times as much.
-        self._resolved = _thread.allocate_lock()
+        self._resolved: _thread.LockType | _AnnouncingLock = _thread.allocate_lock()
         self._resolved.acquire()
 
     def resolve(self, result: PublishResult, reason: str = "", code: int = 0) -> None:
@@ -138,6 +138,15 @@ class Receipt:
             except RuntimeError:
                 pass  # another thread has resolved it between the check and here
 
+    def on_resolved(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` when the result is there. If it is there already, ``listener`` may not be called.
+
+        :param listener: must return at once and not raise: it runs on the thread that reads the broker's answer, which
+            may hold a lock of the transport. It may be called twice.
+        """
+        # Not a field that resolve() checks: that would cost every publish, and only few need it.
+        self._resolved = _AnnouncingLock(self._resolved, listener)
+
     def wait(self, deadline: float) -> PublishResult | None:
         """Wait for the result.
 
@@ -156,6 +165,21 @@ class Receipt:
             except RuntimeError:
                 pass  # a second resolve() has released it
         return self.result
+
+
+class _AnnouncingLock:
+    """The lock of a receipt that also calls a listener when it is released."""
+
+    def __init__(self, lock: _thread.LockType | _AnnouncingLock, listener: Callable[[], None]) -> None:
+        self._lock = lock
+        self._listener = listener
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        return self._lock.acquire(blocking, timeout)
+
+    def release(self) -> None:
+        self._lock.release()
+        self._listener()
 
 
 class Delivery:
@@ -243,6 +267,9 @@ class Consumer(Protocol):
 
         :param deadline: how long to wait for the broker, in monotonic seconds.
         """
+
+    def give_back(self) -> None:
+        """Requeue the deliveries that nobody took from :attr:`deliveries`. After :meth:`cancel`; does not wait."""
 
     def close(self, deadline: float) -> None:
         """Send the pending acks, then requeue every unacked delivery, in order. Idempotent.

@@ -10,7 +10,13 @@ import pytest
 from collector import Collector
 from contract.conftest import Hub
 
-from message_hub_sync import Message, MessageHubClient, MessageHubConnectionError, MessageHubDeliveryError
+from message_hub_sync import (
+    Message,
+    MessageHubClient,
+    MessageHubConnectionError,
+    MessageHubDeliveryError,
+    MessageHubRejectError,
+)
 
 
 def _threads_of(*names: str) -> list[str]:
@@ -324,3 +330,56 @@ def test_queue_stats_count_what_waits_and_who_consumes(hub: Hub) -> None:
 
     inbox = f"{hub.name('image')}.messages"
     assert stats == {inbox: {"depth": 3, "consumers": 1}, f"{inbox}.dead": {"depth": 0, "consumers": 0}}
+
+
+@pytest.mark.parametrize("where", ["outside", "in a handler"])
+def test_a_cancel_that_gives_up_waiting_gives_back_what_was_prefetched(hub: Hub, where: str) -> None:
+    inside, cancelled, go_on = threading.Event(), threading.Event(), threading.Event()
+    finished = Collector()
+
+    def handle(message: Message) -> None:
+        if where == "in a handler":
+            subscription.cancel(0.5)
+            cancelled.set()
+        inside.set()
+        go_on.wait(60)
+        finished(message.payload["n"])
+
+    subscription = hub.client("image").subscribe_messages(handle)
+    sender = hub.client("character")
+    sender.send_messages((hub.name("image"), {"n": n}) for n in range(10))
+    assert inside.wait(30)
+    if where == "outside":
+        subscription.cancel(0.5)
+
+    other = Collector()
+    hub.client("image").subscribe_messages(lambda message: other(message.payload["n"]))
+
+    assert sorted(other.wait(9, 30)) == list(range(1, 10))
+    assert finished.items == []
+    go_on.set()
+    assert finished.wait(1, 30) == [0]
+    other.stays(9)
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+def test_messages_that_fail_while_their_client_stops_are_moved_once(hub: Hub, how: str) -> None:
+    client = hub.client("image")
+    seen = Collector()
+
+    def handle(message: Message) -> None:
+        seen(message.payload["n"])
+        raise MessageHubRejectError("no")
+
+    subscription = client.subscribe_messages(handle)
+    hub.client("character").send_messages((hub.name("image"), {"n": n}) for n in range(200))
+    seen.wait(20, 30)
+
+    if how == "cancel":
+        subscription.cancel(30)
+    else:
+        client.close(30)
+
+    inbox = f"{hub.name('image')}.messages"
+    # No sum above 200: none is in both. What was returned because the dead-letter queue did not exist yet stays.
+    assert (hub.depth(inbox) or 0) + (hub.depth(f"{inbox}.dead") or 0) == 200

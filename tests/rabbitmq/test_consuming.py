@@ -8,10 +8,14 @@ import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from collector import Collector
+from faults.proxy import Proxy
 from locking import held
 
+from message_hub_sync import MessageHubClient, MessageHubRejectError
 from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.transport.base import ConnectionState
 from message_hub_sync.transport.rabbitmq import consume_connection
@@ -454,3 +458,42 @@ def test_queues_that_do_not_answer_do_not_keep_the_others_from_being_closed_in_o
     for queue in (first.queue, second.queue):
         silence(bench, queue, silent=False)  # rabbitmqctl waits for them, too
     assert bench.depth() == 0
+
+
+def depths(node: Any, queue: str) -> tuple[str | None, str | None]:
+    """The messages in a queue and in its dead-letter queue, as the broker counts them."""
+    lines = node.ctl("list_queues", "name", "messages").splitlines()
+    found = dict(line.split("\t") for line in lines if "\t" in line)
+    return found.get(queue), found.get(f"{queue}.dead")
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+def test_a_stop_over_a_slow_network_acknowledges_what_was_moved(
+    node: Any, how: str, eventually: Callable[..., bool]
+) -> None:
+    service = f"slow-{how}-{uuid4().hex[:6]}"
+    handled = Collector()
+
+    def handle(event: dict[str, int]) -> None:
+        handled(event)
+        raise MessageHubRejectError("no")
+
+    with Proxy(node.port) as proxy, MessageHubClient(f"{service}-sender", node.url) as sender:
+        client = MessageHubClient(service, proxy.url)
+        subscription = client.subscribe(["quest.started"], handle)
+        (queue,) = subscription.queues
+        sender.publish_event("quest.started", {"n": 0})  # opens the connection and declares the queue
+        handled.wait(1, 30)
+        assert eventually(lambda: depths(node, queue) == ("0", "1"), 30)
+        proxy.delay(0.2)
+        sender.publish_events(("quest.started", {"n": n}) for n in range(1, 11))
+        handled.wait(11, 30)
+
+        if how == "cancel":
+            subscription.cancel(20)
+        else:
+            client.close(20)
+
+        assert eventually(lambda: depths(node, queue) == ("0", "11"), 30)
+        proxy.heal()
+        client.close()

@@ -329,6 +329,10 @@ class MemoryConsumer:
             hub, subscriber = self._subscription
             hub.cancel(subscriber)
 
+    def give_back(self) -> None:
+        for delivery in self._drained():
+            self.requeue(delivery)
+
     def close(self, deadline: float) -> None:
         self._delivering = False
         self._end()
@@ -371,13 +375,19 @@ class MemoryConsumer:
         """The connection ends: requeue the unacked messages. Their deliveries are stale from now on."""
         self._end()
         # Drop the queued deliveries: they are redelivered, and the handler would run twice.
-        wake_ups = 0
+        self._drained()
+
+    def _drained(self) -> list[Delivery]:
+        """The deliveries that no worker has taken, taken out."""
+        taken = []
         try:
             while True:
-                wake_ups += self._deliveries.get_nowait() is None
+                taken.append(self._deliveries.get_nowait())
         except Empty:
-            for _ in range(wake_ups):
-                self._deliveries.put(None)
+            deliveries = [delivery for delivery in taken if delivery is not None]
+            for _ in range(len(taken) - len(deliveries)):
+                self._deliveries.put(None)  # the wake-ups
+            return deliveries
 
     def _resume(self) -> None:
         try:

@@ -57,6 +57,9 @@ class RabbitMQConsumer:
         self.tag_prefix = owner.tag_prefix
         self.cancelled = False  # any thread sets it, once
         self._closed = False  # any thread sets it, once
+        self._giving_back = False  # set on the I/O thread, once
+        # Arrived after the cancel; guarded by the connection's lock.
+        self._late: list[tuple[ConsumerChannel, int]] = []
         # Written by the I/O thread only. Other threads read single fields without a lock.
         self._consumer_channel: ConsumerChannel | None = None
         self._channel_generation = 0  # how many channels it has received on
@@ -129,6 +132,32 @@ class RabbitMQConsumer:
             self._owner.postpone_retries()
             self._on_consumer_channel(self._send_cancel, deadline)
 
+    def give_back(self) -> None:
+        # As a task, so that it comes after the one that sends basic.cancel: else the broker might deliver them to this
+        # consumer again.
+        self._on_consumer_channel(self._give_back, 0.0)
+
+    def _give_back(self, consumer_channel: ConsumerChannel, _deadline: float) -> None:
+        consumer_channel.connection.lock.run(self._requeue_all)
+
+    def _requeue_all(self) -> None:
+        self._giving_back = True
+        untaken = [(delivery.origin, delivery.delivery_tag) for delivery in self._drained()]
+        late, self._late = self._late, []
+        for origin, tag in [*untaken, *late]:
+            assert isinstance(origin, ConsumerChannel)
+            self._requeue(origin, tag)
+
+    def arrived_late(self, consumer_channel: ConsumerChannel, tag: int) -> None:
+        """A delivery came after the cancel. It stays unacked until :meth:`give_back` or :meth:`close`.
+
+        The caller holds the connection's lock.
+        """
+        if self._giving_back:
+            self._requeue(consumer_channel, tag)
+        else:
+            self._late.append((consumer_channel, tag))
+
     def close(self, deadline: float) -> None:
         # The broker requeues the unacked messages when their channel closes.
         self.cancelled = self._closed = True
@@ -138,13 +167,19 @@ class RabbitMQConsumer:
 
     def discard_deliveries(self) -> None:
         """Drop the queued deliveries of a closed channel: they are redelivered, and the handler would run twice."""
-        wake_ups = 0
+        self._drained()
+
+    def _drained(self) -> list[Delivery]:
+        """The deliveries that no worker has taken, taken out."""
+        taken = []
         try:
             while True:
-                wake_ups += self._deliveries.get_nowait() is None
+                taken.append(self._deliveries.get_nowait())
         except Empty:
-            for _ in range(wake_ups):
-                self._deliveries.put(None)
+            deliveries = [delivery for delivery in taken if delivery is not None]
+            for _ in range(len(taken) - len(deliveries)):
+                self._deliveries.put(None)  # the wake-ups
+            return deliveries
 
     def _on_consumer_channel(self, work: Callable[[ConsumerChannel, float], None], deadline: float) -> None:
         """Do ``work`` on the I/O thread and wait for it. On a closed channel nothing is left to do."""

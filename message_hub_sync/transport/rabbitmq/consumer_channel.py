@@ -41,11 +41,14 @@ class Owner(Protocol):
     tag_prefix: str
     """The start of its consumer tags; the channel number follows."""
     cancelled: bool
-    """Whether to ignore further deliveries."""
+    """Whether further deliveries come late."""
 
     @property
     def deliveries(self) -> SimpleQueue[Delivery | None]:
         """The queue to put deliveries to."""
+
+    def arrived_late(self, consumer_channel: ConsumerChannel, tag: int) -> None:
+        """A delivery came after the cancel. Called with the connection's lock held."""
 
     def discard_deliveries(self) -> None:
         """Drop the deliveries that no worker has taken yet."""
@@ -161,10 +164,12 @@ class ConsumerChannel:
         return end
 
     def _arrived(self, deliver: Deliver, properties: Properties, body: bytes) -> None:
-        # After a cancel the message stays unacked: the broker requeues it when the channel closes.
-        if self.closed or self.consumer.cancelled:
+        if self.closed:
             return
         tag, redelivered, exchange, routing_key = deliver
+        if self.consumer.cancelled:
+            self.consumer.arrived_late(self, tag)
+            return
         self.consumer.deliveries.put(
             Delivery(
                 body, properties, exchange, routing_key, self.queue, redelivered, tag, self.channel_generation, self
