@@ -111,7 +111,7 @@ def test_requests_are_answered(framework: MessageHubTestFramework) -> None:
     b.reply_with(lambda message: {"double": 2 * message.payload["number"]})
     assert a.request("service-b", {"number": 21}).payload == {"double": 42}
     b.fail_next(1, KeyError("race"))
-    with pytest.raises(MessageHubRemoteError, match="race"):
+    with pytest.raises(MessageHubRemoteError, match="KeyError"):
         a.request("service-b", {})
 
 
