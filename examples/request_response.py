@@ -6,7 +6,7 @@ MESSAGE_HUB_URL=amqp://localhost:5672 python examples/request_response.py
 import os
 from typing import Any
 
-from message_hub_sync import HandlerGroup, MessageHubClient, MessageHubRemoteError
+from message_hub_sync import HandlerGroup, MessageHubClient, MessageHubRejectError, MessageHubRemoteError
 
 URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
 SHEETS = {"123": {"name": "Mira", "level": 3}}
@@ -16,7 +16,10 @@ handlers = HandlerGroup()
 
 @handlers.on_message
 def handle_message(payload: dict[str, Any]) -> dict[str, Any]:
-    return SHEETS[payload["id"]]  # the reply; if the handler raises, the caller gets the error
+    if payload["id"] not in SHEETS:
+        # The caller gets this text. Of any other error it gets only the class: its text may contain a secret.
+        raise MessageHubRejectError(f"there is no sheet {payload['id']}")
+    return SHEETS[payload["id"]]  # the reply
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ character-service: the campaign has 5 players
     "request_response": (
         """\
 service-a: service-b answered {'name': 'Mira', 'level': 3}
-service-a: no answer but an error, KeyError: '999'
+service-a: no answer but an error, MessageHubRejectError: there is no sheet 999
 """,
         {},
     ),
