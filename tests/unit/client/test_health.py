@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,9 @@ from message_hub_sync.config import CircuitBreakerConfig
 from message_hub_sync.consuming.subscription import SubscriptionRegistry
 from message_hub_sync.publishing.circuit_breaker import CircuitBreakers
 from message_hub_sync.transport.base import ConnectionState, ConnectionStatus
+
+#: A registry of nothing: it only asks its transport to tell of new connections.
+CONTEXT: Any = SimpleNamespace(transport=SimpleNamespace(on_connected=lambda listener: None))
 
 
 class Connected(ScriptedTransport):
@@ -40,7 +44,7 @@ def status(
         "image-service",
         Connected(*connections),
         breakers or CircuitBreakers(CircuitBreakerConfig(), "me"),
-        SubscriptionRegistry(None),  # type: ignore[arg-type]
+        SubscriptionRegistry(CONTEXT),
         closed=closed,
     )
     decoded: dict[str, Any] = json.loads(json.dumps(found))
@@ -122,4 +126,4 @@ def test_the_latest_error_is_told_whichever_connection_it_was_of() -> None:
 def test_without_subscriptions_nobody_is_asked_for_stats() -> None:
     transport = Connected()
 
-    assert queue_stats(transport, SubscriptionRegistry(None), time.monotonic()) == {}  # type: ignore[arg-type]
+    assert queue_stats(transport, SubscriptionRegistry(CONTEXT), time.monotonic()) == {}
