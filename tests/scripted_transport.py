@@ -69,6 +69,9 @@ class ScriptedTransport:
     def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:
         return dict.fromkeys(names)
 
+    def delivery_limit(self, queue: str, deadline: float) -> int | None:
+        return None
+
     def delete(self, topology: Topology, queue: str, deadline: float) -> None:
         self.log.append(("delete", queue))
 
@@ -124,6 +127,10 @@ class ScriptedConsumer:
 
     def ack(self, delivery: Delivery) -> None:
         self.settled.append(delivery.delivery_tag)
+
+    def ack_all(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self.ack(delivery)
 
     def requeue(self, delivery: Delivery) -> None: ...
 

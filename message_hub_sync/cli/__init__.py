@@ -12,7 +12,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("click", "rich"):
             raise
+        missing = error.name.partition(".")[0]
         raise SystemExit(
-            f"message-hub needs {error.name}, which is not installed: pip install 'message-hub-sync[cli]'"
+            f"message-hub needs {missing}, which is not installed: pip install 'message-hub-sync[cli]'"
         ) from None
     run()

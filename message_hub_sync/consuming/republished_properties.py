@@ -55,6 +55,7 @@ __all__ = [
     "headers_to_republish",
     "reduced_properties",
     "retry_properties",
+    "senders_headers",
 ]
 
 #: Limits in bytes for :func:`reduced_properties`: of each text, of exchange and routing key, of all headers together.
@@ -295,6 +296,11 @@ def headers_to_republish(
             break
         found[name] = kept
     return {**found, **ours}
+
+
+def senders_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The headers without those that the broker writes, and without ``CC`` and ``BCC``."""
+    return {name: value for name, value in headers.items() if _is_kept(name)}
 
 
 def _is_kept(name: Any) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from message_hub_sync.dead_letters.letter import DeadLetter, dead_letter_json, load_dead_letter, save_dead_letter
+from message_hub_sync.dead_letters.files import dead_letter_json, load_dead_letter, save_dead_letter
+from message_hub_sync.dead_letters.letter import DeadLetter
 from message_hub_sync.dead_letters.queues import (
     Gathered,
     dead_letter_queues,

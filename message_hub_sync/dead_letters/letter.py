@@ -1,33 +1,11 @@
-"""A dead letter, and the file in which it is stored, so that a failure in production becomes a regression test.
-
-The file is JSON in UTF-8::
-
-    {
-      "format": "message-hub-dead-letter/1",
-      "queue": "campaign-service.character.created",
-      "exchange": "events",
-      "routing_key": "character.created",
-      "failure": {"reason": …, "error_type": …, "error_message": …, "error_traceback": …,
-                  "attempts": 4, "first_failed_at": …, "service": "campaign-service"},
-      "properties": {"message_id": …, "correlation_id": …, "type": "event", …},
-      "headers": {"source": "character-service", …},
-      "payload": {…}
-    }
-
-``queue``, ``exchange`` and ``routing_key`` have their values from before the failure. If the body is not a JSON object,
-the file has ``body`` (base64) instead of ``payload``. Header values that JSON does not have are written as text.
-"""
+"""A dead letter: a message as it was before it failed, and what is known about its failure."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
-import json
-import os
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery, Kind
@@ -41,6 +19,7 @@ from message_hub_sync.envelope.header_names import (
     ERROR_TRACEBACK,
     ERROR_TYPE,
     FIRST_FAILED_AT,
+    LEFT_OUT,
     ORIGINAL_EXCHANGE,
     ORIGINAL_EXPIRATION,
     ORIGINAL_ROUTING_KEY,
@@ -51,13 +30,10 @@ from message_hub_sync.envelope.header_names import (
 )
 from message_hub_sync.envelope.values import InvalidMessage, Properties
 from message_hub_sync.errors import MessageValidationError
-from message_hub_sync.runtime.text import shown
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.topology import DEAD_LETTER_SUFFIX, EVENTS
 
-__all__ = ["DeadLetter", "dead_letter_json", "load_dead_letter", "save_dead_letter"]
-
-FORMAT = "message-hub-dead-letter/1"
+__all__ = ["DeadLetter"]
 
 #: Headers that the consumer added when it dead-lettered the message, by their names in the file.
 _FAILURE = {
@@ -69,9 +45,12 @@ _FAILURE = {
     "crashes": CRASHES,
     "first_failed_at": FIRST_FAILED_AT,
     "service": SERVICE,
+    "left_out": LEFT_OUT,
 }
-_MOVED = {*_FAILURE.values(), ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, ORIGINAL_EXPIRATION, ORIGINAL_USER_ID, TTL_LEFT}
-_PROPERTIES = [one.name for one in dataclasses.fields(Properties) if one.name != "headers"]
+#: Headers in which a quorum queue counts: they change while the letter stays the same.
+_COUNTS = {"x-delivery-count", "x-acquired-count"}
+_ORIGINAL = {ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, ORIGINAL_EXPIRATION, ORIGINAL_USER_ID}
+_NOT_THE_SENDERS = {*_FAILURE.values(), *_ORIGINAL, *_COUNTS, TTL_LEFT}
 
 
 @dataclass(frozen=True)
@@ -97,6 +76,16 @@ class DeadLetter:
     def message_id(self) -> str | None:
         """The message id."""
         return self.properties.message_id
+
+    @property
+    def key(self) -> str:
+        """Twelve characters that stay the same while the letter is in its queue. Equal letters have equal keys."""
+        described = dataclasses.astuple(dataclasses.replace(self.properties, headers={}))
+        headers = sorted(self.properties.headers.items())
+        content = (self.queue, self.exchange, self.routing_key, described, headers, sorted(self.failure.items()))
+        digest = hashlib.blake2b(repr(content).encode("utf-8", "backslashreplace"), digest_size=6)
+        digest.update(self.body)
+        return digest.hexdigest()
 
     @property
     def kind(self) -> Kind:
@@ -154,7 +143,7 @@ class DeadLetter:
                 delivery.properties,
                 expiration=None if expiration is None else str(expiration),
                 user_id=None if user_id is None else str(user_id),
-                headers={name: value for name, value in headers.items() if name not in _MOVED},
+                headers={name: value for name, value in headers.items() if name not in _NOT_THE_SENDERS},
             ),
             failure={name: headers[header] for name, header in _FAILURE.items() if header in headers},
         )
@@ -172,74 +161,3 @@ class DeadLetter:
             channel_generation=0,
             origin=None,
         )
-
-
-def dead_letter_json(letter: DeadLetter) -> str:
-    """The content of a dead letter's file."""
-    properties = {name: getattr(letter.properties, name) for name in _PROPERTIES}
-    document = {
-        "format": FORMAT,
-        "queue": letter.queue,
-        "exchange": letter.exchange,
-        "routing_key": letter.routing_key,
-        "failure": dict(letter.failure),
-        "properties": {name: value for name, value in properties.items() if value is not None},
-        "headers": letter.properties.headers,
-    }
-    try:
-        document["payload"] = letter.payload
-    except MessageValidationError:
-        document["body"] = base64.b64encode(letter.body).decode()
-    return json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
-
-
-def save_dead_letter(letter: DeadLetter, file: str | os.PathLike[str]) -> Path:
-    """Write a dead letter to a JSON file. An existing file is replaced.
-
-    :param letter: the dead letter.
-    :param file: the path of the file.
-    :returns: the path.
-    :raises OSError: the file cannot be written.
-    """
-    path = Path(file)
-    path.write_text(dead_letter_json(letter), encoding="utf-8")
-    return path
-
-
-def load_dead_letter(file: str | os.PathLike[str]) -> DeadLetter:
-    """Read a dead letter from a file of ``message-hub dead-letters export`` or :func:`save_dead_letter`.
-
-    :param file: the path of the file.
-    :returns: the dead letter.
-    :raises MessageValidationError: the file does not hold a dead letter. The text says what is wrong or missing.
-    :raises OSError: the file cannot be read.
-    """
-    path = Path(file)
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MessageValidationError(f"{path} is not JSON in UTF-8: {error}") from None
-    found = document.get("format") if isinstance(document, dict) else None
-    if found != FORMAT:
-        raise MessageValidationError(f"{path} is not a dead letter: format must be {FORMAT!r}, not {shown(found)}")
-    try:
-        if "payload" in document:
-            body = json.dumps(document["payload"], ensure_ascii=False, separators=(",", ":")).encode()
-        else:
-            body = base64.b64decode(document["body"], validate=True)
-        known = {name: value for name, value in document["properties"].items() if name in _PROPERTIES}
-        # A property that the file does not name was not set. Properties' defaults are for messages that we publish.
-        absent: dict[str, Any] = dict.fromkeys(_PROPERTIES)
-        properties = Properties(**{**absent, **known}, headers=dict(document["headers"]))
-        return DeadLetter(
-            queue=document["queue"],
-            exchange=document["exchange"],
-            routing_key=document["routing_key"],
-            body=body,
-            properties=properties,
-            failure=dict(document["failure"]),
-        )
-    except KeyError as error:
-        raise MessageValidationError(f"{path} is not a complete dead letter: {error} is missing") from None
-    except (TypeError, ValueError, AttributeError, binascii.Error):
-        raise MessageValidationError(f"{path} is not a complete dead letter: a field has the wrong type") from None

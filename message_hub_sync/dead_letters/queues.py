@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from queue import Empty
 from uuid import UUID
 
 from message_hub_sync.catalogue import catalogue
 from message_hub_sync.dead_letters.letter import DeadLetter
-from message_hub_sync.envelope.header_names import ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY
-from message_hub_sync.errors import MessageHubConnectionError, MessageHubDeliveryError, MessageValidationError
-from message_hub_sync.runtime.deadlines import remaining, take
-from message_hub_sync.transport.base import Delivery, Outgoing, PublishResult, Transport
+from message_hub_sync.dead_letters.reading import (
+    LetterReader,
+    Patience,
+    ReadingIsNotFree,
+    ReadingLost,
+    check_reading_is_free,
+    never,
+)
+from message_hub_sync.dead_letters.requeueing import Requeue, Requeued, put_back
+from message_hub_sync.dead_letters.selection import Selection
+from message_hub_sync.errors import (
+    MessageHubConnectionError,
+    MessageHubDeliveryError,
+    MessageValidationError,
+)
+from message_hub_sync.transport.base import PublishResult, QueueStats, Transport
 from message_hub_sync.transport.topology import (
     DEAD_LETTER_SUFFIX,
-    DEFAULT_EXCHANGE,
     QueueSpec,
-    Topology,
     event_queue_name,
     inbox_name,
 )
@@ -32,11 +40,10 @@ __all__ = [
     "fetch_dead_letter",
     "gathered",
     "requeue_dead_letters",
+    "requeue_selected",
     "send_again",
+    "take_dead_letters",
 ]
-
-#: The most messages to look at. All of them stay unacknowledged until the wanted one is found.
-MOST = 10_000
 
 
 def fetch_dead_letter(
@@ -48,6 +55,7 @@ def fetch_dead_letter(
     remove: bool = False,
     wait: bool = False,
     deadline: float,
+    force: bool = False,
 ) -> DeadLetter:
     """Read one message of a dead-letter queue.
 
@@ -58,61 +66,107 @@ def fetch_dead_letter(
     :param remove: remove the message. Otherwise it stays; all other messages stay in any case.
     :param wait: wait until the deadline for the message to be dead-lettered. A missing queue is declared.
     :param deadline: monotonic seconds.
+    :param force: read the queue even if it drops a message that is read too often.
     :returns: the message.
     :raises MessageValidationError: the queue does not exist, is empty, or does not hold that message.
+    :raises MessageHubConfigurationError: the queue drops a message that is read too often, and ``force`` is false.
     :raises MessageHubConnectionError: the hub did not answer in time.
     """
-    name = _dead(queue)
-    # The number of messages to look at: no limit if we wait for new ones, otherwise those that are there now.
-    count = sys.maxsize if wait else min(_depth(transport, name, deadline), MOST)
-    consumer = transport.consume(Topology(QueueSpec(name)), prefetch=min(count, MOST), deadline=deadline)
-    seen = 0
-    try:
-        while seen < count:
-            delivery = take(consumer.deliveries, remaining(deadline))
-            seen += 1
-            if delivery is not None and _is_meant(delivery, message_id):
-                letter = DeadLetter.of(delivery)
-                save(letter)
-                if remove:
-                    consumer.ack(delivery)
-                return letter
-    except Empty:
-        if not wait:
-            raise MessageHubConnectionError(
-                f"the hub did not deliver the messages of {name} in time: raise the timeout"
-            ) from None
-    finally:
-        consumer.cancel(deadline)
-        consumer.close(deadline)
-    raise _missing(name, message_id, seen)
+    found: list[DeadLetter] = []
+
+    def keep(letter: DeadLetter) -> None:
+        save(letter)
+        found.append(letter)
+
+    name, patience = _dead(queue), Patience(deadline)
+    if wait and _stats(transport, name, deadline) is None:
+        transport.declare_queue(QueueSpec(name), deadline)
+    only = Selection(message_id=message_id)
+    seen = take_dead_letters(transport, queue, keep, patience, only=only, most=1, remove=remove, wait=wait, force=force)
+    if not found:
+        raise _missing(name, only, seen)
+    return found[0]
 
 
-def each_dead_letter(transport: Transport, queue: str, seen: Callable[[DeadLetter], object], deadline: float) -> None:
-    """Read the messages that are in a dead-letter queue now, oldest first, at most 10,000. All of them stay.
+def each_dead_letter(
+    transport: Transport,
+    queue: str,
+    seen: Callable[[DeadLetter], object],
+    deadline: float,
+    *,
+    force: bool = False,
+) -> None:
+    """Read the messages that are in a dead-letter queue now, oldest first. All of them stay.
+
+    They are read in pages, so any number of them needs little memory.
 
     :param transport: the connection to the hub.
     :param queue: the queue, with or without ``.dead``.
     :param seen: called with each message.
     :param deadline: monotonic seconds.
+    :param force: read the queue even if it drops a message that is read too often.
     :raises MessageValidationError: the queue does not exist or is empty.
-    :raises MessageHubConnectionError: the hub did not deliver all of them in time.
+    :raises MessageHubConfigurationError: the queue drops a message that is read too often, and ``force`` is false.
+    :raises MessageHubConnectionError: the hub did not deliver all of them in time, or the connection was lost.
     """
-    name = _dead(queue)
-    count = min(_depth(transport, name, deadline), MOST)
-    consumer = transport.consume(Topology(QueueSpec(name)), prefetch=count, deadline=deadline)
+    take_dead_letters(transport, queue, seen, Patience(deadline), force=force)
+
+
+def take_dead_letters(
+    transport: Transport,
+    queue: str,
+    act: Callable[[DeadLetter], object],
+    patience: Patience,
+    *,
+    only: Selection | None = None,
+    most: int = sys.maxsize,
+    remove: bool = False,
+    wait: bool = False,
+    force: bool = False,
+    stop: Callable[[], bool] = never,
+) -> int:
+    """Read messages, oldest first, and remove those that are meant if ``remove`` is true. Others stay.
+
+    :param act: called with each message that is meant, before it is removed. If it raises, the message stays.
+    :param only: which messages are meant; by default all.
+    :param most: end after so many.
+    :param wait: wait for new messages until the deadline.
+    :param force: read the queue even if it drops a message that is read too often.
+    :param stop: asked before each message. If it returns true, the reading ends in order.
+    :returns: the number of messages that were read.
+    :raises MessageValidationError: the queue does not exist or is empty.
+    :raises MessageHubConfigurationError: the queue drops a message that is read too often, and ``force`` is false.
+    :raises MessageHubConnectionError: the hub did not answer in time, or the connection was lost.
+    """
+    name, only = _dead(queue), only or Selection()
+    count = sys.maxsize if wait else _depth(transport, name, patience.next())
+    if not force:
+        check_reading_is_free(transport, name, patience.next())
+    wanted = min(count, most) if only.takes_all else count
+    everything = wanted == count and not wait
+    reader = LetterReader(transport, name, wanted, patience, everything=everything, stop=stop, wait=wait)
+    acted = 0
     try:
-        for _ in range(count):
-            delivery = take(consumer.deliveries, remaining(deadline))
-            if delivery is not None:
-                seen(DeadLetter.of(delivery))
-    except Empty:
+        with reader:
+            for held in reader.read():
+                if not only.fits(held.letter):
+                    continue
+                act(held.letter)
+                acted += 1
+                if remove:
+                    reader.settle(held)
+                    reader.release()
+                if acted == most:
+                    break
+            if remove:
+                reader.release(everything=True)
+    except ReadingLost:
         raise MessageHubConnectionError(
-            f"the hub did not deliver the messages of {name} in time: raise the timeout"
+            f"the connection to the hub was lost after {reader.seen} messages of {name}; "
+            + (f"{reader.removed} were removed, and of the next ones some may be: " if remove else "all are there: ")
+            + "repeat it"
         ) from None
-    finally:
-        consumer.cancel(deadline)
-        consumer.close(deadline)
+    return reader.seen
 
 
 def requeue_dead_letters(
@@ -123,51 +177,76 @@ def requeue_dead_letters(
     *,
     every: bool = False,
     deadline: float,
+    force: bool = False,
 ) -> int:
     """Publish messages to the queue in which they failed, and remove them from the dead-letter queue.
 
-    A requeued message gets all its attempts again, and no longer expires.
+    A requeued message gets all its attempts again, and no longer expires. One that cannot be requeued stays, and the
+    others are requeued. If the connection is lost, the work goes on when it is back.
 
     :param transport: the connection to the hub.
     :param queue: the queue, with or without ``.dead``.
     :param message_id: the message's id; ``None`` means the oldest.
-    :param done: called with each message after it was requeued.
+    :param done: called with each message after the hub has confirmed it.
     :param every: requeue all messages that are there at the beginning; ``message_id`` is then ignored.
     :param deadline: monotonic seconds, for all messages together.
+    :param force: read the queue even if it drops a message that is read too often.
     :returns: the number of requeued messages.
     :raises MessageValidationError: the queue does not exist, is empty, or does not hold that message.
-    :raises MessageHubDeliveryError: a message could not be requeued. It stays, and so do those behind it.
+    :raises MessageHubDeliveryError: messages could not be requeued, and stay. The text names the first ones.
+    :raises MessageHubConfigurationError: the queue drops a message that is read too often, and ``force`` is false.
     :raises MessageHubConnectionError: the hub did not answer in time.
     """
+    only = Selection() if every else Selection(message_id=message_id)
+    most = sys.maxsize if every else 1
+    result = requeue_selected(transport, queue, Patience(deadline), only=only, most=most, done=done, force=force)
+    if result.error is not None:
+        raise result.error
+    if result.left:
+        names = "; ".join(f"message {one.message_id}: {one.reason}" for one in result.left[:5])
+        raise MessageHubDeliveryError(
+            f"{len(result.left)} dead letters stay in {_dead(queue)}, {result.count} were put back; {names}",
+            outcome="rejected",
+            reason=result.left[0].reason,
+        )
+    if not result.count:
+        raise _missing(_dead(queue), only, result.found - result.missed)
+    return result.count
+
+
+def requeue_selected(
+    transport: Transport,
+    queue: str,
+    patience: Patience,
+    *,
+    only: Selection,
+    most: int = sys.maxsize,
+    done: Callable[[DeadLetter], object],
+    force: bool = False,
+    stop: Callable[[], bool] = never,
+) -> Requeued:
+    """Requeue the messages that are meant. See :func:`requeue_dead_letters`.
+
+    :param only: which messages are meant.
+    :param most: end after so many.
+    :param stop: asked before each message. If it returns true, the work ends in order.
+    :returns: what has become of them, also if the hub does not answer any more.
+    :raises MessageValidationError: the dead-letter queue does not exist or is empty.
+    :raises MessageHubDeliveryError: the queue to which they go back does not exist.
+    :raises MessageHubConfigurationError: the queue drops a message that is read too often, and ``force`` is false.
+    """
     name = _dead(queue)
-    count = _depth(transport, name, deadline)
-    consumer = transport.consume(Topology(QueueSpec(name)), prefetch=min(count, MOST), deadline=deadline)
-    seen = moved = 0
-    try:
-        while seen < count:
-            delivery = take(consumer.deliveries, remaining(deadline))
-            seen += 1
-            if delivery is None or not (every or _is_meant(delivery, message_id)):
-                continue
-            letter = DeadLetter.of(delivery)
-            # Without a ttl: it has passed, or would pass before the service handles the message.
-            send_again(transport, letter.without_ttl(), deadline)
-            # Only after the confirm. If this process ends in between, both queues hold the message.
-            consumer.ack(delivery)
-            moved += 1
-            done(letter)
-            if not every:
-                break
-    except Empty:
-        raise MessageHubConnectionError(
-            f"the hub did not deliver the messages of {name} in time: raise the timeout"
-        ) from None
-    finally:
-        consumer.cancel(deadline)
-        consumer.close(deadline)
-    if not moved:
-        raise _missing(name, message_id, seen)
-    return moved
+    found = _depth(transport, name, patience.next())
+    target = name.removesuffix(DEAD_LETTER_SUFFIX)
+    if _stats(transport, target, patience.next()) is None:
+        raise MessageHubDeliveryError(
+            f"there is no queue {target}: let its service subscribe, then send the dead letter again",
+            outcome="rejected",
+        )
+    if not force:
+        check_reading_is_free(transport, name, patience.next())
+    wanted = min(found, most) if only.takes_all else found
+    return Requeue(transport, name, wanted, patience, only=only, most=most, done=done, stop=stop).run()
 
 
 def dead_letter_queues(service: str) -> list[str]:
@@ -186,33 +265,52 @@ class Gathered:
     """The state of one dead-letter queue.
 
     :param queue: its name, with ``.dead``.
-    :param depth: the number of messages in it.
-    :param oldest: the oldest message, or ``None`` if it was not asked for or another consumer holds it.
+    :param depth: the number of messages in it that no consumer holds.
+    :param oldest: the oldest of them; ``None`` if it was not asked for, or if reading it is not free.
+    :param consumers: how many consumers it has. Each may hold messages that ``depth`` does not count.
+    :param reading_is_free: false if the queue drops a message that is read too often.
     """
 
     queue: str
     depth: int
     oldest: DeadLetter | None
+    consumers: int = 0
+    reading_is_free: bool = True
 
 
 def gathered(
-    transport: Transport, queues: Iterable[str], deadline: float, *, with_oldest: bool = True
+    transport: Transport, queues: Iterable[str], deadline: float, *, with_oldest: bool = True, force: bool = False
 ) -> list[Gathered]:
-    """The state of each of these dead-letter queues that contains messages. A missing queue counts as empty.
+    """The state of each of these dead-letter queues that has messages or consumers. A missing queue counts as empty.
 
     :param transport: the connection to the hub.
     :param queues: their names, with or without ``.dead``.
     :param deadline: monotonic seconds.
     :param with_oldest: read the oldest message of each queue, too. It returns to its old position at once.
+    :param force: read it even if the queue drops a message that is read too often.
     :raises MessageHubConnectionError: the hub did not answer in time.
     """
     names = list(dict.fromkeys(_dead(queue) for queue in queues))
     found = transport.queue_stats(names, deadline)
     return [
-        Gathered(name, stats.depth, _oldest(transport, name, deadline) if with_oldest else None)
+        _gathered(transport, name, stats, deadline, with_oldest, force)
         for name, stats in found.items()
-        if stats is not None and stats.depth
+        if stats is not None and (stats.depth or stats.consumers)
     ]
+
+
+def _gathered(
+    transport: Transport, name: str, stats: QueueStats, deadline: float, with_oldest: bool, force: bool
+) -> Gathered:
+    oldest, free = None, True
+    if with_oldest and stats.depth:
+        try:
+            oldest = fetch_dead_letter(transport, name, None, lambda found: None, deadline=deadline, force=force)
+        except ReadingIsNotFree:
+            free = False
+        except MessageValidationError:  # the queue has been emptied or deleted meanwhile
+            pass
+    return Gathered(name, stats.depth, oldest, stats.consumers, free)
 
 
 def existing(transport: Transport, queues: Iterable[str], deadline: float) -> list[str]:
@@ -228,42 +326,6 @@ def existing(transport: Transport, queues: Iterable[str], deadline: float) -> li
     return [name for name in names if (found[name] or found[_dead(name)]) is not None]
 
 
-def _oldest(transport: Transport, name: str, deadline: float) -> DeadLetter | None:
-    try:
-        return fetch_dead_letter(transport, name, None, lambda found: None, deadline=deadline)
-    except MessageValidationError:  # the queue has been emptied or deleted meanwhile
-        return None
-
-
-def _dead(queue: str) -> str:
-    return queue.removesuffix(DEAD_LETTER_SUFFIX) + DEAD_LETTER_SUFFIX
-
-
-def _is_meant(delivery: Delivery, message_id: UUID | str | None) -> bool:
-    return message_id in (None, delivery.properties.message_id, _uuid(delivery))
-
-
-def _missing(name: str, message_id: UUID | str | None, seen: int) -> MessageValidationError:
-    which = "no message" if message_id is None else f"no message {message_id}"
-    return MessageValidationError(f"the queue {name} has {which}; messages read: {seen}")
-
-
-def _depth(transport: Transport, name: str, deadline: float) -> int:
-    stats = transport.queue_stats([name], deadline)[name]
-    if stats is None:
-        raise MessageValidationError(f"there is no queue {name}: nothing was dead-lettered there")
-    if not stats.depth:
-        raise MessageValidationError(f"the queue {name} is empty, or another consumer holds what is in it")
-    return stats.depth
-
-
-def _uuid(delivery: Delivery) -> UUID | None:
-    try:
-        return UUID(delivery.properties.message_id or "")
-    except ValueError:
-        return None
-
-
 def send_again(transport: Transport, letter: DeadLetter, deadline: float) -> None:
     """Publish a dead letter to the queue in which it failed, without the headers of its failure.
 
@@ -272,11 +334,7 @@ def send_again(transport: Transport, letter: DeadLetter, deadline: float) -> Non
     :param deadline: monotonic seconds.
     :raises MessageHubDeliveryError: the queue does not exist, or the hub did not confirm in time.
     """
-    origin = {ORIGINAL_EXCHANGE: letter.exchange, ORIGINAL_ROUTING_KEY: letter.routing_key}
-    # The broker closes the channel (406) for a user_id that is not the connection's user.
-    properties = dataclasses.replace(letter.properties, user_id=None, headers={**letter.properties.headers, **origin})
-    outgoing = Outgoing(DEFAULT_EXCHANGE, letter.queue, letter.body, properties, mandatory=True)
-    receipt = transport.publish(outgoing, deadline)
+    receipt = transport.publish(put_back(letter, letter.properties.expiration), deadline)
     result = receipt.wait(deadline)
     if result is PublishResult.RETURNED:
         raise MessageHubDeliveryError(
@@ -288,3 +346,25 @@ def send_again(transport: Transport, letter: DeadLetter, deadline: float) -> Non
         raise MessageHubDeliveryError(
             f"the hub did not confirm the dead letter {letter.message_id}: {reason}", outcome="unknown"
         )
+
+
+def _dead(queue: str) -> str:
+    return queue.removesuffix(DEAD_LETTER_SUFFIX) + DEAD_LETTER_SUFFIX
+
+
+def _missing(name: str, only: Selection, seen: int) -> MessageValidationError:
+    return MessageValidationError(f"the queue {name} has {only}; messages read: {seen}")
+
+
+def _stats(transport: Transport, name: str, deadline: float) -> QueueStats | None:
+    return transport.queue_stats([name], deadline)[name]
+
+
+def _depth(transport: Transport, name: str, deadline: float) -> int:
+    stats = _stats(transport, name, deadline)
+    if stats is None:
+        raise MessageValidationError(f"there is no queue {name}: nothing was dead-lettered there")
+    if not stats.depth:
+        held = f"; it has {stats.consumers} consumers, which may hold messages" if stats.consumers else ""
+        raise MessageValidationError(f"the queue {name} is empty, or another consumer holds what is in it{held}")
+    return stats.depth

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 from pydantic_core import ValidationError
 
-__all__ = ["cut", "encodable", "error_text", "printable", "shown"]
+__all__ = ["cut", "encodable", "error_text", "printable", "printable_json", "shown"]
 
 #: Characters of a value that an error text shows.
 _SHOWN = 80
@@ -17,6 +19,26 @@ def printable(text: str, limit: int = 200) -> str:
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def printable_json(value: Any, *, indent: int | None = None, ascii_only: bool = False) -> str:
+    """``value`` as JSON, in which everything that could control a terminal is written as an escape of JSON.
+
+    So it can be shown, and a program reads the same value. It also can be encoded: a lone surrogate is an escape, too.
+
+    :param indent: spaces per level; without it, one line.
+    :param ascii_only: escape every character beyond ASCII.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, default=str)
+    return text if text.isprintable() else _NOT_ASCII.sub(_escaped, text.replace("\x7f", "\\u007f"))
+
+
+#: JSON escapes control characters below U+0020. What else may be unprintable is beyond ASCII.
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in found[0])
 
 
 def cut(text: str, size: int) -> str:

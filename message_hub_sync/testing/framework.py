@@ -350,7 +350,7 @@ class MessageHubTestFramework:
                 save_dead_letter(letter, file)
 
         return fetch_dead_letter(
-            state.transport(), queue, message_id, save, remove=remove, wait=True, deadline=deadline
+            state.transport(), queue, message_id, save, remove=remove, wait=True, deadline=deadline, force=True
         )
 
     def replay(self, letter: DeadLetter, timeout: float = 5.0) -> None:

@@ -250,6 +250,9 @@ class Consumer(Protocol):
     def ack(self, delivery: Delivery) -> None:
         """Acknowledge a delivery. Sent together with others, within 50 ms. A stale delivery is ignored."""
 
+    def ack_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge deliveries at once. A stale delivery is ignored."""
+
     def requeue(self, delivery: Delivery) -> None:
         """Reject a delivery with ``requeue``: the broker delivers it again. A stale delivery is ignored."""
 
@@ -333,6 +336,12 @@ class Transport(Protocol):
 
     def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:
         """The number of ready messages and of consumers of each queue; ``None`` for a queue that does not exist."""
+
+    def delivery_limit(self, queue: str, deadline: float) -> int | None:
+        """How often an unacked message of a queue may return before the broker drops it; ``None``: without limit.
+
+        0: the queue may have a limit, and the broker does not tell. A limit that a policy sets is not known.
+        """
 
     def delete(self, topology: Topology, queue: str, deadline: float) -> None:
         """Delete a queue with its bindings and messages. A queue that does not exist is no error."""

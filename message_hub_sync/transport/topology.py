@@ -12,6 +12,7 @@ from message_hub_sync.config import QueueType
 __all__ = [
     "DEAD_LETTER_SUFFIX",
     "DEFAULT_EXCHANGE",
+    "DELIVERY_LIMIT",
     "DIRECT_REPLY_TO",
     "EVENTS",
     "Binding",
@@ -50,7 +51,7 @@ class QueueSpec:
     """How to declare a queue if it does not exist yet.
 
     ``random_suffix`` appends a random part to the name, new at each connection: the broker may still hold the
-    exclusive queue of a connection that was lost.
+    exclusive queue of a connection that was lost. ``passive``: the queue must exist, and it is not declared.
     """
 
     name: str
@@ -59,6 +60,7 @@ class QueueSpec:
     auto_delete: bool = False
     arguments: dict[str, Any] = field(default_factory=dict)
     random_suffix: bool = False
+    passive: bool = False
 
 
 def declared_name(spec: QueueSpec) -> str:
@@ -86,20 +88,20 @@ class Topology:
 EVENT_EXCHANGE = ExchangeSpec(EVENTS)
 #: A quorum queue drops a message that came back so often, and a lost connection returns all that was prefetched.
 #: RabbitMQ 4 has a limit of 20 by default. There is no value for "no limit": with -1 RabbitMQ 3.10 drops at once.
-_DELIVERY_LIMIT = 100_000
+DELIVERY_LIMIT = 100_000
 
 
 def _quorum_arguments() -> dict[str, Any]:
     """The arguments of a quorum queue that is consumed or looked at."""
     # No dead-letter exchange: expired messages would go there, and async replicas would get 406.
-    return {"x-queue-type": "quorum", "x-delivery-limit": _DELIVERY_LIMIT}
+    return {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
 
 
 def raise_limit_command(queue: str) -> str:
     """The command of RabbitMQ that raises the delivery limit of a queue which exists."""
     pattern = re.escape(queue)
     return (
-        f"rabbitmqctl set_policy message-hub-limit '^{pattern}$' '{{\"delivery-limit\": {_DELIVERY_LIMIT}}}' "
+        f"rabbitmqctl set_policy message-hub-limit '^{pattern}$' '{{\"delivery-limit\": {DELIVERY_LIMIT}}}' "
         "--apply-to queues"
     )
 

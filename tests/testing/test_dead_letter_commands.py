@@ -81,10 +81,13 @@ def test_list_says_when_there_are_none_and_how_many_queues_exist(framework: Mess
     assert done.stderr.splitlines() == [
         f"of the {looked_at} queues looked at for campaign-service, 2 exist",
         "AMQP cannot list queues: add those of events of your own, as --queue campaign-service.EVENT_TYPE",
-        "no dead letters in those that exist",
+        "no dead letters in those that exist (letters that somebody holds are not counted)",
     ]
     done = command("list", framework.url, "--queue", QUEUE)
-    assert (done.exit_code, done.stderr) == (0, "no dead letters in those that exist\n")
+    assert (done.exit_code, done.stderr) == (
+        0,
+        "no dead letters in those that exist (letters that somebody holds are not counted)\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,9 +122,9 @@ def test_list_shows_each_message_on_a_line(framework: MessageHubTestFramework) -
     done = command("list", framework.url, "--queue", QUEUE, "--messages")
     assert done.exit_code == 0, done.output
     heading, *rows = done.stdout.splitlines()
-    assert heading.split() == ["Queue", "Message", "id", "First", "failed", "Attempts", "Error"]
+    assert heading.split() == ["Queue", "Message", "id", "Key", "First", "failed", "Attempts", "Error"]
     for row, message_id in zip(rows, ids, strict=True):
-        queue, found, since, attempts, error = row.split(maxsplit=4)
+        queue, found, _, since, attempts, error = row.split(maxsplit=5)
         assert (queue, found, attempts) == (QUEUE, message_id, "1")
         assert error.startswith("KeyError: raised in ")
         assert datetime.fromisoformat(since)
@@ -163,9 +166,12 @@ def test_list_cuts_lines_where_the_terminal_ends_and_lets_no_control_character_t
     whole = command("list", memory.url, *arguments).stdout.splitlines()[1]
     assert len(whole) > 200
     assert "\x1b" not in whole
-    monkeypatch.setattr("message_hub_sync.cli.dead_letters._width", lambda: 100)
-    cut = command("list", memory.url, *arguments).stdout.splitlines()[1]
-    assert cut == whole[:99] + "…"
+    monkeypatch.setattr("message_hub_sync.cli.terminal.width", lambda: 100)
+    heading, cut = command("list", memory.url, *arguments).stdout.splitlines()
+    assert (len(cut), cut[-1]) == (100, "…")
+    assert heading.split() == ["Message", "id", "Key", "First", "failed", "Error"], (
+        "columns that do not fit are left out"
+    )
 
 
 def test_list_wants_to_know_where_to_look() -> None:
@@ -231,7 +237,6 @@ def test_what_has_no_queue_to_go_back_to_stays(rabbitmq_url: str) -> None:
     [
         (["requeue", "--queue", ""], "must be a queue name, not empty"),
         (["requeue", "--queue", ".dead"], "must be a queue name, not empty"),
-        (["requeue", "--queue", QUEUE, "--all", "--message-id", "1"], "give one of the two"),
         (["requeue", "--queue", QUEUE, "--timeout", "nan"], "must be a number of seconds from 0.1 to 86400, not nan"),
         (["export", "--queue", QUEUE, "--file", ""], "is a directory: name a file in it"),
         (["export", "--queue", QUEUE, "--file", __file__], f"there is no queue {QUEUE}.dead"),
@@ -251,6 +256,6 @@ def test_a_wrong_password_is_told_once(rabbitmq_url: str) -> None:
         ["-m", "message_hub_sync.cli", "dead-letters", "show", "--queue", QUEUE],
         MESSAGE_HUB_URL=f"amqp://guest:no@{host}",
     )
-    assert done.returncode == 1
+    assert done.returncode == 4
     assert done.stderr.startswith("Error: ")
     assert len(done.stderr.splitlines()) == 1

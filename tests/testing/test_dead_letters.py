@@ -201,6 +201,6 @@ def test_the_command_neither_replaces_a_file_nor_removes_what_it_could_not_write
 def test_the_command_says_that_there_is_no_hub(tmp_path: Path) -> None:
     url = "amqp://user:secret@127.0.0.1:1/"
     done = export(url, "--queue", "a.messages", "--file", str(tmp_path / "x.json"), "--timeout", "0.3")
-    assert done.exit_code == 1
+    assert done.exit_code == 3
     assert done.output.startswith("Error: no connection to the hub")
     assert "secret" not in done.output

@@ -21,6 +21,7 @@ MOST_FUNCTION_LINES = 60
 
 #: Rooms whose tests stand elsewhere, because they need a hub or a process of their own.
 TESTED_ELSEWHERE = {
+    "cli/dead_letters": "testing/test_dead_letter_commands.py",
     "cli/demo": "examples/test_demo.py",
     "dead_letters": "testing/test_dead_letter_commands.py",
     "testing": "testing",

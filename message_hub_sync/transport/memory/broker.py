@@ -255,8 +255,12 @@ class Hub:
             if present.owner is not owner:
                 raise _locked(f"declaring the queue {name!r}", name)
             self._used(present)
+            if spec.passive:
+                return []
             differs = difference(name, spec, present.spec)
             return [] if differs is None else [(f"queue {name!r}", differs)]
+        if spec.passive:
+            raise MessageHubConfigurationError(f"declaring the queue {name!r}: 404 NOT_FOUND - no queue '{name}'")
         short_text(name, "the queue's name")
         self._queues[name] = HubQueue(name, spec, QueueArguments.read(spec), owner)
         self._used(self._queues[name])
@@ -280,6 +284,12 @@ class Hub:
             return None
         _check_owner(queue, client, "reading the statistics of")
         return QueueStats(depth=queue.depth, consumers=len(queue.subscribers))
+
+    @locked
+    def delivery_limit(self, name: str) -> int | None:
+        """How often a message of a queue may return before it is dropped; ``None``: without limit."""
+        queue = self._queues.get(name)
+        return None if queue is None else queue.arguments.delivery_limit
 
     def delete(self, name: str, client: object) -> None:
         """Delete a queue with its messages, then call ``lost`` of each of its consumers.

@@ -197,6 +197,9 @@ class MemoryTransport:
         hub = self._open_any()
         return {name: hub.stats(name, self._client) for name in names}
 
+    def delivery_limit(self, queue: str, deadline: float) -> int | None:
+        return self._open("publish").delivery_limit(queue)
+
     def delete(self, topology: Topology, queue: str, deadline: float) -> None:
         self._open_any().delete(queue, self._client)
 
@@ -303,6 +306,10 @@ class MemoryConsumer:
         subscription = self._subscription
         if subscription is not None and delivery.origin is subscription[1]:
             subscription[0].ack(subscription[1], delivery.delivery_tag)
+
+    def ack_all(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self.ack(delivery)
 
     def requeue(self, delivery: Delivery) -> None:
         subscription = self._subscription

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
 from message_hub_sync.config import ClientConfig
@@ -104,6 +104,17 @@ class RabbitMQConsumer:
             consumer_channel.flush()
         else:
             consumer_channel.flush_within(_FLUSH_SECONDS)
+
+    def ack_all(self, deliveries: Sequence[Delivery]) -> None:
+        consumer_channel = self._consumer_channel
+        if consumer_channel is not None:
+            consumer_channel.connection.lock.run(self._ack_all, consumer_channel, deliveries)
+
+    def _ack_all(self, consumer_channel: ConsumerChannel, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            if delivery.origin is consumer_channel:
+                consumer_channel.pending_acks.mark_handled(delivery.delivery_tag)
+        consumer_channel.flush()
 
     def requeue(self, delivery: Delivery) -> None:
         consumer_channel = delivery.origin

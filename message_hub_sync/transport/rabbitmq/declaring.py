@@ -59,6 +59,7 @@ class Declarations:
                 channel.call(
                     lambda pika, done: pika.queue_declare(
                         name,
+                        passive=spec.passive,
                         durable=spec.durable,
                         exclusive=spec.exclusive,
                         auto_delete=spec.auto_delete,

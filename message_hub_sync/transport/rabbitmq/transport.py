@@ -16,6 +16,7 @@ from message_hub_sync.transport.base import (
 )
 from message_hub_sync.transport.rabbitmq.consume_connection import ConsumeConnection
 from message_hub_sync.transport.rabbitmq.declaring import Declarations
+from message_hub_sync.transport.rabbitmq.delivery_limit import delivery_limit
 from message_hub_sync.transport.rabbitmq.publish_connection import PublishConnection
 from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
 from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology, declared_name
@@ -74,6 +75,11 @@ class RabbitMQTransport:
                 name: self._declarations.stats(connection, name, _rpc_deadline(deadline)) for name in names
             },
             deadline,
+        )
+
+    def delivery_limit(self, queue: str, deadline: float) -> int | None:
+        return self._rpc_connection().call(
+            lambda connection: delivery_limit(connection, queue, _rpc_deadline(deadline)), deadline
         )
 
     def delete(self, topology: Topology, queue: str, deadline: float) -> None:
