@@ -149,6 +149,8 @@ def event_subscription(
 #: The queues that a broker names itself: those declared without a name, and those of RabbitMQ's direct reply-to.
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
 _NAMED_BY_THE_BROKER = ("amq.gen-", DIRECT_REPLY_TO)
+#: aio-pika's robust connections name such a queue themselves. No queue of a service has a name without a dot.
+_NAMED_BY_AIO_PIKA = re.compile(r"amq_[0-9a-f]{32}")
 
 
 def may_receive_replies(queue: str, source: str | None) -> bool:
@@ -156,7 +158,7 @@ def may_receive_replies(queue: str, source: str | None) -> bool:
 
     Any other queue is refused: by its name somebody would make this service write into the queues of a third one.
     """
-    if queue.startswith(_NAMED_BY_THE_BROKER):
+    if queue.startswith(_NAMED_BY_THE_BROKER) or _NAMED_BY_AIO_PIKA.fullmatch(queue):
         return True
     return source is not None and (queue == inbox_name(source) or queue.startswith(f"{source}.replies."))
 

@@ -121,6 +121,8 @@ def test_a_bare_reply_that_two_callers_may_wait_for_is_taken_for_none(hub: Hub) 
         "{source}.replies",
         "{source}",
         "amq.topic",
+        "amq_llm-service.messages",
+        "amq_0123456789abcdef0123456789abcdef.dead",
         "other",
     ],
 )
