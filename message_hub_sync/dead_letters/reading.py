@@ -121,6 +121,7 @@ class LetterReader:
         self._all = everything
         self._after_loss = after_loss
         self._pages: list[_Page] = []
+        self._losses_before: list[float | None] | None = None  # until the first page was open
         self.seen = 0
         self.removed = 0  # certainly
 
@@ -167,7 +168,6 @@ class LetterReader:
         """
         if everything:
             self._complete(self._pages)
-        losses = self._losses()
         for page in [page for page in self._pages if page.complete]:
             if any(held.lost for held in page.settled):
                 raise ReadingLost
@@ -177,14 +177,24 @@ class LetterReader:
             if len(page.acknowledged) == page.received:
                 # Closing the channel waits for the broker, which has then removed what was acknowledged.
                 page.consumer.close(self._closing_deadline())
-                if self._losses() != losses:
-                    raise ReadingLost
+                self._check_connection()
                 self._pages.remove(page)
                 self.removed += page.received
 
     def unsure(self) -> list[Held]:
         """After a loss: the settled letters that may be back in the queue."""
         return [held for page in self._pages for held in (*page.acknowledged, *page.settled)]
+
+    def _check_connection(self) -> None:
+        """Check that the connection was not lost since the first page was opened."""
+        # Closing on a connection that has just ended returns before the status shows the loss. An answer of the broker
+        # comes after the status is up to date.
+        try:
+            self._transport.queue_stats([self._queue], self._closing_deadline())
+        except MessageHubConnectionError:
+            raise ReadingLost from None
+        if self._losses() != self._losses_before:
+            raise ReadingLost
 
     def _losses(self) -> list[float | None]:
         return [status.last_error_at for status in self._transport.status() if status.role == "consume"]
@@ -203,6 +213,8 @@ class LetterReader:
         # Passive: a queue that was deleted meanwhile is not created again, and one of another type gets no warning.
         topology = Topology(QueueSpec(self._queue, passive=True))
         page = _Page(self._transport.consume(topology, prefetch=size, deadline=self._patience.next()), size)
+        if self._losses_before is None:
+            self._losses_before = self._losses()
         earlier = list(self._pages)
         self._pages.append(page)
         self._check_held()
