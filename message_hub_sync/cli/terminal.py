@@ -84,12 +84,12 @@ class Table:
     """Writes rows as they come. The first 200 rows decide the widths.
 
     :param columns: key and heading of each column. The last one takes what is left of a line.
-    :param dropped: keys of columns to leave out on a narrow terminal, in this order.
+    :param dropped: keys of columns to leave out on a narrow terminal, in this order. Others are ignored.
     """
 
     def __init__(self, columns: Mapping[str, str], dropped: Sequence[str] = ()) -> None:
         self._columns = dict(columns)
-        self._dropped = list(dropped)
+        self._dropped = [key for key in dropped if key in columns]
         self._rows: list[Mapping[str, str]] | None = [columns]
         self._widths: dict[str, int] = {}
         self._end = width()

@@ -136,6 +136,22 @@ def put_back_and_handled(framework: MessageHubTestFramework) -> list[Message]:
     return handled_again(framework, 2)
 
 
+@pytest.mark.parametrize("cells", [20, 60, 80, 120])
+@pytest.mark.parametrize("arguments", [[], ["--messages"], ["--group"]])
+def test_each_table_fits_the_terminal_and_keeps_its_last_column(
+    memory: MessageHubTestFramework, monkeypatch: pytest.MonkeyPatch, cells: int, arguments: list[str]
+) -> None:
+    give_up(memory, 1, 2)
+    monkeypatch.setattr("message_hub_sync.cli.terminal.width", lambda: cells)
+    done = command("list", memory.url, "--queue", QUEUE, *arguments)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert len(lines) > 1
+    assert all(len(line) <= cells for line in lines)
+    if cells >= 60:
+        assert "KeyError" in lines[1] or "failed once" in lines[1], lines
+
+
 def test_list_writes_json_a_line_each(memory: MessageHubTestFramework) -> None:
     ids = give_up(memory, 1, 2)
     done = command("list", memory.url, "--service", "campaign-service", "--messages", "--json")

@@ -103,7 +103,12 @@ def show_all(
         if not named and not any(there.values()):
             raise CommandError("none of the queues looked at exists: check the names, and the virtual host in --url")
         _say_what_is_not_counted(found)
-        rows = _Rows(as_json, _GROUP_COLUMNS if group else _MESSAGE_COLUMNS if messages else _QUEUE_COLUMNS)
+        columns = _GROUP_COLUMNS if group else _MESSAGE_COLUMNS if messages else _QUEUE_COLUMNS
+        # The queue is the column one came for, unless all letters are of one queue.
+        one_queue = each and sum(bool(one.depth) for one in found) == 1
+        rows = _Rows(
+            as_json, columns, (*(["queue"] if one_queue else []), "attempts", "message_id", "source", "first_failed_at")
+        )
         refused: ReadingIsNotFree | None = None
         if each:
             with rows:
@@ -141,8 +146,8 @@ def _say_what_is_not_counted(found: list[Gathered]) -> None:
 class _Rows:
     """Writes rows as a table or as JSON."""
 
-    def __init__(self, as_json: bool, columns: dict[str, str]) -> None:
-        self._table = None if as_json else Table(columns, ("queue", "attempts", "message_id", "source"))
+    def __init__(self, as_json: bool, columns: dict[str, str], dropped: tuple[str, ...]) -> None:
+        self._table = None if as_json else Table(columns, dropped)
         self.count = 0
 
     def __enter__(self) -> _Rows:

@@ -17,7 +17,7 @@ COLUMNS = {"queue": "Queue", "message_id": "Message id", "error": "Error"}
 
 
 def rows(capsys: pytest.CaptureFixture[str], *given: dict[str, object]) -> list[str]:
-    table = Table(COLUMNS, ("queue", "message_id"))
+    table = Table(COLUMNS, ("queue", "attempts", "message_id"))
     for row in given:
         table.add(row)
     table.finish()
