@@ -11,7 +11,7 @@ import _thread
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from message_hub_sync.envelope.values import Properties
@@ -28,6 +28,7 @@ __all__ = [
     "QueueStats",
     "Receipt",
     "Transport",
+    "take_untaken",
 ]
 
 
@@ -223,6 +224,19 @@ class Delivery:
         self.channel_generation = channel_generation
         #: For the transport only: the channel it came on. An ack of a delivery from a closed channel is ignored.
         self.origin = origin
+
+
+def take_untaken(deliveries: SimpleQueue[Delivery | None]) -> list[Delivery]:
+    """Take the deliveries that no worker has taken out of a consumer's queue. The wake-ups stay in it."""
+    taken = []
+    try:
+        while True:
+            taken.append(deliveries.get_nowait())
+    except Empty:
+        untaken = [delivery for delivery in taken if delivery is not None]
+        for _ in range(len(taken) - len(untaken)):
+            deliveries.put(None)
+        return untaken
 
 
 class Consumer(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from message_hub_sync.config import ClientConfig, MemoryAddress
 from message_hub_sync.errors import (
@@ -23,6 +23,7 @@ from message_hub_sync.transport.base import (
     PublishResult,
     QueueStats,
     Receipt,
+    take_untaken,
 )
 from message_hub_sync.transport.memory.broker import Adopted, Hub
 from message_hub_sync.transport.memory.lock_order import CONSUMER, TRANSPORT
@@ -337,7 +338,7 @@ class MemoryConsumer:
             hub.cancel(subscriber)
 
     def give_back(self) -> None:
-        for delivery in self._drained():
+        for delivery in take_untaken(self._deliveries):
             self.requeue(delivery)
 
     def close(self, deadline: float) -> None:
@@ -382,19 +383,7 @@ class MemoryConsumer:
         """The connection ends: requeue the unacked messages. Their deliveries are stale from now on."""
         self._end()
         # Drop the queued deliveries: they are redelivered, and the handler would run twice.
-        self._drained()
-
-    def _drained(self) -> list[Delivery]:
-        """The deliveries that no worker has taken, taken out."""
-        taken = []
-        try:
-            while True:
-                taken.append(self._deliveries.get_nowait())
-        except Empty:
-            deliveries = [delivery for delivery in taken if delivery is not None]
-            for _ in range(len(taken) - len(deliveries)):
-                self._deliveries.put(None)  # the wake-ups
-            return deliveries
+        take_untaken(self._deliveries)
 
     def _resume(self) -> None:
         try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.errors import MessageHubError
 from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.real_time import time
-from message_hub_sync.transport.base import Delivery
+from message_hub_sync.transport.base import Delivery, take_untaken
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.consumer_channel import ConsumerChannel
 from message_hub_sync.transport.rabbitmq.declaring import Declarations
@@ -153,7 +153,7 @@ class RabbitMQConsumer:
 
     def _requeue_all(self) -> None:
         self._giving_back = True
-        untaken = [(delivery.origin, delivery.delivery_tag) for delivery in self._drained()]
+        untaken = [(delivery.origin, delivery.delivery_tag) for delivery in take_untaken(self._deliveries)]
         late, self._late = self._late, []
         for origin, tag in [*untaken, *late]:
             assert isinstance(origin, ConsumerChannel)
@@ -178,19 +178,7 @@ class RabbitMQConsumer:
 
     def discard_deliveries(self) -> None:
         """Drop the queued deliveries of a closed channel: they are redelivered, and the handler would run twice."""
-        self._drained()
-
-    def _drained(self) -> list[Delivery]:
-        """The deliveries that no worker has taken, taken out."""
-        taken = []
-        try:
-            while True:
-                taken.append(self._deliveries.get_nowait())
-        except Empty:
-            deliveries = [delivery for delivery in taken if delivery is not None]
-            for _ in range(len(taken) - len(deliveries)):
-                self._deliveries.put(None)  # the wake-ups
-            return deliveries
+        take_untaken(self._deliveries)
 
     def _on_consumer_channel(self, work: Callable[[ConsumerChannel, float], None], deadline: float) -> None:
         """Do ``work`` on the I/O thread and wait for it. On a closed channel nothing is left to do."""
