@@ -6,6 +6,7 @@ from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import QueueStats
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
+from message_hub_sync.transport.rabbitmq.delivery_limit import LIMIT, first_difference
 from message_hub_sync.transport.rabbitmq.rpc_channel import temporary_channel
 from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, entity_error
 from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
@@ -73,10 +74,8 @@ class Declarations:
             # 2: the user may not declare it: use it if it exists.
             # 3: anything else is an error.
             if closed.code == _PRECONDITION_FAILED:
-                # The broker names the first argument that differs. RabbitMQ 3 has "but current is the value 'quorum' of
-                # type 'longstr'", RabbitMQ 4 has "but current is 'quorum'".
-                current = closed.text.partition(" but current is ")[2]
-                if "'x-delivery-limit'" in closed.text or current.removeprefix("the value ").startswith("'quorum'"):
+                difference = first_difference(closed.text)
+                if difference is not None and (difference.name == LIMIT or difference.current == "quorum"):
                     self.other_limits.add(name)
                 self._adopt(f"queue {name!r}", closed)
             elif closed.code == _ACCESS_REFUSED:

@@ -16,14 +16,17 @@ from message_hub_sync.transport.rabbitmq.rpc_channel import temporary_channel
 from message_hub_sync.transport.rabbitmq.translation import ChannelClosed
 from message_hub_sync.transport.topology import DELIVERY_LIMIT
 
-__all__ = ["Difference", "delivery_limit", "first_difference"]
+__all__ = ["LIMIT", "Difference", "delivery_limit", "first_difference"]
 
 #: The limit of RabbitMQ 4 for a quorum queue that has no other one. Earlier versions have none.
 _DEFAULT_LIMIT, _FIRST_VERSION_WITH_DEFAULT = 20, 4
 #: A queue has fewer other arguments that the broker compares before the limit. It tells one difference at a time.
 _MOST_ARGUMENTS = 20
-_LIMIT, _TYPE, _PRIORITIES = "x-delivery-limit", "x-queue-type", "x-max-priority"
+#: The argument with the limit.
+LIMIT = "x-delivery-limit"
+_TYPE, _PRIORITIES = "x-queue-type", "x-max-priority"
 _INEQUIVALENT = re.compile(r"inequivalent arg '([^']{1,255})' for ")
+# RabbitMQ 3 has "but current is the value 'quorum' of type 'longstr'", RabbitMQ 4 has "but current is 'quorum'".
 _CURRENT = re.compile(r" but current is (?:the value )?(none|'[^']{0,255}')")
 
 
@@ -45,14 +48,14 @@ def delivery_limit(connection: ThreadedConnection, queue: str, deadline: float) 
     """See :meth:`Transport.delivery_limit`. I/O thread only."""
     # A quorum queue has no priorities, so a declaration with them creates nothing if the queue has been deleted. If it
     # exists, the broker does not compare them.
-    arguments: dict[str, Any] = {_TYPE: "quorum", _LIMIT: "unknown", _PRIORITIES: "unknown"}
+    arguments: dict[str, Any] = {_TYPE: "quorum", LIMIT: "unknown", _PRIORITIES: "unknown"}
     for _ in range(_MOST_ARGUMENTS):
         found = first_difference(_declared(connection, queue, arguments, deadline))
         if found is None:
             return 0  # no permission, or a text of another form
         if found.name in (_TYPE, _PRIORITIES):
             return None  # it is no quorum queue
-        if found.name == _LIMIT:
+        if found.name == LIMIT:
             known = found.current if found.told else _guessed(connection, queue, arguments, deadline)
             return _limit(known, connection.broker_version)
         if found.name in ("durable", "auto_delete", "exclusive") or found.name in arguments or not found.told:
@@ -65,9 +68,9 @@ def _guessed(
     connection: ThreadedConnection, queue: str, arguments: dict[str, Any], deadline: float
 ) -> int | str | None:
     """The limit of a queue whose name is so long that the broker's text does not have it."""
-    if not _declared(connection, queue, {**arguments, _LIMIT: DELIVERY_LIMIT}, deadline):
+    if not _declared(connection, queue, {**arguments, LIMIT: DELIVERY_LIMIT}, deadline):
         return DELIVERY_LIMIT
-    without = {name: value for name, value in arguments.items() if name != _LIMIT}
+    without = {name: value for name, value in arguments.items() if name != LIMIT}
     return "unknown" if _declared(connection, queue, without, deadline) else None
 
 
