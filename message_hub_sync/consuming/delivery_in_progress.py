@@ -137,14 +137,7 @@ class DeliveryInProgress:
             if log is not None:
                 log("dropped, as its queue is not durable")
             return
-        properties = dead_letter_properties(
-            self.delivery,
-            error=error,
-            reason=reason,
-            attempts=attempts_made(self.delivery.properties.headers) if attempts is None else attempts,
-            service=self._context.config.service_name,
-            now=time.time(),
-        )
+        properties = self._dead_letter_properties(error, reason, attempts)
         self._republish(self._dead_letter_queue(), properties, self._dead_lettered, log or self._logs(reason))
 
     def dead_letter_crashed(self, crashes: int, settled: Callable[[], None]) -> None:
@@ -155,22 +148,27 @@ class DeliveryInProgress:
         """
         times = "once" if crashes == 1 else f"{crashes} times"
         reason = f"its handler was started again {times}, and each time the process crashed before the handler ended"
-        properties = dead_letter_properties(
-            self.delivery,
-            error=None,
-            reason=reason,
-            attempts=attempts_made(self.delivery.properties.headers),
-            service=self._context.config.service_name,
-            now=time.time(),
-            crashes=crashes,
-        )
 
         def dead_lettered() -> None:
             self._dead_lettered()
             self._consumer.flush()
             settled()
 
+        properties = self._dead_letter_properties(None, reason, crashes=crashes)
         self._republish(self._dead_letter_queue(), properties, dead_lettered, self._logs(reason))
+
+    def _dead_letter_properties(
+        self, error: BaseException | None, reason: str, attempts: int | None = None, crashes: int = 0
+    ) -> Properties:
+        return dead_letter_properties(
+            self.delivery,
+            error=error,
+            reason=reason,
+            attempts=attempts_made(self.delivery.properties.headers) if attempts is None else attempts,
+            service=self._context.config.service_name,
+            now=time.time(),
+            crashes=crashes,
+        )
 
     def _logs(self, reason: str) -> Callable[[str], None]:
         """Logs it, as no handler ran that could log it."""

@@ -153,25 +153,22 @@ class Suspects:
         with self._changed:
             stale = [work for work in self._marked if not work.held]
             queues = [self._marked.pop(work) for work in stale]
-        deadline = time.monotonic() + TAKE_BACK_TIMEOUT
-        for queue in queues:
-            self._marks.take_back(queue, deadline)
-        if self._marks.any_left:
-            self._marks.remove_left(deadline)
+        self._take_back(queues, time.monotonic() + TAKE_BACK_TIMEOUT)
 
     def close(self, deadline: float) -> None:
         """Take the marks of handlers back that still run: the process ends in order, so they did not crash it.
 
         :param deadline: monotonic seconds. There is at least 1 s.
         """
-        deadline = max(deadline, time.monotonic() + CLOSE_TIMEOUT)
         with self._changed:
             queues = list(self._marked.values())
             self._marked.clear()
+        self._take_back(queues, max(deadline, time.monotonic() + CLOSE_TIMEOUT))
+
+    def _take_back(self, queues: list[QueueSpec], deadline: float) -> None:
         for queue in queues:
             self._marks.take_back(queue, deadline)
-        if self._marks.any_left:
-            self._marks.remove_left(deadline)
+        self._marks.remove_left(deadline)
 
     def _queue(self, decoded: DecodedDelivery) -> QueueSpec:
         """The queue for the marks of a message."""
