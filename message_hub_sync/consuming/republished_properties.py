@@ -51,6 +51,7 @@ __all__ = [
     "FailedDelivery",
     "attempts_made",
     "dead_letter_properties",
+    "epoch_seconds",
     "expired",
     "headers_to_republish",
     "reduced_properties",
@@ -206,7 +207,7 @@ def _ttl_left(properties: Properties, earliest_now: float, waited: float | None)
             waited = 0.0 if back is None else max(0.0, earliest_now - back - 1)
         return min(max(left, -ttl), ttl) - int(waited * 1000)
     if waited is None:
-        sent = _epoch(headers.get(TIMESTAMP))
+        sent = epoch_seconds(headers.get(TIMESTAMP))
         sent = properties.timestamp if sent is None else sent
         waited = 0.0 if sent is None else earliest_now - sent
     # The broker delivers no expired message. If the clocks say expired, one of them is wrong: keep the full ttl.
@@ -217,10 +218,10 @@ def _left_retry_queue_at(headers: Mapping[str, Any]) -> float | None:
     """When the broker moved it from the retry queue back to its queue: seconds since the epoch, ``None`` if unknown."""
     deaths = headers.get(X_DEATH)
     latest = deaths[0] if isinstance(deaths, list) and deaths else None
-    return _epoch(latest.get("time")) if isinstance(latest, Mapping) else None
+    return epoch_seconds(latest.get("time")) if isinstance(latest, Mapping) else None
 
 
-def _epoch(iso: Any) -> float | None:
+def epoch_seconds(iso: Any) -> float | None:
     """A ``datetime`` or an ISO 8601 text as seconds since the epoch; ``None`` if it is neither."""
     try:
         moment = iso if isinstance(iso, datetime) else datetime.fromisoformat(iso.replace("Z", "+00:00"))
@@ -264,7 +265,7 @@ def _earlier(delivery: FailedDelivery, name: str, otherwise: str) -> str:
 
 def _first_failed(delivery: FailedDelivery, now: float) -> dict[str, Any]:
     earlier = delivery.properties.headers.get(FIRST_FAILED_AT)
-    if _epoch(earlier) is not None and isinstance(earlier, str):
+    if epoch_seconds(earlier) is not None and isinstance(earlier, str):
         return {FIRST_FAILED_AT: earlier}
     return {FIRST_FAILED_AT: datetime.fromtimestamp(now, timezone.utc).isoformat()}
 

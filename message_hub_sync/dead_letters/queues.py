@@ -17,7 +17,7 @@ from message_hub_sync.dead_letters.reading import (
     check_reading_is_free,
     never,
 )
-from message_hub_sync.dead_letters.requeueing import Requeue, Requeued, put_back
+from message_hub_sync.dead_letters.requeueing import NO_QUEUE, Requeue, Requeued, put_back
 from message_hub_sync.dead_letters.selection import Selection
 from message_hub_sync.errors import (
     MessageHubConnectionError,
@@ -239,10 +239,7 @@ def requeue_selected(
     found = _depth(transport, name, patience.next())
     target = name.removesuffix(DEAD_LETTER_SUFFIX)
     if _stats(transport, target, patience.next()) is None:
-        raise MessageHubDeliveryError(
-            f"there is no queue {target}: let its service subscribe, then send the dead letter again",
-            outcome="rejected",
-        )
+        raise MessageHubDeliveryError(NO_QUEUE.format(queue=target), outcome="rejected")
     if not force:
         check_reading_is_free(transport, name, patience.next())
     wanted = min(found, most) if only.takes_all else found
@@ -337,10 +334,7 @@ def send_again(transport: Transport, letter: DeadLetter, deadline: float) -> Non
     receipt = transport.publish(put_back(letter, letter.properties.expiration), deadline)
     result = receipt.wait(deadline)
     if result is PublishResult.RETURNED:
-        raise MessageHubDeliveryError(
-            f"there is no queue {letter.queue}: let its service subscribe, then send the dead letter again",
-            outcome="rejected",
-        )
+        raise MessageHubDeliveryError(NO_QUEUE.format(queue=letter.queue), outcome="rejected")
     if result is not PublishResult.CONFIRMED:
         reason = receipt.reason or "no confirm in time"
         raise MessageHubDeliveryError(

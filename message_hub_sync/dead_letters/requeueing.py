@@ -27,7 +27,9 @@ from message_hub_sync.errors import (
 from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt, Transport
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE
 
-__all__ = ["Named", "Requeue", "Requeued", "put_back"]
+__all__ = ["NO_QUEUE", "Named", "Requeue", "Requeued", "put_back"]
+
+NO_QUEUE = "there is no queue {queue}: let its service subscribe, then send the dead letter again"
 
 #: Letters of one write; and published letters whose confirm is awaited.
 _BATCH, _IN_FLIGHT = 100, 1_000
@@ -270,7 +272,7 @@ class Requeue:
 
 _NO_CONFIRM = "the connection was lost before the confirm"
 _REFUSED = {
-    PublishResult.RETURNED: "there is no queue {queue}: let its service subscribe, then send the dead letter again",
+    PublishResult.RETURNED: NO_QUEUE,
     PublishResult.NACKED: "the hub rejected it (a queue is full, or its home node is down)",
     PublishResult.INVALID: "{reason}",
     PublishResult.CHANNEL_ERROR: "the hub rejected it: {reason}",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
 
+from message_hub_sync.consuming.republished_properties import epoch_seconds
 from message_hub_sync.dead_letters.letter import DeadLetter
 from message_hub_sync.envelope.header_names import SOURCE
 
@@ -50,7 +50,7 @@ class Selection:
     def _fits_age(self, first_failed_at: Any) -> bool:
         if self.failed_before is None and self.failed_after is None:
             return True
-        moment = _epoch(first_failed_at)
+        moment = epoch_seconds(first_failed_at)
         return (
             moment is not None
             and (self.failed_before is None or moment < self.failed_before)
@@ -76,14 +76,6 @@ _EVERY = Selection()
 
 def _error_text(failure: Any) -> str:
     return f"{failure.get('error_type')}: {failure.get('error_message')} {failure.get('reason')}"
-
-
-def _epoch(value: Any) -> float | None:
-    try:
-        moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
-        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-    except (ValueError, TypeError, AttributeError, OverflowError):
-        return None
 
 
 def _uuid(text: str | None) -> UUID | None:
