@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -15,7 +17,6 @@ from message_hub_sync.dead_letters.queues import requeue_selected, take_dead_let
 from message_hub_sync.dead_letters.reading import Patience
 from message_hub_sync.dead_letters.requeueing import Named, Requeued
 from message_hub_sync.dead_letters.selection import Selection
-from message_hub_sync.transport.base import Transport
 from message_hub_sync.transport.topology import DEAD_LETTER_SUFFIX
 
 __all__ = ["purge", "requeue"]
@@ -54,7 +55,10 @@ def requeue(
     most = sys.maxsize if every else 1
     with connected(url) as (transport, stop):
         if dry_run:
-            _count(transport, queue, patience, only, most, force, stop, "put back")
+            take = partial(
+                take_dead_letters, transport, queue, patience=patience, only=only, most=most, force=force, stop=stop
+            )
+            _say_what_would_be("put back", take, stop)
             return
         with Progress("letters put back") as progress:
 
@@ -123,8 +127,11 @@ def purge(
     only, patience = options.selection(**chosen), Patience(step=timeout)
     most = sys.maxsize if every else 1
     with connected(url) as (transport, stop):
+        take = partial(
+            take_dead_letters, transport, queue, patience=patience, only=only, most=most, force=force, stop=stop
+        )
         if dry_run:
-            _count(transport, queue, patience, only, most, force, stop, "deleted")
+            _say_what_would_be("deleted", take, stop)
             return
         if not yes:
             if not sys.stdin.isatty():
@@ -132,40 +139,30 @@ def purge(
             click.confirm(
                 f"delete {'all messages' if every else 'the oldest message'} that the options choose?", abort=True
             )
-        deleted = 0
-        with Progress("letters deleted") as progress:
-
-            def one(letter: DeadLetter) -> None:
-                nonlocal deleted
-                deleted += 1
-                progress.advance()
-
-            take_dead_letters(
-                transport, queue, one, patience, only=only, most=most, remove=True, force=force, stop=stop
-            )
+        deleted = _counted("letters deleted", partial(take, remove=True))
         end_if_stopped(stop, f"{deleted} deleted, the others stay")
     say(f"{deleted} deleted from {queue.removesuffix(DEAD_LETTER_SUFFIX)}{DEAD_LETTER_SUFFIX}")
 
 
-def _count(
-    transport: Transport,
-    queue: str,
-    patience: Patience,
-    only: Selection,
-    most: int,
-    force: bool,
-    stop: Stop,
-    what: str,
-) -> None:
-    """Count the letters that would be put back or deleted."""
+#: Calls its argument with each letter that the options choose.
+Take = Callable[[Callable[[DeadLetter], None]], object]
+
+
+def _say_what_would_be(done: str, take: Take, stop: Stop) -> None:
+    count = _counted("letters found", take)
+    end_if_stopped(stop, f"{count} found so far")
+    say(f"{count} would be {done}")
+
+
+def _counted(shown: str, take: Take) -> int:
+    """Take the letters, show the progress, and return how many they were."""
     count = 0
-    with Progress("letters found") as progress:
+    with Progress(shown) as progress:
 
         def one(letter: DeadLetter) -> None:
             nonlocal count
             count += 1
             progress.advance()
 
-        take_dead_letters(transport, queue, one, patience, only=only, most=most, force=force, stop=stop)
-    end_if_stopped(stop, f"{count} found so far")
-    say(f"{count} would be {what}")
+        take(one)
+    return count
