@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import ssl
 import subprocess
@@ -66,13 +67,9 @@ class Secured:
         return f"{scheme}://guest:guest@{host}:{port or self.port}/{'?' if query else ''}{query}"
 
 
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    files = tmp_path_factory.mktemp("certificates")
-    authority(files, "authority")
-    authority(files, "stranger")
-    certificate(files, "server", names="DNS:localhost,IP:127.0.0.1", issuer="authority")
-    certificate(files, "client", names="DNS:client", issuer="authority")
+@contextlib.contextmanager
+def tls_node(files: Path, *, client_certificate_needed: bool) -> Iterator[Secured]:
+    """A node with the server's certificate of these files."""
     port = free_port()
     options = {
         "listeners.ssl.default": f"127.0.0.1:{port}",
@@ -80,10 +77,21 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         "ssl_options.certfile": str(files / "server.pem"),
         "ssl_options.keyfile": str(files / "server.key"),
         "ssl_options.verify": "verify_peer",
-        "ssl_options.fail_if_no_peer_cert": "false",
+        "ssl_options.fail_if_no_peer_cert": "true" if client_certificate_needed else "false",
     }
     with RabbitMQNode(config=options, install=True) as node:
         yield Secured(node, port, files)
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    files = tmp_path_factory.mktemp("certificates")
+    authority(files, "authority")
+    authority(files, "stranger")
+    certificate(files, "server", names="DNS:localhost,IP:127.0.0.1", issuer="authority")
+    certificate(files, "client", names="DNS:client", issuer="authority")
+    with tls_node(files, client_certificate_needed=False) as secured:
+        yield secured
 
 
 def refusal(bench: Any, url: str, **settings: Any) -> str:
@@ -200,18 +208,8 @@ def test_a_tls_connection_that_is_cut_comes_back(bench: Any, secured: Secured) -
 @pytest.fixture(scope="module")
 def demanding(secured: Secured) -> Iterator[Secured]:
     """A node that asks for a client certificate."""
-    port = free_port()
-    files = secured.files
-    options = {
-        "listeners.ssl.default": f"127.0.0.1:{port}",
-        "ssl_options.cacertfile": str(files / "authority.pem"),
-        "ssl_options.certfile": str(files / "server.pem"),
-        "ssl_options.keyfile": str(files / "server.key"),
-        "ssl_options.verify": "verify_peer",
-        "ssl_options.fail_if_no_peer_cert": "true",
-    }
-    with RabbitMQNode(config=options, install=True) as node:
-        yield Secured(node, port, files)
+    with tls_node(secured.files, client_certificate_needed=True) as demanding:
+        yield demanding
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

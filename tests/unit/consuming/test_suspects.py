@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -227,40 +228,9 @@ def test_a_suspect_with_a_mark_runs_alone_and_others_run_beside_each_other(
     assert process.marks() == {}
 
 
-def test_a_suspect_that_waits_for_its_turn_is_given_back_when_its_consumer_stops(
-    new_process: Callable[[], Process],
-) -> None:
-    process = new_process()
-    inside, go_on, stop = threading.Event(), threading.Event(), threading.Event()
-
-    def hang(work: Any) -> None:
-        inside.set()
-        go_on.wait(30)
-
-    first = threading.Thread(target=process.handle, args=(Work("one"), hang), kwargs={"attempts": 1})
-    first.start()
-    assert inside.wait(30)
-    handled: list[Any] = []
-    second = threading.Thread(
-        target=process.suspects.handle, args=(Work("two"), 1, handled.append, stop.is_set), daemon=True
-    )
-    second.start()
-
-    stop.set()
-    process.suspects.wake()
-
-    second.join(30)
-    assert not second.is_alive()
-    assert handled == []
-    go_on.set()
-    first.join(30)
-
-
-def test_a_suspect_waits_for_one_that_hangs_no_longer_than_its_turn_may_take(
-    new_process: Callable[[], Process], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(suspects, "TURN_TIMEOUT", 0.05)
-    process = new_process()
+@contextlib.contextmanager
+def one_that_hangs(process: Process) -> Iterator[None]:
+    """A suspect whose handler runs until the end of the block."""
     inside, go_on = threading.Event(), threading.Event()
 
     def hang(work: Any) -> None:
@@ -270,13 +240,40 @@ def test_a_suspect_waits_for_one_that_hangs_no_longer_than_its_turn_may_take(
     first = threading.Thread(target=process.handle, args=(Work("one"), hang), kwargs={"attempts": 1})
     first.start()
     assert inside.wait(30)
-    handled: list[Any] = []
-
-    process.handle(Work("two"), handled.append, attempts=1)
-
-    assert len(handled) == 1
+    yield
     go_on.set()
     first.join(30)
+
+
+def test_a_suspect_that_waits_for_its_turn_is_given_back_when_its_consumer_stops(
+    new_process: Callable[[], Process],
+) -> None:
+    process, stop = new_process(), threading.Event()
+    handled: list[Any] = []
+    with one_that_hangs(process):
+        second = threading.Thread(
+            target=process.suspects.handle, args=(Work("two"), 1, handled.append, stop.is_set), daemon=True
+        )
+        second.start()
+
+        stop.set()
+        process.suspects.wake()
+
+        second.join(30)
+        assert not second.is_alive()
+        assert handled == []
+
+
+def test_a_suspect_waits_for_one_that_hangs_no_longer_than_its_turn_may_take(
+    new_process: Callable[[], Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspects, "TURN_TIMEOUT", 0.05)
+    process = new_process()
+    handled: list[Any] = []
+    with one_that_hangs(process):
+        process.handle(Work("two"), handled.append, attempts=1)
+
+        assert len(handled) == 1
 
 
 def test_where_marks_are_refused_messages_are_handled_and_it_is_told_once(
