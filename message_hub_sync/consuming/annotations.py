@@ -40,7 +40,8 @@ def parameters_of(callback: Any, name: str, what: str) -> tuple[inspect.Paramete
     """
     wrapped = _signature(callback, follow_wrapped=True)
     called = _signature(callback, follow_wrapped=False) or wrapped
-    if wrapped is None or called is None:  # some callables written in C have no signature: the call itself will show it
+    # Some callables written in C have no signature. The first call shows whether they take one argument.
+    if wrapped is None or called is None:
         return inspect.Parameter(what, inspect.Parameter.POSITIONAL_ONLY), None
     positional = _positional(called)
     required = [p for p in positional if p.default is p.empty]
