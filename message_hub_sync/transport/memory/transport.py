@@ -199,7 +199,7 @@ class MemoryTransport:
         return {name: hub.stats(name, self._client) for name in names}
 
     def delivery_limit(self, queue: str, deadline: float) -> int | None:
-        return self._open("publish").delivery_limit(queue)
+        return self._open_any().delivery_limit(queue)
 
     def delete(self, topology: Topology, queue: str, deadline: float) -> None:
         self._open_any().delete(queue, self._client)
