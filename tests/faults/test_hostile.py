@@ -11,11 +11,11 @@ from uuid import uuid4
 
 import pika
 import pytest
+from faults.dead_letters import dead_letters, depth
 from faults.judging import judge
 from faults.names import Names, NewClient
 from faults.oracle import Oracle
 from faults.raw import publish_raw, raw_channel
-from faults.test_handlers import dead_letters, depth
 from faults.timing import eventually, within
 
 from message_hub_sync import MessageHubClient, MessageValidationError, RetryPolicy
