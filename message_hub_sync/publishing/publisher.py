@@ -23,7 +23,7 @@ from message_hub_sync.publishing.publish_attempts import PublishAttempts, Verdic
 from message_hub_sync.runtime.locks import refuse_where_it_cannot_wait
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.real_time import time
-from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt, Transport
+from message_hub_sync.transport.base import ConnectionState, Outgoing, PublishResult, Receipt, Transport
 from message_hub_sync.transport.topology import EVENT_EXCHANGE, EVENTS
 
 __all__ = ["BULK_SLICE", "SLICES_UNDER_WAY", "Publisher"]
@@ -195,7 +195,15 @@ class Publisher:
             self._awaited.discard(receipt)
         if result is None:
             receipt.abandoned = True
+            # The broker tells of an alarm only after the first publish, which it does not confirm.
+            attempts.blocked = self._is_blocked()
         attempts.note(result, receipt.reason, receipt.code)
+
+    def _is_blocked(self) -> bool:
+        return any(
+            connection.role == "publish" and connection.state is ConnectionState.BLOCKED
+            for connection in self._transport.status()
+        )
 
     def _declare_exchange(self, attempts: PublishAttempts, deadline: float) -> None:
         logger.info("the exchange %s is missing and is declared", EVENTS)

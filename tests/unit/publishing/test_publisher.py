@@ -27,7 +27,7 @@ from message_hub_sync.metrics import MESSAGE_LATENCY, ServiceMetrics
 from message_hub_sync.publishing.circuit_breaker import CONNECTION, CircuitBreakers
 from message_hub_sync.publishing.outgoing import outgoing_event, outgoing_message
 from message_hub_sync.publishing.publisher import BULK_SLICE, SLICES_UNDER_WAY, Publisher
-from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt
+from message_hub_sync.transport.base import ConnectionState, ConnectionStatus, Outgoing, PublishResult, Receipt
 
 CLOSED_404 = (PublishResult.CHANNEL_ERROR_SHARED, "404 NOT_FOUND - no exchange 'events'", 404)
 CLOSED_403 = (PublishResult.CHANNEL_ERROR_SHARED, "403 ACCESS_REFUSED", 403)
@@ -267,6 +267,19 @@ def test_a_circuit_opened_by_an_alarm_tries_again_once_messages_are_accepted_aga
     bench.breakers.connection_restored()
 
     bench.send()
+
+
+def test_a_missing_confirm_during_an_alarm_is_a_failure_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(None, (PublishResult.BLOCKED, "an alarm", 0), threshold=2)
+    blocked = ConnectionStatus("publish", ConnectionState.BLOCKED, "amqp://localhost")
+    monkeypatch.setattr(bench.transport, "status", lambda: [blocked])
+    with pytest.raises(MessageHubDeliveryError):
+        bench.send()
+    with pytest.raises(MessageHubDeliveryError):
+        bench.publish()
+
+    with pytest.raises(MessageHubCircuitBreakerError, match="the circuit of the connection is open"):
+        bench.send()
 
 
 def test_messages_and_events_have_circuits_of_their_own() -> None:
