@@ -26,7 +26,7 @@ class Collector:
         with self._condition:
             return list(self._items)
 
-    def wait(self, count: int = 1, timeout: float = 5.0) -> list[Any]:
+    def wait(self, count: int = 1, timeout: float = 30) -> list[Any]:
         """Wait until there are at least ``count`` items, and return them."""
         with self._condition:
             assert self._condition.wait_for(lambda: len(self._items) >= count, timeout), (

@@ -59,7 +59,7 @@ class Hub:
             self._raw = _transport(ClientConfig(self.name("observer"), parse_addresses(self.url)))
         return self._raw
 
-    def take(self, queue: str, timeout: float = 5.0) -> Delivery:
+    def take(self, queue: str, timeout: float = 30) -> Delivery:
         """One message out of a queue."""
         spec = QueueSpec(queue)
         self._queues.add(queue)

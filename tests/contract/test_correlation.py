@@ -134,7 +134,7 @@ def test_a_thread_that_a_handler_starts_continues_only_where_the_context_is_hand
         ):
             thread = threading.Thread(target=target, args=arguments)
             thread.start()
-            thread.join(10)
+            thread.join(30)
 
     relay.subscribe_messages(handle)
     sent = hub.client("character").send_message(hub.name("campaign"), {}, correlation_id="journey-1")

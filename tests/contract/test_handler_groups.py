@@ -89,7 +89,7 @@ def test_of_two_threads_one_includes_a_group(hub: Hub, collected: Collector) -> 
     client, together, outcomes = hub.client("image"), threading.Barrier(8), Collector()
 
     def include() -> None:
-        together.wait(10)
+        together.wait(30)
         try:
             outcomes(len(client.include(group)))
         except MessageHubConfigurationError:
@@ -187,7 +187,7 @@ def test_the_store_and_the_workers_of_a_group_are_used(hub: Hub) -> None:
 
     @group.on_event("character.created", workers=2)
     def on_event(event: Event) -> None:
-        together.wait(10)  # two events are handled at the same time
+        together.wait(30)  # two events are handled at the same time
         handled("event")
 
     @group.on_message(deduplicate=MemoryDeduplication())

@@ -96,7 +96,7 @@ def test_prefetch_bounds_what_a_busy_consumer_holds(hub: Hub) -> None:
 
     def busy(message: Message) -> None:
         started(message)
-        go_on.wait(5)
+        go_on.wait(30)
 
     hub.client("image").subscribe_messages(busy, prefetch=3)
     hub.client("character").send_messages((hub.name("image"), {"n": n}) for n in range(10))
@@ -112,7 +112,7 @@ def test_more_workers_handle_at_the_same_time(hub: Hub) -> None:
     passed = Collector()
 
     def meet(message: Message) -> None:
-        together.wait(5)
+        together.wait(30)
         passed(message)
 
     hub.client("image").subscribe_messages(meet, workers=3)

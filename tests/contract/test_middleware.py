@@ -382,7 +382,7 @@ def test_nobody_gets_a_reply_to_a_request_that_is_rejected_on_arrival(hub: Hub, 
 
     hub.client("image", middleware=[Around(arrived=check)]).subscribe_messages(collected)
     with pytest.raises(MessageHubTimeoutError):
-        hub.client("character").request(hub.name("image"), {"n": 1}, timeout=0.5)
+        hub.client("character").request(hub.name("image"), {"n": 1}, timeout=2)
     assert hub.take(f"{hub.name('image')}.messages.dead").properties.headers["x-reason"] == "no"
     assert collected.items == []
 
@@ -434,7 +434,7 @@ def test_a_reply_that_is_rejected_on_arrival_reaches_nobody(hub: Hub) -> None:
     hub.client("campaign").subscribe_messages(lambda message: next(answers))
     client = hub.client("character", middleware=[Around(arrived=check)])
     with pytest.raises(MessageHubTimeoutError):
-        client.request(hub.name("campaign"), {"n": 1}, timeout=0.5)
+        client.request(hub.name("campaign"), {"n": 1}, timeout=2)
     assert client.request(hub.name("campaign"), {"n": 1}).payload == {"n": 3}
 
 
@@ -635,7 +635,7 @@ def test_a_send_that_fails_for_a_reply_leaves_its_request_acknowledged_and_the_n
         assert client.request(hub.name("campaign"), {"n": 1}).payload == {"n": 0}
     else:
         with pytest.raises(MessageHubTimeoutError):
-            client.request(hub.name("campaign"), {"n": 1}, timeout=0.5)
+            client.request(hub.name("campaign"), {"n": 1}, timeout=2)
     client.send_message(hub.name("campaign"), {"n": 2})
 
     assert handled.stays(2) == [1, 2]
@@ -672,7 +672,7 @@ def test_a_send_that_fails_for_every_reply_of_a_handler_ends_no_worker(
     service.subscribe_messages(answer)
     client = hub.client("character")
     with pytest.raises(MessageHubTimeoutError):
-        client.request(hub.name("campaign"), {"n": 1}, timeout=0.5)
+        client.request(hub.name("campaign"), {"n": 1}, timeout=2)
     client.send_message(hub.name("campaign"), {"n": 2})
 
     assert handled.stays(2) == [1, 2]
@@ -698,7 +698,7 @@ def test_an_arrived_that_fails_for_a_reply_lets_the_other_replies_come(hub: Hub,
     hub.client("campaign").subscribe_messages(lambda message: {"n": message.payload["n"]})
     client = hub.client("character", middleware=[Around(arrived=fail_first)])
     with pytest.raises(MessageHubTimeoutError):
-        client.request(hub.name("campaign"), {"n": 1}, timeout=0.5)
+        client.request(hub.name("campaign"), {"n": 1}, timeout=2)
     assert client.request(hub.name("campaign"), {"n": 2}, correlation_id="two").payload == {"n": 2}
     assert client.request(hub.name("campaign"), {"n": 3}, correlation_id="three").payload == {"n": 3}
     assert seen.items[1:] == [("reply", "two"), ("reply", "three")]
@@ -742,11 +742,11 @@ def test_call_next_in_a_thread_that_handle_does_not_wait_for_has_the_message_han
             call_next()
 
         threading.Thread(target=run).start()
-        assert inside.wait(5)
+        assert inside.wait(30)
         return None
 
     def handle(message: Message) -> None:
-        assert go_on.wait(5)
+        assert go_on.wait(30)
         handled(message.payload)
 
     service = hub.client("image", middleware=[Around(handle=do_not_wait)], retry=TWICE)

@@ -102,9 +102,9 @@ def test_an_exception_reaches_the_caller_at_once_and_is_not_retried(hub: Hub) ->
     started = time.monotonic()
 
     with pytest.raises(MessageHubRemoteError) as caught:
-        hub.client("character").request(hub.name("campaign"), {"n": 1})
+        hub.client("character").request(hub.name("campaign"), {"n": 1}, timeout=120)
 
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 60
     assert caught.value.error_type == "KeyError"
     assert caught.value.error_message == ""
     assert attempts.stays(1)[0].payload == {"n": 1}
@@ -135,13 +135,13 @@ def test_no_reply_is_a_timeout_and_the_late_one_is_dropped(hub: Hub, caplog: pyt
     go_on, answered = threading.Event(), Collector()
 
     def slow(message: Message) -> dict[str, int]:
-        go_on.wait(5)
+        go_on.wait(30)
         return {"n": 2}
 
     hub.client("campaign").subscribe_messages(slow)
     client = hub.client("character")
-    with pytest.raises(MessageHubTimeoutError, match=r"within 0\.3 s"):
-        client.request(hub.name("campaign"), {"n": 1}, timeout=0.3)
+    with pytest.raises(MessageHubTimeoutError, match=r"within 2 s"):
+        client.request(hub.name("campaign"), {"n": 1}, timeout=2)
 
     with caplog.at_level("INFO", "message_hub_sync.request_reply"):
         go_on.set()
@@ -189,7 +189,7 @@ def test_a_request_that_nobody_took_expires_with_its_caller(hub: Hub, collected:
     away.close()
     client = hub.client("character")
     with pytest.raises(MessageHubTimeoutError):
-        client.request(hub.name("campaign"), {"n": "request"}, timeout=0.2)
+        client.request(hub.name("campaign"), {"n": "request"}, timeout=1)
     threading.Event().wait(0.2)  # its ttl began when it was sent, a little after its timeout
     client.send_message(hub.name("campaign"), {"n": "message"})
 

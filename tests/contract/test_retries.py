@@ -214,7 +214,7 @@ def test_a_message_given_back_unhandled_is_redelivered_to_another_process_and_no
 
     def stuck(message: Message) -> None:
         started(message.payload["n"])
-        go_on.wait(5)
+        go_on.wait(30)
 
     first = hub.client("image")
     first.subscribe_messages(stuck, prefetch=2)
@@ -223,7 +223,7 @@ def test_a_message_given_back_unhandled_is_redelivered_to_another_process_and_no
     closing = threading.Thread(target=first.close)
     closing.start()
     go_on.set()
-    closing.join(5)
+    closing.join(30)
     handled = Collector()
 
     hub.client("image").subscribe_messages(handled, retry=RetryPolicy(attempts=1))
@@ -256,13 +256,13 @@ def test_a_delivery_is_held_until_its_connection_ends_and_then_comes_again(hub: 
     consumer = hub.raw().consume(Topology(QueueSpec(queue)), prefetch=1, deadline=deadline)
     hub.remove(queue)
     hub.put(queue, b"{}")
-    first = consumer.deliveries.get(timeout=5)
+    first = consumer.deliveries.get(timeout=30)
     assert first is not None
     assert consumer.holds(first)
 
     hub.raw().interrupt()
 
-    second = consumer.deliveries.get(timeout=5)
+    second = consumer.deliveries.get(timeout=30)
     assert second is not None
     assert (consumer.holds(first), consumer.holds(second), second.redelivered) == (False, True, True)
     consumer.ack(second)

@@ -33,10 +33,10 @@ def test_the_blocks_of_the_readme_talk_to_each_other(
     server["ready"] = ready.set
     thread = threading.Thread(target=serving.run, args=(server, until_served), daemon=True)
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(30)
     asking.run({"__name__": "asking"}, with_hub)
     server["client"].close()
-    thread.join(10)
+    thread.join(30)
     assert not thread.is_alive(), "close() ends run_forever()"
     lines = capsys.readouterr().out.splitlines()
     # The welcome is another thread's, and comes when it comes.

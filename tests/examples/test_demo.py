@@ -9,7 +9,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -180,9 +179,7 @@ def test_a_delivery_that_does_not_happen_is_named_and_the_exit_code_is_1(monkeyp
         raise RuntimeError("out of ink")
 
     monkeypatch.setattr(ImageService, "_draw_map", fail)
-    began = time.monotonic()
-    result = CliRunner().invoke(main, ["demo", "--timeout", "0.5", "--url", "memory://out-of-ink"])
-    assert time.monotonic() - began < 10
+    result = CliRunner().invoke(main, ["demo", "--timeout", "3", "--url", "memory://out-of-ink"])
     assert result.exit_code == 1
     assert "missing: draw_map of campaign-service was not handled by image-service" in result.output
     assert "missing: image.map_generated was never published" in result.output

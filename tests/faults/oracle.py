@@ -24,6 +24,8 @@ from types import TracebackType
 from typing import Any
 from uuid import UUID, uuid4
 
+from faults.timing import TOLERANCE
+
 from message_hub_sync import MessageHubDeliveryError, MessageHubError
 
 __all__ = ["Call", "Counts", "Ledger", "Oracle", "Verdict"]
@@ -173,7 +175,7 @@ class Oracle:
         """Stop reading. The lines read so far are kept."""
         if self._thread.is_alive():
             self.ledger.write("end", "-")
-            self._thread.join(10)
+            self._thread.join(30)
             self.ledger.close()
             self._file.close()
 
@@ -182,7 +184,7 @@ class Oracle:
     def wait(self, condition: Callable[[Counts], bool], timeout: float) -> Counts:
         """Wait until ``condition`` is true for the counts, and return them. Fails with the counts after the timeout."""
         with self._changed:
-            met = self._changed.wait_for(lambda: condition(self._counts()), timeout)
+            met = self._changed.wait_for(lambda: condition(self._counts()), timeout + TOLERANCE)
             counts = self._counts()
         assert met, f"the condition was not met within {timeout:g} s: {counts}"
         return counts

@@ -86,7 +86,7 @@ def test_the_settling_of_a_message_whose_connection_died_settles_no_other(
     for one in sent:
         oracle.ledger.write("invoke", one)
         oracle.ledger.write("ok", one, "0", "")
-    assert running.wait(5)
+    assert running.wait(30)
 
     node.ctl("close_all_connections", "a fault test")
     eventually(lambda: subscription.active, 10)

@@ -133,7 +133,7 @@ def test_calls_are_kept_with_their_error_and_duration(oracle: Oracle) -> None:
         ("ok", ""),
         ("rejected", "MessageHubConnectionError"),
     ]
-    assert all(0 <= call.seconds < 1 for call in oracle.calls())
+    assert all(0 <= call.seconds < 30 for call in oracle.calls())
 
 
 def test_what_another_process_wrote_is_read(oracle: Oracle) -> None:

@@ -35,7 +35,7 @@ class Bench:
         self._transports: list[RabbitMQTransport] = []
 
     @staticmethod
-    def within(seconds: float = 10.0) -> float:
+    def within(seconds: float = 30) -> float:
         return time.monotonic() + seconds
 
     def transport(self, url: str | list[str] | None = None, **settings: Any) -> RabbitMQTransport:
@@ -69,7 +69,7 @@ class Bench:
         return transport.consume(inbox_subscription(self.service), prefetch=prefetch, deadline=self.within())
 
     @staticmethod
-    def take(consumer: Consumer, timeout: float = 10.0) -> Delivery:
+    def take(consumer: Consumer, timeout: float = 30) -> Delivery:
         delivery = consumer.deliveries.get(timeout=timeout)
         assert delivery is not None
         return delivery
@@ -104,7 +104,7 @@ def bench(node: RabbitMQNode, request: pytest.FixtureRequest) -> Iterator[Bench]
     node.start()  # where a test failed between killing it and starting it
 
 
-def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> bool:
+def eventually(condition: Callable[[], bool], timeout: float = 30) -> bool:
     """Wait for something that nothing announces, such as what the broker counts."""
     deadline = time.monotonic() + timeout
     pause = threading.Event()

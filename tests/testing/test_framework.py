@@ -270,7 +270,7 @@ def test_a_framework_that_is_dropped_stops(hub_url: str) -> None:
     gc.collect()
     assert stopped.wait(10)
     for thread in own_threads():  # the one that stopped it is on its way out
-        thread.join(5)
+        thread.join(30)
     assert depths(hub_url, f"{name}.messages") == [None]
     assert own_threads() == []
 
@@ -319,7 +319,7 @@ def test_retries_over_an_hour_take_no_time(virtual: MessageHubTestFramework) -> 
 def test_time_does_not_pass_while_a_handler_stands_still(virtual: MessageHubTestFramework) -> None:
     go = threading.Event()
     service = virtual.create_mock_service("service-a")
-    service.reply_with(lambda message: go.wait(5))
+    service.reply_with(lambda message: go.wait(30))
     service.send_message("service-a", {})
     service.expect_message()
     with pytest.raises(AssertionError, match="still being handled"):

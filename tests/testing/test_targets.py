@@ -56,7 +56,7 @@ def api(statuses: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[A
     yield api
     api.server.shutdown()
     api.server.server_close()
-    api.thread.join(5)
+    api.thread.join(30)
 
 
 URL = "amqp://tester:se%40cret@127.0.0.1:1"

@@ -108,7 +108,7 @@ def first(number):
             client.subscribe(["character.created"], handle)
             client.publish_event(CharacterCreated(character_id=str(number)))
             client.publish_event("campaign.created", CampaignCreated(id="7"))
-            assert got.wait(10)
+            assert got.wait(30)
         assert catalogue.get("character.created").model is CharacterCreated
         assert len(catalogue.catalogue) == 23
     except BaseException as error:

@@ -233,7 +233,7 @@ def test_of_threads_that_register_one_name_a_single_one_wins(catalogue: Catalogu
     lost: list[MessageHubConfigurationError] = []
 
     def register(model: type[BaseModel]) -> None:
-        barrier.wait(timeout=10)
+        barrier.wait(timeout=30)
         try:
             won.append(catalogue.register("quest.started", model))
         except MessageHubConfigurationError as error:
@@ -243,7 +243,7 @@ def test_of_threads_that_register_one_name_a_single_one_wins(catalogue: Catalogu
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=30)
 
     assert len(won) == 1
     assert len(lost) == 15
@@ -339,7 +339,7 @@ def test_threads_that_publish_one_unknown_event_warn_once(
 
         def __contains__(self, name: object) -> bool:
             found = super().__contains__(name)
-            barrier.wait(timeout=10)
+            barrier.wait(timeout=30)
             return found
 
     catalogue._warned = Warned()
@@ -351,7 +351,7 @@ def test_threads_that_publish_one_unknown_event_warn_once(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=30)
 
     assert len(warnings(caplog)) == 1
 

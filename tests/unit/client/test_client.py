@@ -511,14 +511,17 @@ def test_a_signal_drains_run_forever_and_earlier_handlers_come_back(number: sign
         def say(word):
             os.write(1, word.encode() + b"\\n")  # at once: two threads speak
         from message_hub_sync.runtime.signals import StopSignals
-        wait = StopSignals.wait
+        wait, pause, subscribed = StopSignals.wait, threading.Event(), threading.Event()
         StopSignals.wait = lambda signals: (say("waiting"), wait(signals))
         before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
         def handle(message):
             say("started")
-            time.sleep(1)
+            subscribed.wait(30)
+            while subscription.active:  # until the signal has ended it
+                pause.wait(0.01)
             say("finished")
-        client.subscribe_messages(handle)
+        subscription = client.subscribe_messages(handle)
+        subscribed.set()
         client.send_messages([("image-service", {"n": n}) for n in range(3)])
         client.run_forever()
         print(client.get_health_status()["connected"])
@@ -586,10 +589,10 @@ def test_a_stuck_handler_does_not_keep_the_interpreter() -> None:
         inside = threading.Event()
         def handle(message):
             inside.set()
-            time.sleep(60)
+            threading.Event().wait(60)
         client.subscribe_messages(handle)
         client.send_message("image-service", {"n": 1})
-        inside.wait(5)
+        inside.wait(30)
         """
     )
 
@@ -612,8 +615,8 @@ def test_a_close_that_is_interrupted_still_ends_the_connections(
 
     assert [connection["state"] for connection in client.get_health_status()["connections"]] == ["closed"]
     began = time.monotonic()
-    client.close()
-    assert time.monotonic() - began < 1
+    client.close(60)
+    assert time.monotonic() - began < 30
 
 
 def test_a_fault_in_closing_leaves_no_connection_open(
@@ -645,7 +648,7 @@ def test_run_forever_off_the_main_thread_leaves_signals_alone(client: MessageHub
 
     thread = threading.Thread(target=running)
     thread.start()
-    thread.join(5)
+    thread.join(30)
 
     assert not thread.is_alive()
     assert seen == [before]
@@ -684,7 +687,7 @@ def test_a_policy_of_the_client_holds_for_its_subscriptions(collected: Collector
         transport = client._lifecycle.session().transport
         consumer = transport.consume(dead, prefetch=1, deadline=time.monotonic() + 5)
 
-        delivery = consumer.deliveries.get(timeout=5)
+        delivery = consumer.deliveries.get(timeout=30)
 
         assert delivery is not None
         assert delivery.properties.headers["x-attempts"] == 1

@@ -93,7 +93,7 @@ def test_a_child_forked_while_the_lock_was_held_is_not_stuck() -> None:
         if child == 0:
             asking = threading.Thread(target=store.add, args=("b",), daemon=True)
             asking.start()
-            asking.join(5)
+            asking.join(30)
             os._exit(asking.is_alive())
     assert os.waitpid(child, 0)[1] == 0
 

@@ -453,11 +453,11 @@ def test_call_next_in_a_thread_that_handle_does_not_wait_for_has_the_message_ret
             ended("ended")
 
         threading.Thread(target=run).start()
-        assert inside.wait(5)
+        assert inside.wait(30)
 
     def slow(event: str) -> None:
         inside.set()
-        assert go_on.wait(5)
+        assert go_on.wait(30)
 
     bench = Bench(Around(handle=do_not_wait))
     bench.subscribe(slow)
@@ -475,7 +475,7 @@ def test_call_next_in_a_thread_that_handle_waits_for_handles_the_message() -> No
     def wait(received: Received, call_next: Callable[[], Any]) -> Any:
         thread = threading.Thread(target=call_next)
         thread.start()
-        thread.join(5)
+        thread.join(30)
 
     bench = Bench(Around(handle=wait))
     handled = Collector()

@@ -69,7 +69,7 @@ def test_another_thread_does_not_see_it_unless_it_runs_in_a_copy_of_the_context(
         for target in (look, lambda: context.run(look)):
             thread = threading.Thread(target=target)
             thread.start()
-            thread.join(timeout=10)
+            thread.join(timeout=30)
     assert seen == [None, "here"]
 
 

@@ -371,7 +371,7 @@ def test_of_many_threads_one_calls_on() -> None:
     call_next = CallNext(Middleware().send, 0, lambda: calls("called"))
 
     def call() -> None:
-        together.wait(10)
+        together.wait(30)
         try:
             call_next()
             outcomes("done")
@@ -382,7 +382,7 @@ def test_of_many_threads_one_calls_on() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(30)
     assert sorted(outcomes.items) == ["done"] + ["twice"] * 7
     assert calls.items == ["called"]
 

@@ -350,7 +350,7 @@ def test_32_threads_are_all_inside_their_calls_at_once(breakers: CircuitBreakers
     def call(number: int) -> None:
         for turn in range(5):
             permit = breakers.admit(KEY)
-            together.wait(timeout=10)  # broken unless every thread is admitted and none has ended
+            together.wait(timeout=30)  # broken unless every thread is admitted and none has ended
             if number == 0 and turn % 2:
                 permit.failed()
             else:
@@ -384,7 +384,7 @@ def test_half_open_admits_one_of_32(
     turned_away: list[MessageHubCircuitBreakerError] = []
 
     def call(_: int) -> None:
-        together.wait(timeout=10)
+        together.wait(timeout=30)
         try:
             admitted.append(breakers.admit(KEY))
         except MessageHubCircuitBreakerError as error:
@@ -402,20 +402,20 @@ def test_nobody_waits_for_the_one_who_tells_and_changes_are_told_in_order(clock:
 
     def listener(key: str, state: str) -> None:
         telling.set()
-        assert go_on.wait(10)
+        assert go_on.wait(30)
         told.append((state, threading.current_thread().name))
 
     circuits = CircuitBreakers(CONFIG, SERVICE, on_change=listener, clock=clock)
     teller = threading.Thread(target=trip, args=(circuits,), kwargs={"connection": True}, name="test-teller")
     teller.start()
-    assert telling.wait(10)
+    assert telling.wait(30)
     # The I/O thread does this. The listener may be waiting for an answer that only the I/O thread reads.
     restorer = threading.Thread(target=circuits.connection_restored, name="test-restorer", daemon=True)
     restorer.start()
-    restorer.join(timeout=2)
+    restorer.join(timeout=10)
     waited = restorer.is_alive()
     go_on.set()
-    teller.join(timeout=10)
+    teller.join(timeout=30)
     assert not waited
     assert told == [("open", "test-teller"), ("half-open", "test-teller")]
 

@@ -278,7 +278,7 @@ def test_a_context_that_was_copied_inside_send_passes_all_middleware_once_send_h
     notes.clear()
     thread = threading.Thread(target=copied[0].run, args=(bench.send,))
     thread.start()
-    thread.join(5)
+    thread.join(30)
     assert notes == ["a", "b"]
 
 
@@ -377,7 +377,7 @@ def test_of_a_bulk_call_each_message_has_its_own_outcome(step: Step, outcome: st
     confirmed = PublishResult.CONFIRMED
     bench = Bench(confirmed, step, confirmed, step, middleware=[outcomes])
     with pytest.raises(MessageHubDeliveryError) as caught:
-        bench.send_many(*["image-service"] * 4, timeout=0.1)
+        bench.send_many(*["image-service"] * 4, timeout=0.5)
     assert outcomes.of == [["confirmed", outcome, "confirmed", outcome]]
     assert [failure.index for failure in caught.value.failures] == [1, 3]
 
@@ -420,7 +420,7 @@ def test_of_a_bulk_call_that_failed_as_a_whole_all_messages_have_one_outcome(
     outcomes = Outcomes()
     bench = Bench(*steps, middleware=[outcomes])
     with pytest.raises(error):
-        bench.send_many(*["image-service"] * 2, timeout=0.1)
+        bench.send_many(*["image-service"] * 2, timeout=0.5)
     assert outcomes.of == [[outcome] * 2]
 
 
@@ -504,7 +504,7 @@ def test_call_next_in_a_thread_that_send_waits_for_sends_and_its_error_cannot_be
     def in_a_thread(batch: Sequence[Sending], call_next: CallNext) -> None:
         thread = threading.Thread(target=hide, args=(batch, call_next))
         thread.start()
-        thread.join(5)
+        thread.join(30)
 
     outcomes = Outcomes()
     bench = Bench(PublishResult.CONFIRMED, PublishResult.RETURNED, middleware=[in_a_thread, outcomes])
@@ -519,7 +519,7 @@ def test_call_next_in_a_thread_that_send_does_not_wait_for_is_an_error_and_not_c
 
     def waiting(batch: Sequence[Sending], call_next: CallNext) -> None:
         inside.set()
-        assert go_on.wait(5)
+        assert go_on.wait(30)
         call_next()
 
     def do_not_wait(batch: Sequence[Sending], call_next: CallNext) -> None:
@@ -528,7 +528,7 @@ def test_call_next_in_a_thread_that_send_does_not_wait_for_is_an_error_and_not_c
             ended([sending.outcome for sending in batch])
 
         threading.Thread(target=run).start()
-        assert inside.wait(5)
+        assert inside.wait(30)
 
     bench = Bench(middleware=[do_not_wait, waiting])
     with pytest.raises(

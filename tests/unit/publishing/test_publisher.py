@@ -56,10 +56,10 @@ class Bench:
     def event(self) -> Outgoing:
         return outgoing_event(self.config, "quest.started", {"n": 1})
 
-    def send(self, timeout: float = 0.05) -> UUID:
+    def send(self, timeout: float = 0.5) -> UUID:
         return self.publisher.publish(self.message(), timeout)
 
-    def publish(self, timeout: float = 0.05) -> UUID:
+    def publish(self, timeout: float = 0.5) -> UUID:
         return self.publisher.publish(self.event(), timeout)
 
 
@@ -67,9 +67,9 @@ def test_a_confirmed_message_returns_its_id() -> None:
     bench = Bench()
     outgoing = bench.message()
 
-    assert bench.publisher.publish(outgoing, 1) == UUID(outgoing.properties.message_id)
+    assert bench.publisher.publish(outgoing, 100) == UUID(outgoing.properties.message_id)
     assert bench.transport.asked() == ["publish"]
-    assert bench.transport.log[0][1] == pytest.approx(1, abs=0.2)
+    assert bench.transport.log[0][1] == pytest.approx(100, abs=30)
 
 
 def test_of_a_bulk_call_each_message_takes_its_share_of_the_time() -> None:
@@ -230,14 +230,14 @@ def test_which_failures_open_which_circuit(steps: list[Step], opens: str | None,
     bench = Bench(*steps, threshold=1)
     call = partial(bench.publisher.publish_many, [bench.message()]) if bulk else bench.send
     with pytest.raises(MessageHubError):
-        call(timeout=0.01)
+        call(timeout=0.2)
 
     assert {key for key, state in bench.breakers.states().items() if state == "open"} == ({opens} if opens else set())
     if opens is not None:
         with pytest.raises(MessageHubCircuitBreakerError):
             bench.send()
     if opens != CONNECTION:
-        bench.publisher.publish(bench.message("llm-service"), 0.05)
+        bench.publisher.publish(bench.message("llm-service"), 5)
 
 
 def test_a_bulk_call_to_many_destinations_is_one_failure_and_one_trial_of_the_connection() -> None:
@@ -300,8 +300,8 @@ def test_a_trial_ends_in_its_own_time_and_is_resolved() -> None:
 
     began = time.monotonic()
     with pytest.raises(MessageHubDeliveryError):
-        bench.send(timeout=30)
-    assert time.monotonic() - began < 2
+        bench.send(timeout=120)
+    assert time.monotonic() - began < 60
     assert bench.breakers.worst() == "open"
 
     bench.now += 61
@@ -324,7 +324,7 @@ def test_an_interrupted_call_leaves_its_circuit_as_it_was_and_shifts_nothing() -
 
     late = bench.transport.receipts[0]
     with pytest.raises(MessageHubDeliveryError, match="the second one's own"):
-        bench.send(timeout=0.1)
+        bench.send(timeout=5)
     late.resolve(PublishResult.CONFIRMED)
 
 
@@ -348,7 +348,7 @@ def test_each_call_is_counted_once() -> None:
 # --- bulk ----------------------------------------------------------------------------------------
 
 
-def many(bench: Bench, count: int, timeout: float = 0.1) -> Any:
+def many(bench: Bench, count: int, timeout: float = 0.5) -> Any:
     return bench.publisher.publish_many([bench.message() for _ in range(count)], timeout)
 
 
@@ -399,7 +399,7 @@ def test_only_so_many_slices_of_a_bulk_are_unconfirmed_at_a_time() -> None:
     confirming = threading.Thread(target=confirm)
     confirming.start()
     assert len(many(bench, total * BULK_SLICE, timeout=20)) == total * BULK_SLICE
-    confirming.join(5)
+    confirming.join(30)
     assert unconfirmed == SLICES_UNDER_WAY + 1
 
 
@@ -512,13 +512,13 @@ def test_closing_waits_for_what_is_under_way() -> None:
     bench.transport.publish = lambda outgoing, deadline, own_channel=False: receipt  # type: ignore[method-assign,misc]
     sender = threading.Thread(target=bench.send, args=(5,))
     sender.start()
-    assert waited_for.wait(5)
+    assert waited_for.wait(30)
     threading.Timer(0.05, receipt.resolve, [PublishResult.CONFIRMED]).start()
 
     bench.publisher.await_confirms(time.monotonic() + 5)
 
     assert receipt.result is PublishResult.CONFIRMED
-    sender.join(5)
+    sender.join(30)
 
 
 def test_closing_waits_for_a_bulk_slice_that_is_being_written_and_no_other_is_written() -> None:

@@ -60,7 +60,7 @@ class Bench:
 
     def __init__(self, service: str = "asker") -> None:
         self.transport = Asked()
-        self.config = ClientConfig(service, MemoryAddress("unused"), connect_timeout=0.5)
+        self.config = ClientConfig(service, MemoryAddress("unused"), connect_timeout=30)
         self.metrics = ServiceMetrics(service)
         publisher = Publisher(
             self.transport, self.config, CircuitBreakers(CircuitBreakerConfig(), self.config.service_name), self.metrics
@@ -156,11 +156,13 @@ def test_by_correlation_id_alone_the_oldest_waiting_for_that_service_gets_it(ben
     ],
 )
 def test_what_is_no_reply_is_left_to_the_handlers(bench: Bench, delivery: Delivery) -> None:
-    bench.ask(correlation_id="journey-1", timeout=0.2)
+    bench.ask(correlation_id="journey-1", timeout=60)
     bench.transport.requests.wait()
 
     assert not bench.requests.claim_reply(delivery)
 
+    assert bench.requests.waiting == 1
+    bench.close()
     bench.results.wait()
 
 
@@ -214,7 +216,7 @@ def test_ten_thousand_timeouts_leave_nothing_behind() -> None:
 def test_late_replies_are_settled_and_counted() -> None:
     bench = Bench("late-service")
     try:
-        bench.ask(timeout=0.05).join(5)
+        bench.ask(timeout=0.5).join(30)
         (request,) = bench.transport.requests.wait()
         settled = Collector()
         bench.transport.consumer.ack = lambda delivery: settled(delivery)  # type: ignore[method-assign]
@@ -234,18 +236,18 @@ def test_callers_do_not_wait_for_a_closed_client(bench: Bench) -> None:
 
     bench.close()
 
-    thread.join(5)
+    thread.join(30)
     (_, error) = bench.results.wait()[0]
     assert isinstance(error, MessageHubTimeoutError)
 
 
 def test_a_reply_queue_that_could_not_be_made_is_made_for_the_next_request(bench: Bench) -> None:
     bench.transport.available = False
-    bench.ask().join(5)
+    bench.ask().join(30)
     assert isinstance(bench.results.wait()[0][1], MessageHubConnectionError)
 
     bench.transport.available = True
-    bench.ask(timeout=0.05).join(5)
+    bench.ask(timeout=0.5).join(30)
 
     assert isinstance(bench.results.wait(2)[1][1], MessageHubTimeoutError)
 
@@ -261,7 +263,7 @@ def test_a_caller_who_is_interrupted_while_opening_the_queue_leaves_it_to_the_ot
     def interrupted(topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
         bench.transport.consume = whole  # type: ignore[method-assign]
         inside.set()
-        go_on.wait(5)
+        go_on.wait(30)
         raise Interrupted
 
     bench.transport.consume = interrupted  # type: ignore[method-assign]
@@ -274,7 +276,7 @@ def test_a_caller_who_is_interrupted_while_opening_the_queue_leaves_it_to_the_ot
             first(error)
 
     threading.Thread(target=asking).start()
-    assert inside.wait(5)
+    assert inside.wait(30)
     bench.ask(timeout=5)
     assert bench.transport.requests.items == []
 
@@ -287,7 +289,7 @@ def test_a_caller_who_is_interrupted_while_opening_the_queue_leaves_it_to_the_ot
 
 
 def test_a_reply_queue_that_is_lost_is_made_anew_for_the_next_request(bench: Bench) -> None:
-    bench.ask(timeout=0.05).join(5)
+    bench.ask(timeout=0.5).join(30)
     lost = bench.transport.consumer
     lost.closed = True
     bench.transport.consumer = ScriptedConsumer("asker.replies.2.an0ther")
@@ -304,7 +306,7 @@ def test_a_logging_handler_that_raises_ends_no_thread_of_replies(bench: Bench, m
     def ack(delivery: Delivery) -> None:
         raise RuntimeError("a bug")
 
-    bench.ask(timeout=0.05).join(5)
+    bench.ask(timeout=0.5).join(30)
     monkeypatch.setattr(bench.transport.consumer, "ack", ack)
     with mailing():
         bench.transport.consumer.deliveries.put(reply(message_id="late"))
@@ -316,11 +318,11 @@ def test_a_logging_handler_that_raises_ends_no_thread_of_replies(bench: Bench, m
 
 
 def test_a_reply_queue_whose_thread_has_ended_is_made_anew_for_the_next_request(bench: Bench) -> None:
-    bench.ask(timeout=0.05).join(5)
+    bench.ask(timeout=0.5).join(30)
     bench.transport.consumer.deliveries.put(None)  # its thread ends, for whatever reason
     thread = bench.requests._thread
     assert thread is not None
-    thread.join(5)
+    thread.join(30)
     bench.transport.consumer = ScriptedConsumer("asker.replies.2.an0ther")
 
     bench.ask()
@@ -349,12 +351,12 @@ def test_a_reply_queue_opened_while_the_client_closes_is_closed_too(bench: Bench
 
     def slow(topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
         inside.set()
-        go_on.wait(5)
+        go_on.wait(30)
         return whole(topology, prefetch=prefetch, deadline=deadline)
 
     bench.transport.consume = slow  # type: ignore[method-assign]
     bench.ask(timeout=30)
-    assert inside.wait(5)
+    assert inside.wait(30)
     bench.close()
 
     go_on.set()
@@ -369,7 +371,7 @@ def test_a_second_request_with_the_id_of_one_that_waits_is_refused(bench: Bench)
     bench.ask(message_id=identity)
     (request,) = bench.transport.requests.wait()
 
-    bench.ask(message_id=identity).join(5)
+    bench.ask(message_id=identity).join(30)
 
     assert isinstance(bench.results.wait()[0][1], MessageValidationError)
     bench.transport.consumer.deliveries.put(reply(request))
@@ -409,7 +411,7 @@ def test_a_reply_that_comes_while_the_connection_is_lost_ends_the_request(bench:
 
 def test_without_a_reply_a_lost_confirm_is_as_uncertain_as_before(bench: Bench) -> None:
     bench.transport.steps = [None]
-    bench.ask(timeout=0.1).join(5)
+    bench.ask(timeout=0.5).join(30)
 
     error = bench.results.wait()[0][1]
     assert isinstance(error, MessageHubDeliveryError)

@@ -242,7 +242,7 @@ def test_threads_that_share_a_client_each_keep_their_order(client: Any, taken: A
     start = threading.Barrier(threads)
 
     def send(thread: int) -> None:
-        start.wait(10)
+        start.wait(30)
         for n in range(each):
             client.publish("inbox", b"%d %d" % (thread, n))
 
@@ -264,7 +264,7 @@ def test_consumers_and_senders_at_once_lose_and_repeat_nothing(connect: Any) -> 
     handled: list[bytes] = []
 
     def work(consumer: Any) -> None:
-        while (delivery := consumer.deliveries.get(timeout=10)) is not None:
+        while (delivery := consumer.deliveries.get(timeout=30)) is not None:
             handled.append(delivery.body)
             consumer.ack(delivery)
 

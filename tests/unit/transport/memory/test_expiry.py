@@ -222,9 +222,9 @@ def test_on_the_real_clock_a_delay_ends_without_anyone_asking(connect: Any, hub:
     (timer,) = timers(hub)
     assert timer.daemon
     assert timer.name == f"message-hub-memory-{hub}-timer"
-    assert consumer.deliveries.get(timeout=5).body == b"late"
-    assert 0.3 <= time.monotonic() - start < 3
-    timer.join(5)
+    assert consumer.deliveries.get(timeout=30).body == b"late"
+    assert time.monotonic() - start >= 0.3
+    timer.join(30)
     assert timers(hub) == [], "with nothing to wait for the thread has ended"
 
 
@@ -235,7 +235,7 @@ def test_an_earlier_delay_does_not_wait_for_a_later_one(connect: Any, hub: str) 
         client.declare(queue, arguments=dead_lettering("inbox"))
     client.publish("long", b"long", expiration="3600000")
     client.publish("short", b"short", expiration="50")
-    assert consumer.deliveries.get(timeout=5).body == b"short"
+    assert consumer.deliveries.get(timeout=30).body == b"short"
     assert len(timers(hub)) == 1
 
 
@@ -262,7 +262,7 @@ def test_a_timer_survives_what_goes_wrong_in_it(caplog: pytest.LogCaptureFixture
         raise RuntimeError("as a bug would")
 
     clock.set_alarm(fail, clock.now())
-    assert rung.wait(5)
+    assert rung.wait(30)
     clock.rest(time.monotonic() + 5)
     assert "an alarm raised" in caplog.text
 

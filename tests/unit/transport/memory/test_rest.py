@@ -57,14 +57,14 @@ def test_a_signal_at_the_end_of_a_wait_for_rest_does_not_release_the_lock_of_ano
         return False
 
     def hold() -> None:
-        looking.wait(5)
+        looking.wait(30)
         # Taken as soon as the wait lets go of it.
         memory._lock._acquire()
         # One signal ends the wait. The other one comes while the lock, which is not to be had, is taken back.
         # Sent again until both were seen: one that comes just before a thread falls asleep does not wake it.
         while handled.qsize() < 2 and not raised.wait(0.02):
             signal.pthread_kill(main, signal.SIGUSR1)
-        raised.wait(5)
+        raised.wait(30)
         kept.put(memory._lock._is_owned())
         if memory._lock._is_owned():
             memory._lock._release()
@@ -76,4 +76,4 @@ def test_a_signal_at_the_end_of_a_wait_for_rest_does_not_release_the_lock_of_ano
     with pytest.raises(Interrupted):
         memory.wait_until_idle(time.monotonic() + 10)
     raised.set()
-    assert kept.get(timeout=5)
+    assert kept.get(timeout=30)

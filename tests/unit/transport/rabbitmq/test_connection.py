@@ -50,7 +50,7 @@ def wire() -> Iterator[Wire]:
     wire.close()
 
 
-def soon(seconds: float = 5.0) -> float:
+def soon(seconds: float = 30) -> float:
     return time.monotonic() + seconds
 
 
@@ -73,8 +73,8 @@ def test_a_timer_added_while_the_io_thread_falls_asleep_is_not_overslept(wire: W
     connection = wire.connection
     connection._timer_heap = connection._timers.heap = Racing(lambda: connection.call_later(0.01, lambda: None))
     began = time.monotonic()
-    connection.step(soon(5))
-    assert time.monotonic() - began < 1
+    connection.step(soon(60))
+    assert time.monotonic() - began < 30
 
 
 def test_a_timer_of_another_thread_ends_a_long_wait(wire: Wire) -> None:
@@ -118,7 +118,7 @@ def test_what_the_socket_does_not_take_is_kept_in_order_and_flushed(wire: Wire) 
     while connection._out:
         assert time.monotonic() < deadline
         connection.step(deadline)
-    reader.join(5)
+    reader.join(30)
     assert received == [b"".join(pieces)]
 
 
@@ -136,8 +136,8 @@ def test_whoever_waits_for_room_is_told_when_there_is_some(wire: Wire, monkeypat
     deadline = soon()
     while connection._out:
         connection.step(deadline)
-    waiter.join(5)
-    reader.join(5)
+    waiter.join(30)
+    reader.join(30)
     assert waited == [True]
 
 
@@ -149,7 +149,7 @@ def test_whoever_waits_for_room_is_told_when_the_connection_dies(wire: Wire, mon
     waiter = threading.Thread(target=lambda: waited.append(wire.connection.wait_for_room(soon(5))))
     waiter.start()
     wire.connection.end("killed")
-    waiter.join(2)
+    waiter.join(30)
     assert waited == [True]
 
 

@@ -69,8 +69,8 @@ def test_a_wait_ends_when_another_thread_wakes() -> None:
     waker = Waker()
     threading.Timer(0.05, waker.wake).start()
     began = time.monotonic()
-    assert waker.wait(began + 5)
-    assert time.monotonic() - began < 2
+    assert waker.wait(began + 60)
+    assert time.monotonic() - began < 30
     waker.close()
 
 
