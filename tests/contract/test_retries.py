@@ -187,13 +187,15 @@ def test_a_failed_event_of_a_passing_subscription_is_dropped(hub: Hub, caplog: p
         handled(event["n"])
         raise RuntimeError("always")
 
-    queue = hub.client("campaign").subscribe(["quest.started"], fail, durable=False).queues[0]
+    campaign = hub.client("campaign")
+    queue = campaign.subscribe(["quest.started"], fail, durable=False).queues[0]
     publisher = hub.client("character")
     publisher.publish_event("quest.started", {"n": 1})
     publisher.publish_event("quest.started", {"n": 2})
 
     assert handled.stays(2) == [1, 2]
     assert hub.depth(f"{queue}.dead") is None
+    campaign.close()
     assert "dropped" in caplog.text
 
 
@@ -243,10 +245,12 @@ def test_a_handler_without_annotation_that_expects_a_dict_is_told_so(
         failed(event)
         return event["n"]
 
-    hub.client("campaign").subscribe(["quest.started"], handle, retry=RetryPolicy(attempts=1))
+    campaign = hub.client("campaign")
+    campaign.subscribe(["quest.started"], handle, retry=RetryPolicy(attempts=1))
     hub.client("character").publish_event("quest.started", {"n": 1})
 
     hub.take(f"{hub.name('campaign')}.quest.started.dead")
+    campaign.close()  # what is moved is logged after its confirm
     assert "annotate event: dict or event: Event" in caplog.text
 
 

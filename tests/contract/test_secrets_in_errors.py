@@ -22,13 +22,15 @@ def test_a_reply_has_the_class_of_the_error_and_the_log_its_text(hub: Hub, caplo
     def answer(message: Message) -> None:
         raise ConnectionError(f"cannot connect to {DSN}")
 
-    hub.client("campaign").subscribe_messages(answer)
+    campaign = hub.client("campaign")
+    campaign.subscribe_messages(answer)
     with pytest.raises(MessageHubRemoteError) as caught:
         hub.client("character").request(hub.name("campaign"), {"n": 1})
 
     assert (caught.value.error_type, caught.value.error_message) == ("ConnectionError", "")
     assert str(caught.value) == f"{hub.name('campaign')} failed: ConnectionError: its text is in the log there"
     assert b"s3cret" not in pickle.dumps(caught.value)
+    campaign.close()
     assert DSN in caplog.text
 
 
@@ -77,4 +79,5 @@ def test_a_retried_and_a_dead_lettered_event_have_class_and_place(hub: Hub, capl
         assert headers["x-error-type"] == "ConnectionRefusedError"
         assert headers["x-error-message"].startswith(f"raised in {__name__}.handle, line ")
         assert "s3cret" not in str(headers)
+    client.close()  # what is moved is logged after its confirm
     assert DSN in caplog.text

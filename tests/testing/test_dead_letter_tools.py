@@ -224,7 +224,7 @@ def test_a_lost_connection_does_not_end_the_work_and_what_may_be_double_is_named
         if done in (10, 1_500):
             transport.interrupt()
 
-    result = requeue_selected(transport, QUEUE, Patience(step=30), only=Selection(), done=count)
+    result = requeue_selected(transport, QUEUE, Patience(step=10), only=Selection(), done=count)
     assert (result.error, result.left, result.missed) == (None, [], 0)
     stats = transport.queue_stats([QUEUE, f"{QUEUE}.dead"], soon())
     back, dead = stats[QUEUE], stats[f"{QUEUE}.dead"]
@@ -247,7 +247,7 @@ def test_letters_without_an_id_are_not_lost_with_a_connection(transport: Transpo
         if done == 1_200:
             transport.interrupt()
 
-    result = requeue_selected(transport, QUEUE, Patience(step=30), only=Selection(), done=count)
+    result = requeue_selected(transport, QUEUE, Patience(step=10), only=Selection(), done=count)
     stats = transport.queue_stats([QUEUE, f"{QUEUE}.dead"], soon())
     back, dead = stats[QUEUE], stats[f"{QUEUE}.dead"]
     assert back is not None

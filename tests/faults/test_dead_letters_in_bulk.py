@@ -20,7 +20,7 @@ from message_hub_sync.testing import MessageHubTestFramework
 from message_hub_sync.transport.base import Outgoing, PublishResult, Transport
 from message_hub_sync.transport.topology import QueueSpec, Topology
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.faults]
 
 QUEUE = "quest-service.messages"
 DEAD = f"{QUEUE}.dead"
