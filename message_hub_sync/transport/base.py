@@ -282,7 +282,7 @@ class Consumer(Protocol):
     def cancel(self, deadline: float) -> None:
         """Stop receiving: no delivery is added afterwards. The unacked ones are requeued by :meth:`close`.
 
-        :param deadline: how long to wait for the broker, in monotonic seconds.
+        :param deadline: how long to wait, in monotonic seconds. Nothing waits for the broker.
         """
 
     def give_back(self) -> None:
@@ -348,6 +348,12 @@ class Transport(Protocol):
         :returns: the consumer, which lasts until its :meth:`Consumer.close`.
         """
 
+    def consume_many(self, wanted: Sequence[tuple[Topology, int]], deadline: float) -> Sequence[Consumer]:
+        """The same for several queues at once, each with its prefetch. If one of them fails, none is consumed.
+
+        The number of round trips to the broker does not depend on the number of queues.
+        """
+
     def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:
         """The number of ready messages and of consumers of each queue; ``None`` for a queue that does not exist."""
 
@@ -359,6 +365,9 @@ class Transport(Protocol):
 
     def delete(self, topology: Topology, queue: str, deadline: float) -> None:
         """Delete a queue with its bindings and messages. A queue that does not exist is no error."""
+
+    def delete_many(self, queues: Sequence[str], deadline: float) -> None:
+        """Delete several queues at once. If that fails, some may be deleted."""
 
     def status(self) -> Sequence[ConnectionStatus]:
         """The status of each connection that was used so far."""

@@ -185,16 +185,16 @@ def test_a_consumer_given_up_while_it_is_being_made_takes_no_messages(
     establish = consume_connection.RabbitMQConsumer.establish
     declare = transport._declarations.topology
 
-    def note(consumer: consume_connection.RabbitMQConsumer, *arguments: Any) -> None:
+    def note(consumer: consume_connection.RabbitMQConsumer, *arguments: Any) -> Any:
         begun.append(consumer)
-        establish(consumer, *arguments)
+        return establish(consumer, *arguments)
 
-    def give_up_meanwhile(*arguments: Any) -> None:
+    def give_up_meanwhile(*arguments: Any) -> Any:
         # As a caller does whose deadline passes: there is no channel yet that could be closed.
         caller = threading.Thread(target=begun[0].close, args=(bench.within(-1),))
         caller.start()
         caller.join()
-        declare(*arguments)
+        return declare(*arguments)
 
     monkeypatch.setattr(consume_connection.RabbitMQConsumer, "establish", note)
     monkeypatch.setattr(transport._declarations, "topology", give_up_meanwhile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from queue import SimpleQueue
 
 from message_hub_sync.config import ClientConfig, MemoryAddress
@@ -208,6 +209,11 @@ class MemoryTransport:
         """The hub by the consume connection if it is open, as over RabbitMQ; else by the publish connection."""
         return self._open("consume" if "consume" in self._states else "publish")
 
+    def delete_many(self, queues: Sequence[str], deadline: float) -> None:
+        hub = self._open("publish")
+        for queue in queues:
+            hub.delete(queue, self._client)
+
     def _warn(self, adopted: Sequence[Adopted]) -> None:
         """Warn once of each entity that exists with other arguments."""
         for entity, text in adopted:
@@ -236,6 +242,15 @@ class MemoryTransport:
         if not self._closed:
             self._consumers.append(consumer)
         return not self._closed
+
+    def consume_many(self, wanted: Sequence[tuple[Topology, int]], deadline: float) -> list[MemoryConsumer]:
+        with ExitStack() as undo:
+            consumers = []
+            for topology, prefetch in wanted:
+                consumers.append(self.consume(topology, prefetch=prefetch, deadline=deadline))
+                undo.callback(consumers[-1].close, deadline)
+            undo.pop_all()
+        return consumers
 
     def _subscribe(
         self,

@@ -15,6 +15,7 @@ from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END
 from message_hub_sync.transport.rabbitmq.frames.encoding import OWN_FRAMES
+from message_hub_sync.transport.rabbitmq.io_tasks import Steps
 from message_hub_sync.transport.rabbitmq.outstanding_confirms import OutstandingConfirms
 from message_hub_sync.transport.rabbitmq.rpc_channel import RpcChannel, open_channel
 from message_hub_sync.transport.rabbitmq.translation import describe
@@ -61,23 +62,18 @@ class ConfirmChannel:
 
     @classmethod
     def open(
-        cls,
-        connection: ThreadedConnection,
-        deadline: float,
-        on_lost: Callable[[], None],
-        on_late: Callable[[], None],
-    ) -> ConfirmChannel:
-        """Open a channel and turn confirms on. Call this on the I/O thread.
+        cls, connection: ThreadedConnection, on_lost: Callable[[], None], on_late: Callable[[], None]
+    ) -> Steps[ConfirmChannel]:
+        """Open a channel and turn confirms on, in a task.
 
-        :param deadline: how long to wait for the broker, in monotonic seconds.
         :param on_lost: called on the I/O thread, no lock held, after the broker closed the channel.
         :param on_late: called on the I/O thread, no lock held, after a confirm for a caller that had stopped waiting:
             a silent broker answers again.
         :raises ChannelClosed: the broker closed the channel.
         :raises ConnectionEnded: the connection ended.
-        :raises RpcTimedOut: no answer before the deadline.
+        :raises RpcTimedOut: no answer before the deadline of the task.
         """
-        raw = open_channel(connection, deadline)
+        raw = yield from open_channel(connection)
         channel = cls(raw, on_late)
 
         def closed(reason: BaseException) -> None:

@@ -18,7 +18,6 @@ Rules:
 from __future__ import annotations
 
 import logging
-import math
 import re
 import socket
 import ssl
@@ -86,9 +85,6 @@ class ThreadedConnection(FrameStream):
         self._poller = Poller(connected, waker)
         self.reader_role = ReaderRole(self)
         self.read_at = 0.0  # when something was last parsed (monotonic); written with the lock held, read without
-        #: From this monotonic time on, an RPC of the I/O thread gives up as soon as :attr:`rpc_yield_if` returns true.
-        self.rpc_yield_at = math.inf  # I/O thread only
-        self.rpc_yield_if: Callable[[], bool] = lambda: False  # I/O thread only
         super().__init__(parameters)
 
     # --- for any thread ------------------------------------------------------------------------

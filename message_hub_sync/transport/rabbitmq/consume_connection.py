@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from queue import SimpleQueue
 
 from message_hub_sync.config import ClientConfig
@@ -17,15 +16,10 @@ from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.consumer_channel import ConsumerChannel
 from message_hub_sync.transport.rabbitmq.declaring import Declarations
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_reject
+from message_hub_sync.transport.rabbitmq.io_tasks import Steps, Work
 from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
-from message_hub_sync.transport.rabbitmq.rpc_channel import open_channel
-from message_hub_sync.transport.rabbitmq.translation import (
-    ChannelClosed,
-    ConnectionEnded,
-    RpcTimedOut,
-    describe,
-    entity_error,
-)
+from message_hub_sync.transport.rabbitmq.rpc_channel import RpcChannel
+from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, RpcTimedOut, describe, entity_error
 from message_hub_sync.transport.topology import Topology, declared_name
 
 __all__ = ["ConsumeConnection", "RabbitMQConsumer"]
@@ -34,12 +28,9 @@ logger = SafeLogger("message_hub_sync.rabbitmq")
 
 #: The longest time in seconds until a pending ack is sent, and the most acks that are pending.
 _FLUSH_SECONDS, _FLUSH_COUNT = 0.05, 64
-#: Seconds to restore one consumer; and seconds after which it is postponed if other work waits for the I/O thread.
-_RESTORE_SECONDS, _SHORT_RESTORE_SECONDS = 10.0, 2.0
-#: Seconds of restoring consumers, after which the I/O thread runs the tasks that wait.
-_RESTORE_ROUND_SECONDS = 0.5
-#: Seconds after a cancel in which no failed consumer is retried: more cancels may follow, as when a client closes.
-_POSTPONE_SECONDS = 0.5
+#: Seconds that consumers get to be restored before a new connection counts as open. A queue may not answer (a quorum
+#: queue without its majority).
+_RESTORE_PATIENCE = 2.0
 #: Seconds until the first retry of a consumer that could not be restored; each pause is twice the one before, up to
 #: the second number.
 _FIRST_RETRY, _LONGEST_RETRY = 0.5, 10.0
@@ -65,6 +56,7 @@ class RabbitMQConsumer:
         self._channel_generation = 0  # how many channels it has received on
         self._queue = topology.queue.name
         self._tried_on: ThreadedConnection | None = None  # the connection of the latest attempt to establish it
+        self._establishing: ThreadedConnection | None = None  # the connection on which a task establishes it now
         self._failures = 0  # failed attempts since the last success
         self._retry_at = 0.0  # monotonic seconds
 
@@ -138,10 +130,11 @@ class RabbitMQConsumer:
             consumer_channel.connection.lock.run(consumer_channel.flush)
 
     def cancel(self, deadline: float) -> None:
-        if not self.cancelled:
-            self.cancelled = True
-            self._owner.postpone_retries()
-            self._on_consumer_channel(self._send_cancel, deadline)
+        # Nobody waits for the broker: deliveries that are under way are ignored, and requeued by close().
+        self.cancelled = True
+        consumer_channel = self._consumer_channel
+        if consumer_channel is not None:
+            consumer_channel.cancel()
 
     def give_back(self) -> None:
         # As a task, so that it comes after the one that sends basic.cancel: else the broker might deliver them to this
@@ -174,88 +167,77 @@ class RabbitMQConsumer:
         self.cancelled = self._closed = True
         self._owner.forget(self)
         self.flush()
-        self._on_consumer_channel(self._close_channel, deadline)
+        consumer_channel = self._consumer_channel
+        if consumer_channel is not None and not consumer_channel.closed:
+            self._owner.recovering.on_connection(
+                consumer_channel.connection, lambda: _close(consumer_channel.channel), deadline
+            )
 
     def discard_deliveries(self) -> None:
         """Drop the queued deliveries of a closed channel: they are redelivered, and the handler would run twice."""
         take_untaken(self._deliveries)
 
-    def _on_consumer_channel(self, work: Callable[[ConsumerChannel, float], None], deadline: float) -> None:
-        """Do ``work`` on the I/O thread and wait for it. On a closed channel nothing is left to do."""
-        consumer_channel = self._consumer_channel
-        if consumer_channel is None or consumer_channel.closed:
-            return
-
-        def on_its_channel() -> None:
-            if not consumer_channel.closed:
-                work(consumer_channel, deadline)
-
-        self._owner.recovering.on_connection(consumer_channel.connection, on_its_channel, deadline)
-
-    def _send_cancel(self, consumer_channel: ConsumerChannel, deadline: float) -> None:
-        # For an unknown tag, pika sends nothing and never calls the callback.
-        if consumer_channel.consumer_tag in consumer_channel.channel.pika.consumer_tags:
-            consumer_channel.channel.call(
-                lambda pika, done: pika.basic_cancel(consumer_channel.consumer_tag, callback=done), deadline
-            )
-
-    def _close_channel(self, consumer_channel: ConsumerChannel, deadline: float) -> None:
-        consumer_channel.channel.close(deadline)
-
     # --- on the I/O thread ---------------------------------------------------------------------
 
-    @property
-    def failures(self) -> int:
-        """How many attempts to restore it have failed since the last success."""
-        return self._failures
-
-    def due(self, connection: ThreadedConnection) -> float | None:
-        """When to establish it on this connection, in monotonic seconds; ``None`` if it is established or cancelled."""
+    def due(self, connection: ThreadedConnection) -> bool:
+        """Whether it must be established on this connection now."""
         consumer_channel = self._consumer_channel
         established = (
             consumer_channel is not None and not consumer_channel.closed and consumer_channel.connection is connection
         )
-        if self.cancelled or established:
-            return None
-        return self._retry_at if self._tried_on is connection else 0.0
+        if self.cancelled or established or self._establishing is connection:
+            return False
+        return self._tried_on is not connection or time.monotonic() >= self._retry_at
 
-    def establish(self, connection: ThreadedConnection, deadline: float) -> None:
+    def establish(self, connection: ThreadedConnection) -> Steps[None]:
         """Declare the queue and consume it on this connection, unless that is done already.
 
-        :param deadline: how long to wait for the broker, in monotonic seconds.
         :raises MessageHubError: the queue cannot be declared or consumed.
         :raises ChannelClosed: the broker closed a channel while it was being opened.
         :raises ConnectionEnded: the connection ended.
-        :raises RpcTimedOut: no answer before the deadline, or other work waits for the I/O thread.
+        :raises RpcTimedOut: no answer before the deadline.
         """
-        if self.due(connection) is None:
+        if not self.due(connection):
             return
         if self._tried_on is not connection:
             # One name per connection: a retry uses the queue that a failed attempt has declared.
             self._tried_on = connection
             self._queue = declared_name(self._topology.queue)
-        name = self._queue
-        self._owner.declarations.topology(connection, self._topology, name, deadline)
-        channel = open_channel(connection, deadline)
+        self._establishing = connection
+        try:
+            channel = yield from self._owner.declarations.topology(
+                connection, self._topology, self._queue, self._prefetch
+            )
+            yield from self._consume(channel)
+        except Exception:
+            self._establishing = None
+            raise
+        self._establishing = None
+        if self._failures:
+            logger.info("the queue %s is consumed again", self._queue)
+        self._failures = 0
+
+    def _consume(self, channel: RpcChannel) -> Steps[None]:
+        name, lock = self._queue, channel.connection.lock
         consumer_channel = ConsumerChannel(self, channel, name, self._channel_generation + 1)
         try:
-            connection.lock.run(channel.pika.add_on_cancel_callback, consumer_channel.cancelled_by_broker)
-            channel.call(lambda pika, done: pika.basic_qos(prefetch_count=self._prefetch, callback=done), deadline)
+            lock.run(channel.pika.add_on_cancel_callback, consumer_channel.cancelled_by_broker)
             self._consumer_channel = consumer_channel
             self._channel_generation += 1  # before basic_consume: deliveries may come before its answer
-            channel.call(
+            yield from channel.call(
                 lambda pika, done: pika.basic_consume(
                     name, consumer_channel.deliver, consumer_tag=consumer_channel.consumer_tag, callback=done
-                ),
-                deadline,
+                )
             )
         except ChannelClosed as closed:
             raise entity_error(closed, f"consuming the queue {name!r}") from None
-        except BaseException:
-            connection.lock.run(consumer_channel.close)
-            channel.close(deadline)
-            raise
-        connection.lock.run(setattr, consumer_channel, "consuming", True)
+        except Exception:
+            lock.run(consumer_channel.close)
+            channel.close()
+            if not self._closed:
+                raise
+            return
+        lock.run(setattr, consumer_channel, "consuming", True)
         # Another thread or the broker may have acted before `consuming` was set:
         # 1: the channel was closed after its answer: restore the consumer.
         # 2: close() was called, perhaps before there was a channel to close: close it now.
@@ -263,15 +245,22 @@ class RabbitMQConsumer:
         if consumer_channel.closed:
             self.restore()
         elif self._closed:
-            channel.close(deadline)
+            channel.close()
         elif self.cancelled:
-            self._send_cancel(consumer_channel, deadline)
-        if self._failures:
-            logger.info("the queue %s is consumed again", name)
-        self._failures = 0
+            consumer_channel.cancel()
 
-    def not_established(self, error: BaseException) -> None:
-        """An attempt to restore it failed: log the first failure as an error, and retry after a growing pause."""
+    def establish_again(self, connection: ThreadedConnection) -> Steps[None]:
+        """The same, after a loss: an attempt that fails is logged and repeated after a pause.
+
+        :raises ConnectionEnded: the connection ended.
+        """
+        try:
+            yield from self.establish(connection)
+        except (MessageHubError, ChannelClosed, RpcTimedOut) as error:
+            self._retry_later(connection, error)
+
+    def _retry_later(self, connection: ThreadedConnection, error: Exception) -> None:
+        """Log the first failure as an error, and retry after a growing pause."""
         self._failures += 1
         pause = min(_LONGEST_RETRY, _FIRST_RETRY * 2.0 ** min(self._failures - 1, 10))
         self._retry_at = time.monotonic() + pause
@@ -282,6 +271,7 @@ class RabbitMQConsumer:
             describe(error),
             pause,
         )
+        connection.lock.run(connection.call_later, pause, lambda: connection.after_unlock.append(self.restore))
 
     def restore(self) -> None:
         """Its channel is closed: have the I/O thread open another one. The caller holds no lock."""
@@ -296,8 +286,7 @@ class RabbitMQConsumer:
         def close() -> None:
             consumer_channel.flush()
             consumer_channel.close()
-            if consumer_channel.channel.pika.is_open:
-                consumer_channel.channel.pika.close()
+            consumer_channel.channel.close_locked()
 
         consumer_channel.connection.lock.run(close)
         self.restore()
@@ -316,28 +305,29 @@ class ConsumeConnection:
         self.declarations = declarations
         self._lock = Lock()
         self._consumers: list[RabbitMQConsumer] = []  # guarded by _lock
-        self._retries_postponed_until = 0.0  # monotonic seconds; any thread writes it, without a lock
         self.recovering = RecoveringConnection(
-            "consume", config, restore=self._restore, keep_open=lambda: bool(self._consumers)
+            "consume",
+            config,
+            restore=self._restore,
+            restore_patience=_RESTORE_PATIENCE,
+            keep_open=lambda: bool(self._consumers),
         )
 
-    def consume(self, topology: Topology, prefetch: int, deadline: float) -> RabbitMQConsumer:
-        """See :meth:`Transport.consume`."""
-        consumer = RabbitMQConsumer(self, topology, prefetch)
+    def consume(self, wanted: Sequence[tuple[Topology, int]], deadline: float) -> list[RabbitMQConsumer]:
+        """See :meth:`Transport.consume_many`."""
+        consumers = [RabbitMQConsumer(self, topology, prefetch) for topology, prefetch in wanted]
         try:
-            self.recovering.call(
-                lambda connection: consumer.establish(
-                    connection, min(deadline, RecoveringConnection.restore_deadline())
-                ),
-                deadline,
-            )
-            self._lock.run(self._consumers.append, consumer)
-            if not consumer.active:
-                consumer.restore()  # its channel was lost before the consumer was in the list
+            self.recovering.call_all([consumer.establish for consumer in consumers], deadline)
+            self._lock.run(self._consumers.extend, consumers)
+            if not all(consumer.active for consumer in consumers):
+                self.recovering.request_restore()  # a channel was lost before its consumer was in the list
         except BaseException:
-            consumer.close(deadline)
+            for consumer in consumers:
+                consumer.cancel(deadline)
+            for consumer in consumers:
+                consumer.close(deadline)
             raise
-        return consumer
+        return consumers
 
     @locked
     def forget(self, consumer: RabbitMQConsumer) -> None:
@@ -352,46 +342,11 @@ class ConsumeConnection:
             consumer.flush()
         self.recovering.close(deadline)
 
-    def postpone_retries(self) -> None:
-        """A consumer is being cancelled and needs the I/O thread: retry no failed consumer for 0.5 s."""
-        self._retries_postponed_until = time.monotonic() + _POSTPONE_SECONDS
-
-    def _restore(self, connection: ThreadedConnection) -> float | None:
-        """Establish every consumer that is due, one by one. One that fails is retried later; the others continue.
-
-        :returns: when the next one is due, in monotonic seconds; ``None`` if none is.
-        """
+    def _restore(self, connection: ThreadedConnection) -> list[Work[object]]:
         consumers = self._lock.run(self._consumers.copy)
-        began = time.monotonic()
-        # A queue may not answer (a quorum queue without its majority), and there may be many such queues:
-        # 1: the consumers with the most failures come last.
-        # 2: no consumer gets longer than 2 s if another consumer, a task or a caller waits.
-        # 3: after 0.5 s in all, the I/O thread runs the waiting tasks before the next consumer.
-        due = [one for one in consumers if (moment := self._due(one, connection)) is not None and moment <= began]
-        due.sort(key=lambda consumer: consumer.failures)
-        for number, consumer in enumerate(due, 1):
-            self._restore_one(consumer, connection, others=number < len(due))
-            if time.monotonic() - began > _RESTORE_ROUND_SECONDS:
-                break
-        moments = [moment for one in consumers if (moment := self._due(one, connection)) is not None]
-        return min(moments, default=None)
+        return [consumer.establish_again for consumer in consumers if consumer.due(connection)]
 
-    def _restore_one(self, consumer: RabbitMQConsumer, connection: ThreadedConnection, others: bool) -> None:
-        now = time.monotonic()
-        connection.rpc_yield_at, connection.rpc_yield_if = (
-            now + _SHORT_RESTORE_SECONDS,
-            lambda: others or self.recovering.awaited,
-        )
-        try:
-            consumer.establish(connection, now + _RESTORE_SECONDS)
-        except ConnectionEnded:
-            raise
-        except (MessageHubError, ChannelClosed, RpcTimedOut) as error:
-            # RpcTimedOut too: the queue may be the one that does not answer.
-            consumer.not_established(error)
-        finally:
-            connection.rpc_yield_at = math.inf
 
-    def _due(self, consumer: RabbitMQConsumer, connection: ThreadedConnection) -> float | None:
-        moment = consumer.due(connection)
-        return moment if moment is None or not consumer.failures else max(moment, self._retries_postponed_until)
+def _close(channel: RpcChannel) -> Steps[None]:
+    channel.close()
+    yield from channel.wait_closed()

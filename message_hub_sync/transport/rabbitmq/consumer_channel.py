@@ -176,6 +176,17 @@ class ConsumerChannel:
             )
         )
 
+    def cancel(self) -> None:
+        """Ask the broker to send no more deliveries, without waiting for its answer. Any thread, no lock held."""
+
+        def send() -> None:
+            # For an unknown tag, pika only logs a warning.
+            if not self.closed and self.connection.usable and self.consumer_tag in self.channel.pika.consumer_tags:
+                self.channel.pika.basic_cancel(self.consumer_tag)
+
+        self.connection.lock.run(send)
+        self.connection.wake()  # the I/O thread sends it
+
     def close(self) -> None:
         """Acknowledge nothing more on this channel. The caller holds the connection's lock."""
         if not self.closed:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
-from message_hub_sync.transport.rabbitmq.rpc_channel import temporary_channel
+from message_hub_sync.transport.rabbitmq.io_tasks import Steps
+from message_hub_sync.transport.rabbitmq.rpc_channel import open_channel
 from message_hub_sync.transport.rabbitmq.translation import ChannelClosed
 from message_hub_sync.transport.topology import DELIVERY_LIMIT
 
@@ -44,19 +45,19 @@ class Difference:
     current: int | str | None = None
 
 
-def delivery_limit(connection: ThreadedConnection, queue: str, deadline: float) -> int | None:
-    """See :meth:`Transport.delivery_limit`. I/O thread only."""
+def delivery_limit(connection: ThreadedConnection, queue: str) -> Steps[int | None]:
+    """See :meth:`Transport.delivery_limit`."""
     # A quorum queue has no priorities, so a declaration with them creates nothing if the queue has been deleted. If it
     # exists, the broker does not compare them.
     arguments: dict[str, Any] = {_TYPE: "quorum", LIMIT: "unknown", _PRIORITIES: "unknown"}
     for _ in range(_MOST_ARGUMENTS):
-        found = first_difference(_declared(connection, queue, arguments, deadline))
+        found = first_difference((yield from _declared(connection, queue, arguments)))
         if found is None:
             return 0  # no permission, or a text of another form
         if found.name in (_TYPE, _PRIORITIES):
             return None  # it is no quorum queue
         if found.name == LIMIT:
-            known = found.current if found.told else _guessed(connection, queue, arguments, deadline)
+            known = found.current if found.told else (yield from _guessed(connection, queue, arguments))
             return _limit(known, connection.broker_version)
         if found.name in ("durable", "auto_delete", "exclusive") or found.name in arguments or not found.told:
             return 0
@@ -64,25 +65,27 @@ def delivery_limit(connection: ThreadedConnection, queue: str, deadline: float) 
     return 0
 
 
-def _guessed(
-    connection: ThreadedConnection, queue: str, arguments: dict[str, Any], deadline: float
-) -> int | str | None:
+def _guessed(connection: ThreadedConnection, queue: str, arguments: dict[str, Any]) -> Steps[int | str | None]:
     """The limit of a queue whose name is so long that the broker's text does not have it."""
-    if not _declared(connection, queue, {**arguments, LIMIT: DELIVERY_LIMIT}, deadline):
+    if not (yield from _declared(connection, queue, {**arguments, LIMIT: DELIVERY_LIMIT})):
         return DELIVERY_LIMIT
     without = {name: value for name, value in arguments.items() if name != LIMIT}
-    return "unknown" if _declared(connection, queue, without, deadline) else None
+    return "unknown" if (yield from _declared(connection, queue, without)) else None
 
 
-def _declared(connection: ThreadedConnection, queue: str, arguments: dict[str, Any], deadline: float) -> str:
+def _declared(connection: ThreadedConnection, queue: str, arguments: dict[str, Any]) -> Steps[str]:
     """Declare a queue that exists; the broker's text if it refuses, or an empty text."""
+    channel = yield from open_channel(connection)
     try:
-        with temporary_channel(connection, deadline) as channel:
-            channel.call(
-                lambda pika, done: pika.queue_declare(queue, durable=True, arguments=arguments, callback=done), deadline
-            )
+        yield from channel.call(
+            lambda pika, done: pika.queue_declare(queue, durable=True, arguments=arguments, callback=done)
+        )
     except ChannelClosed as closed:
         return closed.text or str(closed.code)
+    except Exception:
+        channel.close()
+        raise
+    channel.close()
     return ""
 
 

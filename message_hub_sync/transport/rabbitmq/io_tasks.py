@@ -1,11 +1,15 @@
-"""Tasks that other threads give to an I/O thread and wait for."""
+"""Tasks of an I/O thread. Each is a generator that runs until it must wait for the broker, so that none delays another.
+
+A task yields an :class:`Answer` and continues when it is there. Any number of tasks wait at the same time: 200 queues
+are declared in as many round trips as one queue, and one that the broker does not answer for holds up only itself.
+"""
 
 from __future__ import annotations
 
-import _thread
+import math
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, TypeAlias, TypeVar
 
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.runtime.log import SafeLogger
@@ -19,76 +23,205 @@ from message_hub_sync.transport.rabbitmq.translation import (
     entity_error,
 )
 
-__all__ = ["IOTask", "IOTaskQueue"]
+__all__ = ["Answer", "IOTask", "IOTasks", "Steps", "Work"]
 
 logger = SafeLogger("message_hub_sync.rabbitmq")
 
+T = TypeVar("T")
+
+
+class Answer:
+    """Something that tasks wait for. It comes once: a value or an error. I/O thread only."""
+
+    __slots__ = ("_error", "_there", "_value", "_waiting", "connection")
+
+    def __init__(self, connection: ThreadedConnection) -> None:
+        self.connection = connection
+        self._there = False
+        self._value: Any = None
+        self._error: Exception | None = None
+        self._waiting: list[IOTask] = []
+
+    def set(self, value: Any = None) -> None:
+        """It is there: the waiting tasks continue once the lock is released. The caller holds the connection's lock."""
+        if not self._there:
+            self._there, self._value = True, value
+            self._continue()
+
+    def fail(self, error: Exception) -> None:
+        """It will not come: raise ``error`` in the waiting tasks. The caller holds the connection's lock."""
+        if not self._there:
+            self._there, self._error = True, error
+            self._continue()
+
+    def wait(self) -> Steps[Any]:
+        """Wait for it, in a task.
+
+        :returns: its value.
+        :raises Exception: its error.
+        """
+        if not self._there:
+            yield self
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def _continue(self) -> None:
+        for task in self._waiting:
+            self.connection.after_unlock.append(task.resumed_by(self))
+        self._waiting.clear()
+
+
+#: What a task does: it yields what it waits for, and returns its result. It may be thrown ``RpcTimedOut`` or
+#: ``ConnectionEnded`` while it waits. It cleans up in ``except Exception``, never in ``finally``: in a forked child,
+#: the garbage collector ends generators of the parent, and they must not take a lock there.
+Steps: TypeAlias = Generator[Answer, None, T]
+#: Starts a task on a connection.
+Work: TypeAlias = Callable[[ThreadedConnection], Steps[T]]
+
 
 class IOTask:
-    """One task. The I/O thread writes ``result`` and ``error`` before it releases the waiter."""
+    """One task.
 
-    __slots__ = ("_done", "abandoned", "error", "result", "work")
+    :param work: what it does. Called on the I/O thread.
+    :param deadline: when it is thrown ``RpcTimedOut``, in monotonic seconds.
+    :param ended: called once with this task, on the I/O thread, no lock held, after ``result`` and ``error`` were set.
+    """
 
-    def __init__(self, work: Callable[[ThreadedConnection], Any]) -> None:
-        self.work = work
+    def __init__(self, work: Work[Any], deadline: float, ended: Callable[[IOTask], object]) -> None:
+        self._work = work
+        self.deadline = deadline
+        self._ended = ended
         self.result: Any = None
         self.error: Exception | None = ConnectionEnded()  # the error of a task that never ran
         #: The caller stopped waiting: do not start the task any more.
         self.abandoned = False  # set by the caller
-        self._done = _thread.allocate_lock()
-        self._done.acquire()
+        self._steps: Steps[Any] | None = None  # I/O thread only, as all below
+        self._awaited: Answer | None = None
+        self._running: set[IOTask] = set()
 
-    def wait(self, deadline: float) -> bool:
-        """Wait until the task ran or failed.
+    def start(self, connection: ThreadedConnection, running: set[IOTask]) -> None:
+        """Run it until it waits for the first time.
 
-        :param deadline: monotonic seconds.
-        :returns: ``False`` if the deadline passes first.
+        :param running: the tasks that wait for the broker; this one is among them until it ends.
         """
-        return self._done.acquire(timeout=max(0.0, deadline - time.monotonic()))
-
-    def run(self, connection: ThreadedConnection) -> None:
-        """Run the task, on the I/O thread. ``error`` is never an error of pika, ssl or a socket."""
+        self._running = running
+        running.add(self)
         try:
-            self.result = self.work(connection)
-            self.error = None
-        except (ConnectionEnded, MessageHubError) as error:
-            self.error = error
-        except RpcTimedOut:
-            self.error = MessageHubConnectionError("the broker did not answer before the deadline")
-        except ChannelClosed as closed:
-            self.error = entity_error(closed, "the call failed")
+            self._steps = self._work(connection)
         except Exception as error:
-            logger.exception("a call to the broker failed in an unexpected way; the caller gets the error")
-            self.error = MessageHubConnectionError(f"a call to the broker failed: {describe(error)}")
-        finally:
-            self._done.release()
+            self._end(None, error)
+        else:
+            self._step(None)
+
+    def resumed_by(self, answer: Answer) -> Callable[[], None]:
+        """A call that continues the task if it still waits for ``answer``."""
+
+        def resume() -> None:
+            if self._awaited is answer:
+                self._step(None)
+
+        return resume
+
+    def interrupt(self, error: Exception) -> None:
+        """Raise ``error`` where the task waits. Nothing happens if it has ended."""
+        if self._awaited is not None:
+            self._step(error)
 
     def fail(self) -> None:
-        """End the wait of the caller: the connection ended before the task ran."""
-        self._done.release()
+        """It was never started, and will not be."""
+        self._ended(self)
+
+    def _step(self, error: Exception | None) -> None:
+        self._awaited = None
+        try:
+            steps = self._steps
+            assert steps is not None
+            self._awaited = steps.send(None) if error is None else steps.throw(error)
+        except StopIteration as stop:
+            self._end(stop.value, None)
+        except Exception as failed:
+            self._end(None, failed)
+        else:
+            self._awaited._waiting.append(self)
+
+    def _end(self, result: Any, error: Exception | None) -> None:
+        """Record how it ended. ``error`` becomes one that is never an error of pika, ssl or a socket."""
+        self._steps = None
+        self._running.discard(self)
+        self.result = result
+        if error is None or isinstance(error, (ConnectionEnded, MessageHubError)):
+            self.error = error
+        elif isinstance(error, RpcTimedOut):
+            self.error = MessageHubConnectionError("the broker did not answer before the deadline")
+        elif isinstance(error, ChannelClosed):
+            self.error = entity_error(error, "the call failed")
+        else:
+            logger.error("a call to the broker failed in an unexpected way; the caller gets the error", exc_info=error)
+            self.error = MessageHubConnectionError(f"a call to the broker failed: {describe(error)}")
+        self._ended(self)
 
 
-class IOTaskQueue:
-    """The tasks of one I/O thread, in order."""
+class IOTasks:
+    """The tasks of one I/O thread."""
 
     def __init__(self) -> None:
         self._waiting: deque[IOTask] = deque()  # any thread appends, the I/O thread pops; a deque is thread-safe
+        # I/O thread only, as all below.
+        self._running: set[IOTask] = set()  # those that wait for the broker
+        self._connection: ThreadedConnection | None = None
+        self._next_check = math.inf  # when a timer of that connection looks at the deadlines; monotonic seconds
 
-    def __bool__(self) -> bool:
+    @property
+    def waiting(self) -> bool:
+        """Whether there are tasks that were not started yet."""
         return bool(self._waiting)
 
-    def add(self, task: IOTask) -> None:
-        """Add a task. For any thread; the caller wakes the I/O thread afterwards."""
-        self._waiting.append(task)
+    def add(self, tasks: Iterable[IOTask]) -> None:
+        """Add tasks. For any thread; the caller wakes the I/O thread afterwards."""
+        self._waiting.extend(tasks)
 
     def run(self, connection: ThreadedConnection) -> None:
-        """Run the tasks while the connection is usable. The remaining tasks wait for the next connection."""
+        """Start the tasks that were added. If the connection ends, the remaining ones wait for the next one."""
         while self._waiting and connection.usable:
             task = self._waiting.popleft()
             if not task.abandoned:
-                task.run(connection)
+                self.start(task, connection)
+
+    def start(self, task: IOTask, connection: ThreadedConnection) -> None:
+        """Start one task."""
+        if connection is not self._connection:
+            self._connection, self._next_check = connection, math.inf
+        task.start(connection, self._running)
+        if task in self._running:
+            self._check_at(task.deadline, connection)
+
+    def end_running(self) -> None:
+        """Raise ``ConnectionEnded`` in all tasks that wait for the broker."""
+        for task in list(self._running):
+            task.interrupt(ConnectionEnded())
 
     def fail(self) -> None:
-        """Fail all tasks."""
+        """Fail the tasks that were not started."""
         while self._waiting:
             self._waiting.popleft().fail()
+
+    def _check_at(self, moment: float, connection: ThreadedConnection) -> None:
+        # One timer for the earliest deadline, not one for each task: a timer that is not needed any more stays in the
+        # connection's heap until it is due.
+        if moment < self._next_check:
+            self._next_check = moment
+            connection.lock.run(
+                connection.call_later,
+                moment - time.monotonic(),
+                lambda: connection.after_unlock.append(lambda: self._check_deadlines(connection)),
+            )
+
+    def _check_deadlines(self, connection: ThreadedConnection) -> None:
+        self._next_check = math.inf
+        now = time.monotonic()
+        for task in list(self._running):
+            if task.deadline <= now:
+                task.interrupt(RpcTimedOut())
+        if self._running:
+            self._check_at(min(task.deadline for task in self._running), connection)

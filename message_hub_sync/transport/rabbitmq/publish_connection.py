@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from message_hub_sync.transport.base import ConnectionState, Outgoing, PublishRe
 from message_hub_sync.transport.rabbitmq.confirm_channel import ConfirmChannel
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_publish
+from message_hub_sync.transport.rabbitmq.io_tasks import Answer, Steps, Work
 from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
 
 __all__ = ["PublishConnection"]
@@ -32,11 +34,17 @@ class PublishConnection:
         self._listeners = listeners
         # Written by the I/O thread only, read without a lock: a closed channel only resolves NOT_WRITTEN.
         self._shared: ConfirmChannel | None = None
+        self._opening_shared: Answer | None = None  # I/O thread only; set while a task opens the shared channel
         # Own channels that are idle or whose last publish is unanswered. No lock: pop() is atomic, so exactly one
         # caller gets a channel. An interrupted caller could leave a lock held.
         self._own_channels: deque[ConfirmChannel] = deque()
         self.recovering = RecoveringConnection(
-            "publish", config, restore=self._restore, keep_open=lambda: False, on_open=self._announce
+            "publish",
+            config,
+            restore=self._restore,
+            restore_patience=math.inf,  # without its channel the connection is of no use
+            keep_open=lambda: False,
+            on_open=self._announce,
         )
 
     def publish(self, outgoing: Outgoing, deadline: float) -> Receipt:
@@ -149,23 +157,35 @@ class PublishConnection:
                 if channel.usable:
                     return channel
 
-    def _restore(self, connection: ThreadedConnection) -> None:
-        self._open_shared(connection)
+    def _restore(self, connection: ThreadedConnection) -> list[Work[object]]:
+        return [self._open_shared]
 
-    def _open_shared(self, connection: ThreadedConnection) -> ConfirmChannel:
-        channel = self._shared
-        if channel is None or not channel.usable:
-            channel = ConfirmChannel.open(
-                connection, RecoveringConnection.restore_deadline(), self.recovering.request_restore, self._announce
-            )
-            self._shared = channel
-        return channel
+    def _open_shared(self, connection: ThreadedConnection) -> Steps[ConfirmChannel]:
+        while True:
+            channel = self._shared
+            if channel is not None and channel.usable:
+                return channel
+            opening = self._opening_shared
+            if opening is not None:  # another task opens it
+                yield from opening.wait()
+                continue
+            opening = self._opening_shared = Answer(connection)
+            try:
+                self._shared = yield from ConfirmChannel.open(
+                    connection, self.recovering.request_restore, self._announce
+                )
+            except Exception:
+                self._end_opening(opening)
+                raise
+            self._end_opening(opening)
 
-    def _open_own_channel(self, connection: ThreadedConnection) -> None:
+    def _end_opening(self, opening: Answer) -> None:
+        self._opening_shared = None
+        opening.connection.lock.run(opening.set)
+
+    def _open_own_channel(self, connection: ThreadedConnection) -> Steps[None]:
         # Into the deque, not returned: if the caller stopped waiting, the next caller uses it.
-        self._own_channels.append(
-            ConfirmChannel.open(connection, RecoveringConnection.restore_deadline(), lambda: None, self._announce)
-        )
+        self._own_channels.append((yield from ConfirmChannel.open(connection, lambda: None, self._announce)))
 
     def _announce(self) -> None:
         for listener in list(self._listeners):

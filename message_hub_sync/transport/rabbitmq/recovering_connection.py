@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TypeVar, cast
 
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
+from message_hub_sync.errors import MessageHubConnectionError
+from message_hub_sync.runtime.deadlines import SHORTEST_WAIT, remaining, take
 from message_hub_sync.runtime.locks import refuse_where_it_cannot_wait
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.real_time import time
@@ -18,15 +21,9 @@ from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.connection_gate import ConnectionGate
 from message_hub_sync.transport.rabbitmq.connection_opening import GivenUp, Opening
 from message_hub_sync.transport.rabbitmq.endpoints import Endpoints, in_turn
-from message_hub_sync.transport.rabbitmq.io_tasks import IOTask, IOTaskQueue
+from message_hub_sync.transport.rabbitmq.io_tasks import IOTask, IOTasks, Steps, Work
 from message_hub_sync.transport.rabbitmq.polling import Waker
-from message_hub_sync.transport.rabbitmq.translation import (
-    ChannelClosed,
-    ConnectionEnded,
-    RpcTimedOut,
-    connect_failure,
-    describe,
-)
+from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded, connect_failure, describe
 from message_hub_sync.transport.threads import IOThread, on_io_thread
 
 __all__ = ["RecoveringConnection"]
@@ -37,7 +34,7 @@ T = TypeVar("T")
 
 #: Seconds within which the broker must answer while a connection is restored.
 _RESTORE_SECONDS = 10.0
-#: The longest round in seconds if nothing is due.
+#: The longest round in seconds.
 _LONG = 60.0
 
 
@@ -45,9 +42,10 @@ class RecoveringConnection:
     """The connection of one role, over all its reconnects.
 
     :param role: ``publish`` or ``consume``.
-    :param restore: creates everything that lives on the connection and is missing. Called on the I/O thread, with no
-        lock held; may leave a part for later, so that tasks can run in between. Idempotent. Returns when to be called
-        again (monotonic seconds), or ``None``.
+    :param restore: returns tasks that create what lives on the connection and is missing. Called on the I/O thread,
+        with no lock held, for each new connection and after :meth:`request_restore`. If such a task fails, the
+        connection is ended, and there will be another one.
+    :param restore_patience: seconds that the tasks get before a new connection counts as open.
     :param keep_open: whether to keep the connection open although no caller waits for it.
     :param on_open: called on the I/O thread, with no lock held, each time just before the connection becomes open.
     """
@@ -57,7 +55,8 @@ class RecoveringConnection:
         role: str,
         config: ClientConfig,
         *,
-        restore: Callable[[ThreadedConnection], float | None],
+        restore: Callable[[ThreadedConnection], Sequence[Work[object]]],
+        restore_patience: float,
         keep_open: Callable[[], bool],
         on_open: Callable[[], None] = lambda: None,
     ) -> None:
@@ -66,6 +65,7 @@ class RecoveringConnection:
         self._role = role
         self._config = config
         self._restore = restore
+        self._restore_patience = restore_patience
         self._keep_open = keep_open
         self._on_open = on_open
         self._gate = ConnectionGate(f"{role} connection of {config.service_name}")
@@ -83,7 +83,8 @@ class RecoveringConnection:
         self._address = self._endpoints.host  # written by the I/O thread only
         #: Why the connection was lost or the latest attempt failed, whichever came last; and when, by the wall clock.
         self._last_error: tuple[str, float] | None = None  # written by the I/O thread only
-        self._tasks = IOTaskQueue()  # added to with the gate's lock held, and only while there is a thread
+        self._tasks = IOTasks()  # added to with the gate's lock held, and only while there is a thread
+        self._restoring = 0  # I/O thread only; the number of restoring tasks that run
         self._restore_requested = False  # any thread sets it, the I/O thread clears it
 
     # --- for any thread ------------------------------------------------------------------------
@@ -98,11 +99,6 @@ class RecoveringConnection:
         """Whether the connection was ever used."""
         gate = self._gate
         return gate.ever_open or gate.state is not ConnectionState.CLOSED or gate.refusal is not None
-
-    @property
-    def awaited(self) -> bool:
-        """Whether a caller, a task or a restore waits for the I/O thread."""
-        return bool(self._tasks) or self._restore_requested or self._gate.awaited
 
     def status(self) -> ConnectionStatus:
         """The status for health checks."""
@@ -125,41 +121,62 @@ class RecoveringConnection:
         """
         return self._gate.wait(deadline, self._ensure_thread, lambda: str(self._address), accept_blocked)
 
-    def call(self, work: Callable[[ThreadedConnection], T], deadline: float) -> T:
-        """Run ``work`` on the I/O thread and wait for its result.
+    def call(self, work: Work[T], deadline: float) -> T:
+        """Run one task and wait for its result: see :meth:`call_all`."""
+        return self.call_all([work], deadline)[0]
 
-        :param work: called with the open connection. Called again on the next connection if this one ends meanwhile,
-            so it must be repeatable.
+    def call_all(self, works: Sequence[Work[T]], deadline: float) -> list[T]:
+        """Run tasks on the I/O thread, all at the same time, and wait for their results.
+
+        :param works: each is called with the open connection. Called again on the next connection if this one ends
+            meanwhile, so it must be repeatable.
         :param deadline: monotonic seconds.
-        :returns: the result of ``work``.
+        :returns: the results, in the same order.
         :raises MessageHubConnectionError: no connection or no answer by the deadline. At once on an I/O thread.
-        :raises MessageHubError: raised by ``work``.
+        :raises MessageHubError: raised by a task, the first one that fails.
         """
         refuse_where_it_cannot_wait()
-        while True:
+        results: dict[int, T] = {}
+        while len(results) < len(works):
             self.wait_open(deadline)
-            task = IOTask(work)
-            if not self._add(task):
+            ended: SimpleQueue[IOTask] = SimpleQueue()
+            tasks = {
+                IOTask(work, deadline, ended.put): number for number, work in enumerate(works) if number not in results
+            }
+            if not self._add(tasks):
                 continue  # the I/O thread ended meanwhile: wait for the next connection
-            if not task.wait(deadline):
-                task.abandoned = True
-                raise MessageHubConnectionError("the broker did not answer before the deadline")
-            if task.error is None:
-                return cast(T, task.result)
-            if not isinstance(task.error, ConnectionEnded):
-                raise task.error
-            if time.monotonic() >= deadline:
+            try:
+                for _ in tasks:
+                    task = take(ended, remaining(deadline))
+                    if task.error is None:
+                        results[tasks[task]] = cast(T, task.result)
+                    elif not isinstance(task.error, ConnectionEnded):
+                        raise task.error
+            except Empty:
+                raise MessageHubConnectionError("the broker did not answer before the deadline") from None
+            finally:
+                for task in tasks:
+                    task.abandoned = True
+            if len(results) < len(works) and time.monotonic() >= deadline:
                 raise MessageHubConnectionError("the connection ended before the broker answered")
+        return [results[number] for number in range(len(works))]
 
-    def on_connection(self, connection: ThreadedConnection, work: Callable[[], None], deadline: float) -> None:
-        """Run ``work`` on the I/O thread if ``connection`` has not ended, and wait until it ran or cannot run.
+    def on_connection(self, connection: ThreadedConnection, work: Callable[[], Steps[None]], deadline: float) -> None:
+        """Run a task if ``connection`` has not ended, and wait until it ran or cannot run.
 
-        :param deadline: how long to wait, in monotonic seconds. ``work`` runs even if the deadline passes first.
+        :param deadline: how long to wait, in monotonic seconds. The task starts even if the deadline passes first.
             On an I/O thread this does not wait.
         """
-        task = IOTask(lambda present: work() if present is connection else None)
-        if connection.usable and self._add(task) and not on_io_thread():
-            task.wait(deadline)
+
+        def only_there(present: ThreadedConnection) -> Steps[None]:
+            if present is connection:
+                yield from work()
+
+        ended: SimpleQueue[IOTask] = SimpleQueue()
+        task = IOTask(only_there, max(deadline, time.monotonic() + SHORTEST_WAIT), ended.put)
+        if connection.usable and self._add([task]) and not on_io_thread():
+            with suppress(Empty):
+                take(ended, remaining(deadline))
 
     def request_restore(self) -> None:
         """Have the I/O thread call ``restore`` soon: something that lives on the connection is missing."""
@@ -205,20 +222,20 @@ class RecoveringConnection:
         if waker is not None:
             waker.wake()
 
-    def _add(self, task: IOTask) -> bool:
-        """Add a task.
+    def _add(self, tasks: Iterable[IOTask]) -> bool:
+        """Add tasks.
 
-        :returns: whether an I/O thread will run or fail it.
+        :returns: whether an I/O thread will run or fail them.
         """
-        added = self._gate.lock.run(self._add_if_served, task)
+        added = self._gate.lock.run(self._add_if_served, tasks)
         if added:
             self._wake()
         return added
 
-    def _add_if_served(self, task: IOTask) -> bool:
+    def _add_if_served(self, tasks: Iterable[IOTask]) -> bool:
         if self._thread is None or self._gate.closing:
             return False
-        self._tasks.add(task)
+        self._tasks.add(tasks)
         return True
 
     def _ensure_thread(self) -> None:
@@ -320,7 +337,7 @@ class RecoveringConnection:
         alone, awaited = self._backoff.pauses()
         while not self._gate.closing:
             # A caller that saw OPEN just before the end waits for its task, not at the gate: count it too.
-            until = began + (awaited if self._gate.awaited or self._tasks else alone)
+            until = began + (awaited if self._gate.awaited or self._tasks.waiting else alone)
             if time.monotonic() >= until:
                 return
             waker.wait(until)
@@ -331,21 +348,24 @@ class RecoveringConnection:
         try:
             connection.quiet = not self._backoff.first
             connection.on_blocked(self._blocked)
-            again = self._restored(connection)
+            self._start_restoring(connection)
+            patience = time.monotonic() + self._restore_patience
+            while self._restoring and self._may_serve(connection) and time.monotonic() < patience:
+                connection.step(patience)
             if connection.usable:
                 opened_at = time.monotonic()
                 self._gate.enter(ConnectionState.OPEN, str(self._address), self._on_open)
                 if self._unread:  # said before the connection was open
                     self._gate.announce_blocked(True)
-            while connection.alive and not self._gate.closing:
+            while self._may_serve(connection):
                 if connection.usable:
                     self._tasks.run(connection)
-                    if self._restore_requested or (again is not None and time.monotonic() >= again):
-                        again = self._restored(connection)
-                    if self._tasks or self._restore_requested or self._gate.closing:
-                        continue  # the wake for this may already have been taken while a task served the connection
-                due = again if again is not None and connection.usable else None
-                connection.serve(time.monotonic() + _LONG if due is None else due)
+                    if self._restore_requested:
+                        self._start_restoring(connection)
+                    if self._tasks.waiting or self._restore_requested or self._gate.closing:
+                        continue  # the wake for this may already have been taken while a task started
+                connection.serve(time.monotonic() + _LONG)
+            self._tasks.end_running()
             if self._gate.closing:
                 connection.send_close()
                 # A broker with an alarm does not read this, so it will not answer it.
@@ -353,6 +373,7 @@ class RecoveringConnection:
                     connection.step(self._close_deadline)
         finally:
             connection.end("the connection is no longer used")
+            self._tasks.end_running()  # all have ended with their channels, unless there is a bug
             self._connection = None
             why = describe(connection.end_reason)
             if not self._gate.closing:
@@ -369,19 +390,22 @@ class RecoveringConnection:
         self._unread = blocked
         self._gate.announce_blocked(blocked, self._on_open)
 
-    def _restored(self, connection: ThreadedConnection) -> float | None:
-        self._restore_requested = False
-        try:
-            return self._restore(connection)
-        except ConnectionEnded:
-            pass
-        except (RpcTimedOut, ChannelClosed, MessageHubError) as error:
-            level = logging.WARNING if self._backoff.first else logging.DEBUG
-            logger.log(level, "the %s connection cannot be restored (%s); reconnecting", self._role, describe(error))
-            connection.end("the connection cannot be restored")
-        return None
+    def _may_serve(self, connection: ThreadedConnection) -> bool:
+        return connection.alive and not self._gate.closing
 
-    @staticmethod
-    def restore_deadline() -> float:
-        """The deadline of a restore that starts now, in monotonic seconds."""
-        return time.monotonic() + _RESTORE_SECONDS
+    def _start_restoring(self, connection: ThreadedConnection) -> None:
+        self._restore_requested = False
+
+        def ended(task: IOTask) -> None:
+            self._restoring -= 1
+            if task.error is None or isinstance(task.error, ConnectionEnded) or self._gate.closing:
+                return
+            level = logging.WARNING if self._backoff.first else logging.DEBUG
+            logger.log(
+                level, "the %s connection cannot be restored (%s); reconnecting", self._role, describe(task.error)
+            )
+            connection.end("the connection cannot be restored")
+
+        for work in self._restore(connection):
+            self._restoring += 1
+            self._tasks.start(IOTask(work, time.monotonic() + _RESTORE_SECONDS, ended), connection)

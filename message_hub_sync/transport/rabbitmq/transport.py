@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from uuid import uuid4
 
@@ -17,11 +18,16 @@ from message_hub_sync.transport.base import (
 from message_hub_sync.transport.rabbitmq.consume_connection import ConsumeConnection
 from message_hub_sync.transport.rabbitmq.declaring import Declarations
 from message_hub_sync.transport.rabbitmq.delivery_limit import delivery_limit
+from message_hub_sync.transport.rabbitmq.io_tasks import Steps
 from message_hub_sync.transport.rabbitmq.publish_connection import PublishConnection
 from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
+from message_hub_sync.transport.rabbitmq.rpc_channel import RpcChannel
 from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology, declared_name
 
 __all__ = ["RabbitMQTransport"]
+
+#: The most channels that one call for several queues uses at the same time.
+_CHANNELS = 8
 
 
 class RabbitMQTransport:
@@ -51,40 +57,41 @@ class RabbitMQTransport:
     def declare(self, topology: Topology, deadline: float) -> None:
         name = declared_name(topology.queue)
         self._rpc_connection().call(
-            lambda connection: self._declarations.topology(connection, topology, name, _rpc_deadline(deadline)),
-            deadline,
+            lambda connection: _and_close(self._declarations.topology(connection, topology, name)), deadline
         )
 
     def declare_exchange(self, exchange: ExchangeSpec, deadline: float) -> None:
-        self._rpc_connection().call(
-            lambda connection: self._declarations.exchange(connection, exchange, _rpc_deadline(deadline)), deadline
-        )
+        self._rpc_connection().call(lambda connection: self._declarations.exchange(connection, exchange), deadline)
 
     def declare_queue(self, queue: QueueSpec, deadline: float) -> None:
         name = declared_name(queue)
         self._rpc_connection().call(
-            lambda connection: self._declarations.queue(connection, queue, name, _rpc_deadline(deadline)), deadline
+            lambda connection: _and_close(self._declarations.queue(connection, queue, name)), deadline
         )
 
     def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> Consumer:
-        return self._consume_connection.consume(topology, prefetch, deadline)
+        return self.consume_many([(topology, prefetch)], deadline)[0]
+
+    def consume_many(self, wanted: Sequence[tuple[Topology, int]], deadline: float) -> list[Consumer]:
+        return list(self._consume_connection.consume(wanted, deadline))
 
     def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:
-        return self._rpc_connection().call(
-            lambda connection: {
-                name: self._declarations.stats(connection, name, _rpc_deadline(deadline)) for name in names
-            },
-            deadline,
+        answers = self._rpc_connection().call_all(
+            [functools.partial(self._declarations.stats, names=part) for part in _parts(names)], deadline
         )
+        return {name: stats for answer in answers for name, stats in answer.items()}
 
     def delivery_limit(self, queue: str, deadline: float) -> int | None:
         return self._rpc_connection().call(
-            lambda connection: delivery_limit(connection, queue, _rpc_deadline(deadline)), deadline
+            lambda connection: delivery_limit(connection, queue), deadline
         )
 
     def delete(self, topology: Topology, queue: str, deadline: float) -> None:
-        self._rpc_connection().call(
-            lambda connection: self._declarations.delete(connection, queue, _rpc_deadline(deadline)), deadline
+        self.delete_many([queue], deadline)
+
+    def delete_many(self, queues: Sequence[str], deadline: float) -> None:
+        self._rpc_connection().call_all(
+            [functools.partial(self._declarations.delete, names=part) for part in _parts(queues)], deadline
         )
 
     def status(self) -> Sequence[ConnectionStatus]:
@@ -122,6 +129,11 @@ class RabbitMQTransport:
         return self._publish_connection.recovering
 
 
-def _rpc_deadline(deadline: float) -> float:
-    """``deadline``, but not later than the restore deadline: a silent broker must not occupy the I/O thread longer."""
-    return min(deadline, RecoveringConnection.restore_deadline())
+def _and_close(steps: Steps[RpcChannel]) -> Steps[None]:
+    channel = yield from steps
+    channel.close()
+
+
+def _parts(names: Sequence[str]) -> list[Sequence[str]]:
+    """The names in parts, each for a channel of its own: they are asked for at the same time."""
+    return [part for number in range(_CHANNELS) if (part := names[number::_CHANNELS])]
