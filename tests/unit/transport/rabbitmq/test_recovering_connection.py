@@ -197,7 +197,7 @@ def test_the_last_error_never_goes_back_in_time(monkeypatch: pytest.MonkeyPatch)
 
     config = ClientConfig("character-service", parse_addresses("amqp://127.0.0.1:1"))
     link = module.RecoveringConnection(
-        "publish", config, restore=lambda connection: None, keep_open=lambda: True, on_open=look
+        "publish", config, restore=lambda connection: [], restore_patience=0.0, keep_open=lambda: True, on_open=look
     )
     link._serve(Usable())  # type: ignore[arg-type]
     look()
