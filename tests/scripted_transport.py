@@ -66,6 +66,9 @@ class ScriptedTransport:
     def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
         return ScriptedConsumer(topology.queue.name)
 
+    def consume_many(self, wanted: Sequence[tuple[Topology, int]], deadline: float) -> list[Any]:
+        return [self.consume(topology, prefetch=prefetch, deadline=deadline) for topology, prefetch in wanted]
+
     def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:
         return dict.fromkeys(names)
 
@@ -74,6 +77,9 @@ class ScriptedTransport:
 
     def delete(self, topology: Topology, queue: str, deadline: float) -> None:
         self.log.append(("delete", queue))
+
+    def delete_many(self, queues: Sequence[str], deadline: float) -> None:
+        self.log.extend(("delete", queue) for queue in queues)
 
     def status(self) -> Sequence[ConnectionStatus]:
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from queue import Empty
@@ -117,42 +117,74 @@ class QueueConsumer:
 
     # --- start and stop ---------------------------------------------------------------------------
 
-    def start(self, deadline: float) -> None:
-        """Declare and consume the queue, and start the workers. A second caller waits for the first one's result.
+    @staticmethod
+    def start_all(consumers: Sequence[QueueConsumer], deadline: float) -> None:
+        """Declare and consume the queues, all at once, and start the workers.
 
+        A second caller waits for the first one's result.
+
+        :param consumers: of one client.
         :param deadline: monotonic seconds.
-        :raises MessageHubError: the queue could not be declared and consumed in time.
+        :raises MessageHubError: a queue could not be declared and consumed in time. Others may be consumed.
         """
-        while True:
-            with self._lock:
-                opening = self._opening
-                if opening is None:
-                    mine = self._opening = Future()
-                    break
-            try:
-                opening.result(timeout=remaining(deadline))
-            except FutureTimeoutError:  # before Python 3.11 another class than the builtin TimeoutError
-                raise MessageHubConnectionError(
-                    f"the queue {self.consumed.topology.queue.name} was not consumed in time{uwsgi_hint()}"
-                ) from None
-            except CancelledError:
-                continue  # the caller that opened it was interrupted: try it here
-            return
-        try:
-            self._open(deadline)
-        except BaseException as error:
-            self._opening = None
-            # Interrupted by a signal or a gevent timeout: cancel the future, so that a waiting caller opens the queue.
-            if isinstance(error, MessageHubError):
-                mine.set_exception(error)
-            else:
-                mine.cancel()
-            raise
-        mine.set_result(None)
+        waiting = list(consumers)
+        while waiting:
+            mine = {consumer: future for consumer in waiting if (future := consumer._claim()) is not None}
+            if mine:
+                QueueConsumer._open_all(mine, deadline)
+            waiting = [each for each in waiting if each not in mine and not each._opened_elsewhere(deadline)]
 
-    def _open(self, deadline: float) -> None:
+    def _claim(self) -> Future[None] | None:
+        """The future to complete, if the caller must open the queue."""
+        with self._lock:
+            if self._opening is not None:
+                return None
+            self._opening = Future()
+            return self._opening
+
+    def _opened_elsewhere(self, deadline: float) -> bool:
+        """Wait for the caller that opens the queue. False if that one was interrupted: it must be opened here."""
+        opening = self._opening
+        if opening is None:
+            return False
+        try:
+            opening.result(timeout=remaining(deadline))
+        except FutureTimeoutError:  # before Python 3.11 another class than the builtin TimeoutError
+            raise MessageHubConnectionError(
+                f"the queue {self.consumed.topology.queue.name} was not consumed in time{uwsgi_hint()}"
+            ) from None
+        except CancelledError:
+            return False
+        return True
+
+    @staticmethod
+    def _open_all(opening: Mapping[QueueConsumer, Future[None]], deadline: float) -> None:
+        transport = next(iter(opening))._context.transport
+        try:
+            wanted = [(each.consumed.topology, each.options.prefetch) for each in opening]
+            opened = list(transport.consume_many(wanted, deadline))
+            try:
+                for each in opening:
+                    each._begin(opened.pop(0), deadline)
+            except BaseException:
+                for consumer in opened:  # those that have no workers yet
+                    consumer.close(deadline)
+                raise
+        except BaseException as error:
+            for each, future in opening.items():
+                each._opening = None
+                # Interrupted by a signal or a gevent timeout: cancel the future, so that a waiting caller opens it.
+                if isinstance(error, MessageHubError):
+                    future.set_exception(error)
+                else:
+                    future.cancel()
+            raise
+        for future in opening.values():
+            future.set_result(None)
+
+    def _begin(self, consumer: Consumer, deadline: float) -> None:
+        """Start the workers."""
         context = self._context
-        consumer = context.transport.consume(self.consumed.topology, prefetch=self.options.prefetch, deadline=deadline)
         self._limit.consumed(consumer)
         name = f"message-hub-{context.config.service_name}-{self.consumed.topology.queue.name}"
         try:

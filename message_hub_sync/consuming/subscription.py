@@ -20,7 +20,7 @@ from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import reloader_parent
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import shown
-from message_hub_sync.transport.topology import Topology, retry_queue
+from message_hub_sync.transport.topology import retry_queue
 
 __all__ = ["Subscription", "SubscriptionRegistry"]
 
@@ -160,8 +160,7 @@ class SubscriptionRegistry:
             logger.info("%r stays inactive: this process is the parent of the %s reloader", subscription, parent)
             return
         try:
-            for consumer in joined:
-                consumer.start(deadline)
+            QueueConsumer.start_all(joined, deadline)
         except BaseException:
             if mine:
                 self.cancel(subscription, deadline)
@@ -226,14 +225,10 @@ class SubscriptionRegistry:
                 f"the queue {shared[0].topology.queue.name} was not deleted: another subscription consumes it, "
                 "so cancel that one first"
             )
-        transport = self._context.transport
-        for consumed in subscription._consumed_queues:
-            queue = consumed.topology.queue
-            if queue.durable:
-                transport.delete(consumed.topology, queue.name, deadline)
-                for delay in RETRY_DELAYS_MS:
-                    spec = retry_queue(queue.name, delay)
-                    transport.delete(Topology(spec), spec.name, deadline)
+        durable = [each.name for each in subscription._consumed_queues if each.topology.queue.durable]
+        retrying = [retry_queue(name, delay).name for name in durable for delay in RETRY_DELAYS_MS]
+        # The retry queues last: until then the others may still get messages from them.
+        self._context.transport.delete_many(durable + retrying, deadline)
 
     def queues(self, subscription: Subscription) -> tuple[str, ...]:
         """The names of its queues, as declared."""

@@ -165,3 +165,28 @@ def test_deleting_what_is_not_there_is_fine(bench: Any) -> None:
     for _ in range(2):
         transport.delete(topology, f"{bench.service}.messages", bench.within())
     assert transport.queue_stats([f"{bench.service}.messages"], bench.within()) == {f"{bench.service}.messages": None}
+
+
+def test_a_queue_that_the_virtual_host_has_no_room_for_is_refused_with_the_text_of_the_broker(
+    bench: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = bench.transport()
+    bench.node.ctl("set_vhost_limits", "-p", "/", '{"max-queues": 0}')
+    try:
+        with pytest.raises(MessageHubConfigurationError, match="queue limit"):
+            transport.declare_queue(QueueSpec(f"{bench.service}.one-too-many"), bench.within())
+        with pytest.raises(MessageHubConfigurationError, match="queue limit"):
+            bench.consume(transport)
+    finally:
+        bench.node.ctl("clear_vhost_limits", "-p", "/")
+    assert "exists with other arguments" not in caplog.text
+
+
+def test_a_queue_with_arguments_that_the_broker_does_not_know_is_refused_and_not_adopted(
+    bench: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = bench.transport()
+    spec = QueueSpec(f"{bench.service}.invalid", arguments={"x-message-ttl": -1})
+    with pytest.raises(MessageHubConfigurationError, match="invalid arg"):
+        transport.declare_queue(spec, bench.within())
+    assert "exists with other arguments" not in caplog.text

@@ -67,6 +67,7 @@ class TransportHooks:
         self._publish = self.transport.publish
         self._publish_many = self.transport.publish_many
         self._consume = self.transport.consume
+        self._consume_many = self.transport.consume_many
         self._status = self.transport.status
 
     def add_listener(self, listener: Listener) -> None:
@@ -100,6 +101,7 @@ class TransportHooks:
             publish=self._on_publish,
             publish_many=self._on_publish_many,
             consume=self._on_consume,
+            consume_many=self._on_consume_many,
             status=self._on_status,
         )
         for queue_consumer in self._subscriptions.consumers():
@@ -108,7 +110,7 @@ class TransportHooks:
                 self._watch(consumer)
 
     def _restore(self) -> None:
-        for name in ("publish", "publish_many", "consume", "status"):
+        for name in ("publish", "publish_many", "consume", "consume_many", "status"):
             vars(self.transport).pop(name, None)
         for queue_consumer in self._subscriptions.consumers():
             consumer = queue_consumer.consumer
@@ -167,6 +169,15 @@ class TransportHooks:
         consumer = self._consume(topology, prefetch=prefetch, deadline=deadline)
         self._watch(consumer)
         return consumer
+
+    def _on_consume_many(self, wanted: Sequence[tuple[Topology, int]], deadline: float) -> Sequence[Consumer]:
+        for listener in self._listeners:
+            for topology, _ in wanted:
+                listener.consuming(topology)
+        consumers = self._consume_many(wanted, deadline)
+        for consumer in consumers:
+            self._watch(consumer)
+        return consumers
 
     def _on_status(self) -> Sequence[ConnectionStatus]:
         interference = self._interference

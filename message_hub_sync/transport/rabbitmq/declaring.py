@@ -92,9 +92,9 @@ class Declarations:
             # 1: it exists with other arguments: use it as it is.
             # 2: the user may not declare it: use it if it exists.
             # 3: anything else is an error.
-            if closed.code == _PRECONDITION_FAILED:
-                difference = first_difference(closed.text)
-                if difference is not None and (difference.name == LIMIT or difference.current == "quorum"):
+            difference = first_difference(closed.text) if closed.code == _PRECONDITION_FAILED else None
+            if difference is not None:
+                if difference.name == LIMIT or difference.current == "quorum":
                     self.other_limits.add(name)
                 self._adopt(f"queue {name!r}", closed)
                 return (yield from open_channel(connection))
@@ -139,7 +139,8 @@ class Declarations:
                 lambda pika, done: pika.exchange_declare(spec.name, spec.kind, durable=spec.durable, callback=done)
             )
         except ChannelClosed as closed:
-            if closed.code == _PRECONDITION_FAILED and "'type'" not in closed.text:
+            difference = first_difference(closed.text) if closed.code == _PRECONDITION_FAILED else None
+            if difference is not None and difference.name != "type":
                 self._adopt(f"exchange {spec.name!r}", closed)
             elif closed.code == _ACCESS_REFUSED:
                 return (yield from self._existing(connection, what, closed, None, spec.name))

@@ -82,9 +82,7 @@ class RabbitMQTransport:
         return {name: stats for answer in answers for name, stats in answer.items()}
 
     def delivery_limit(self, queue: str, deadline: float) -> int | None:
-        return self._rpc_connection().call(
-            lambda connection: delivery_limit(connection, queue), deadline
-        )
+        return self._rpc_connection().call(lambda connection: delivery_limit(connection, queue), deadline)
 
     def delete(self, topology: Topology, queue: str, deadline: float) -> None:
         self.delete_many([queue], deadline)

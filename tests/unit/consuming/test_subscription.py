@@ -499,7 +499,7 @@ def test_a_second_worker_that_cannot_start_takes_the_first_one_with_it(monkeypat
 def test_a_start_that_is_interrupted_leaves_the_queue_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
     inside, go_on = threading.Event(), threading.Event()
-    whole, start = bench.transport.consume, QueueConsumer.start
+    whole, start = bench.transport.consume, QueueConsumer.start_all
     starts, ended = Collector(), Collector()
 
     def interrupted(topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
@@ -515,12 +515,12 @@ def test_a_start_that_is_interrupted_leaves_the_queue_to_the_others(monkeypatch:
         except BaseException as error:
             ended(type(error))
 
-    def announced(consumer: QueueConsumer, deadline: float) -> None:
-        starts(consumer)
-        start(consumer, deadline)
+    def announced(consumers: list[QueueConsumer], deadline: float) -> None:
+        starts(consumers)
+        start(consumers, deadline)
 
     monkeypatch.setattr(bench.transport, "consume", interrupted)
-    monkeypatch.setattr(QueueConsumer, "start", announced)
+    monkeypatch.setattr(QueueConsumer, "start_all", staticmethod(announced))
     threading.Thread(target=subscribe).start()
     assert inside.wait(30)
     threading.Thread(target=subscribe).start()
