@@ -16,7 +16,7 @@ from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.transport.topology import event_subscription
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
-from proxy import Proxy  # noqa: E402
+from proxy import Proxy
 
 pytestmark = pytest.mark.rabbitmq
 
