@@ -137,12 +137,10 @@ class RabbitMQConsumer:
             consumer_channel.cancel()
 
     def give_back(self) -> None:
-        # As a task, so that it comes after the one that sends basic.cancel: else the broker might deliver them to this
-        # consumer again.
-        self._on_consumer_channel(self._give_back, 0.0)
-
-    def _give_back(self, consumer_channel: ConsumerChannel, _deadline: float) -> None:
-        consumer_channel.connection.lock.run(self._requeue_all)
+        # After basic.cancel, which cancel() has written: else the broker might deliver them to this consumer again.
+        consumer_channel = self._consumer_channel
+        if consumer_channel is not None and not consumer_channel.closed:
+            consumer_channel.connection.lock.run(self._requeue_all)
 
     def _requeue_all(self) -> None:
         self._giving_back = True
