@@ -50,7 +50,8 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
     :param heartbeat: the AMQP heartbeat timeout in seconds; a heartbeat is sent every half of it.
     :param message_priorities: declare the inbox so that the broker delivers by ``priority``.
     :param queue_type: ``"classic"`` or ``"quorum"``, for queues that do not exist yet.
-    :param max_message_bytes: the largest body sent or handled, in bytes.
+    :param max_message_bytes: the largest body sent or handled, in bytes. A larger one that arrives is not kept: its
+        message is dead-lettered without it. RabbitMQ has a limit too (``max_message_size``, 16 MiB from version 4 on).
     :param strict_catalogue: raise for events that the catalogue does not have, or has for another service. By default
         they are published; the first one with an unknown name is logged as a warning.
     :param settle_each: acknowledge each message by itself. This is slower; a killed process that consumes with

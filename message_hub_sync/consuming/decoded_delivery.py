@@ -8,6 +8,7 @@ from uuid import UUID
 
 from message_hub_sync.consuming.republished_properties import attempts_made
 from message_hub_sync.envelope.decode import (
+    check_body_kept,
     checked_identity,
     decode_payload,
     event_from_wire,
@@ -67,6 +68,11 @@ class DecodedDelivery:
         self._payload_shared = False  # worker thread only
         self._envelopes: dict[Any, Any] = {}  # worker thread only; by model
 
+    def check_kept(self) -> None:
+        """:raises InvalidMessage: its body was too large, so it was not kept."""
+        if not self.delivery.body:
+            check_body_kept(self.delivery.properties.headers, self._max_bytes)
+
     @property
     def message_id(self) -> str:
         """The message id as it came; empty if there is none."""
@@ -123,7 +129,7 @@ class DecodedDelivery:
     def own_payload(self) -> dict[str, Any]:
         """A decoded payload that the caller may change. Decoded again only if the first one is shared."""
         if self._payload_shared:
-            return decode_payload(self.delivery.body, self._max_bytes)
+            return self._decode()
         payload = self._decoded()
         self._payload = None
         return payload
@@ -221,8 +227,12 @@ class DecodedDelivery:
 
     def _decoded(self) -> dict[str, Any]:
         if self._payload is None:
-            self._payload = decode_payload(self.delivery.body, self._max_bytes)
+            self._payload = self._decode()
         return self._payload
+
+    def _decode(self) -> dict[str, Any]:
+        delivery = self.delivery
+        return decode_payload(delivery.body, self._max_bytes, delivery.properties.headers)
 
 
 def _check_reply_to(queue: str, source: str | None) -> None:

@@ -98,6 +98,7 @@ class DeliveryProcessor:
 
     def _begin_with_middleware(self, work: DeliveryInProgress) -> None:
         try:
+            work.decoded.check_kept()  # a middleware may judge the body, which is not there then
             self._middleware.arrived(work.decoded)
         except MessageHubRejectError as error:
             self._rejected_on_arrival(work, error)

@@ -14,6 +14,7 @@ from message_hub_sync.envelope.correlation import MessageContext, entered
 from message_hub_sync.envelope.decode import decode_payload
 from message_hub_sync.envelope.header_names import (
     ATTEMPTS,
+    BODY_BYTES,
     CRASHES,
     ERROR_MESSAGE,
     ERROR_TRACEBACK,
@@ -27,13 +28,15 @@ from message_hub_sync.envelope.header_names import (
     REASON,
     SERVICE,
     TTL_LEFT,
+    UNDECODABLE,
 )
 from message_hub_sync.envelope.values import InvalidMessage, Properties
 from message_hub_sync.errors import MessageValidationError
+from message_hub_sync.runtime.text import shown
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.topology import DEAD_LETTER_SUFFIX, EVENTS
 
-__all__ = ["DeadLetter"]
+__all__ = ["DeadLetter", "why_incomplete"]
 
 #: Headers that the consumer added when it dead-lettered the message, by their names in the file.
 _FAILURE = {
@@ -98,6 +101,8 @@ class DeadLetter:
 
         :raises MessageValidationError: the body is not a JSON object. That may be the reason of the failure.
         """
+        if not self.body and (lost := why_incomplete(self)):
+            raise MessageValidationError(f"the dead letter {self.message_id} has no payload: {lost}")
         try:
             return decode_payload(self.body, max(1, len(self.body)))
         except InvalidMessage as error:
@@ -114,6 +119,8 @@ class DeadLetter:
         :raises Exception: any exception of the handler.
         """
         wanted = handler_for(handler, self.kind)
+        if lost := why_incomplete(self):
+            raise MessageValidationError(f"{wanted.name} does not get {self.message_id}: {lost}")
         service = str(self.failure.get("service") or self.queue.partition(".")[0])
         received = DecodedDelivery(self._delivery(), kind=self.kind, service=service, max_bytes=max(1, len(self.body)))
         try:
@@ -161,3 +168,14 @@ class DeadLetter:
             channel_generation=0,
             origin=None,
         )
+
+
+def why_incomplete(letter: DeadLetter) -> str | None:
+    """What was lost before the message was dead-lettered, so that it cannot be handled again; ``None`` if nothing."""
+    headers = letter.properties.headers
+    if UNDECODABLE in headers:
+        return "its headers cannot be read, and would be lost"
+    if BODY_BYTES in headers and not letter.body:
+        size = shown(headers[BODY_BYTES])
+        return f"its body of {size} bytes was larger than max_message_bytes, and was not kept"
+    return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from message_hub_sync.catalogue import catalogue
-from message_hub_sync.dead_letters.letter import DeadLetter
+from message_hub_sync.dead_letters.letter import DeadLetter, why_incomplete
 from message_hub_sync.dead_letters.reading import (
     LetterReader,
     Patience,
@@ -330,7 +330,10 @@ def send_again(transport: Transport, letter: DeadLetter, deadline: float) -> Non
     :param letter: the dead letter.
     :param deadline: monotonic seconds.
     :raises MessageHubDeliveryError: the queue does not exist, or the hub did not confirm in time.
+    :raises MessageValidationError: its headers or its body were lost before it was dead-lettered.
     """
+    if lost := why_incomplete(letter):
+        raise MessageValidationError(f"the dead letter {letter.message_id} cannot be sent again: {lost}")
     receipt = transport.publish(put_back(letter, letter.properties.expiration), deadline)
     result = receipt.wait(deadline)
     if result is PublishResult.RETURNED:

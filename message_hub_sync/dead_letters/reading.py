@@ -23,7 +23,7 @@ from message_hub_sync.transport.topology import DELIVERY_LIMIT, QueueSpec, Topol
 __all__ = ["Held", "LetterReader", "Patience", "ReadingIsNotFree", "ReadingLost", "check_reading_is_free", "never"]
 
 #: Letters of the first page and of a full page; and bytes of a page, estimated from the page before.
-FIRST_PAGE, FULL_PAGE, PAGE_BYTES = 64, 1_000, 32 * 1024 * 1024
+FIRST_PAGE, FULL_PAGE, PAGE_BYTES = 8, 1_000, 32 * 1024 * 1024
 #: Each page is at most this many times as long as the one before: the first letters may be small ones.
 _GROWTH = 4
 #: Bytes of a letter beside its body, estimated.

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from message_hub_sync.consuming.republished_properties import senders_headers
-from message_hub_sync.dead_letters.letter import DeadLetter
+from message_hub_sync.dead_letters.letter import DeadLetter, why_incomplete
 from message_hub_sync.dead_letters.reading import Held, LetterReader, Patience, ReadingLost, never
 from message_hub_sync.dead_letters.selection import Selection
 from message_hub_sync.envelope.header_names import (
     ORIGINAL_EXCHANGE,
     ORIGINAL_ROUTING_KEY,
     ORIGINAL_USER_ID,
-    UNDECODABLE,
 )
 from message_hub_sync.envelope.values import PERSISTENT
 from message_hub_sync.errors import (
@@ -176,8 +175,8 @@ class Requeue:
                 self._left[key] -= 1
                 return False
         self._begun += 1
-        if UNDECODABLE in held.letter.properties.headers:
-            self._leave(held, "its headers cannot be read, and would be lost")
+        if lost := why_incomplete(held.letter):
+            self._leave(held, lost)
             return False
         return True
 

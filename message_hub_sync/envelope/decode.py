@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar, cast
@@ -13,7 +13,7 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core.core_schema import ErrorType
 
-from message_hub_sync.envelope.header_names import CAUSATION_ID, DESTINATION, SOURCE, TIMESTAMP, TTL
+from message_hub_sync.envelope.header_names import BODY_BYTES, CAUSATION_ID, DESTINATION, SOURCE, TIMESTAMP, TTL
 from message_hub_sync.envelope.ids import new_id, uuid_of
 from message_hub_sync.envelope.values import (
     EVENT,
@@ -29,6 +29,7 @@ from message_hub_sync.runtime.text import printable, shown
 
 __all__ = [
     "NotJSON",
+    "check_body_kept",
     "checked_identity",
     "decode_payload",
     "event_from_wire",
@@ -42,15 +43,33 @@ __all__ = [
 
 T = TypeVar("T")
 
+_NO_HEADERS: Mapping[str, Any] = {}
 
-def decode_payload(body: bytes, max_bytes: int) -> dict[str, Any]:
+
+def check_body_kept(headers: Mapping[str, Any], max_bytes: int) -> None:
+    """Check that an empty body was empty when it was sent.
+
+    :param headers: of the message with the empty body.
+    :param max_bytes: the largest body that is kept, in bytes.
+    :raises InvalidMessage: the body was too large, so it was not kept.
+    """
+    if BODY_BYTES in headers:
+        raise InvalidMessage(
+            f"the body must be at most {max_bytes} bytes (max_message_bytes), not {shown(headers[BODY_BYTES])}: "
+            "it was not kept"
+        )
+
+
+def decode_payload(body: bytes, max_bytes: int, headers: Mapping[str, Any] = _NO_HEADERS) -> dict[str, Any]:
     """Decode a body to a JSON object.
 
     :param max_bytes: the largest body allowed, in bytes.
+    :param headers: of the message; they tell whether the body was too large to be kept.
     :raises InvalidMessage: the body is empty, too large, not UTF-8, not JSON, not an object or nested too deeply, or it
         contains NaN, an infinity, a duplicate key or a number of too many digits.
     """
     if not body:
+        check_body_kept(headers, max_bytes)
         raise InvalidMessage("the body must be a JSON object, not empty")
     if len(body) > max_bytes:
         raise InvalidMessage(f"the body must be at most {max_bytes} bytes (max_message_bytes), not {len(body)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "ATTEMPTS",
+    "BODY_BYTES",
     "CAUSATION_ID",
     "CRASHES",
     "DESTINATION",
@@ -91,6 +92,8 @@ LEFT_OUT = "x-left-out"
 
 # --- set on arrival, or by the broker ------------------------------------------------------------
 
+#: The size in bytes of a body that was larger than ``max_message_bytes`` and was not kept. The body is empty then.
+BODY_BYTES = "x-body-bytes"
 #: The only header of a delivery whose headers cannot be decoded; the value is the reason.
 UNDECODABLE = "x-undecodable"
 #: RabbitMQ's list of the queues that dead-lettered the message.
@@ -102,5 +105,5 @@ DELIVERY_COUNT = "x-delivery-count"
 HUB_HEADERS = WIRE_HEADERS | {
     *(CAUSATION_ID, IN_REPLY_TO, ATTEMPTS, CRASHES, SERVICE, ERROR_TYPE, ERROR_MESSAGE, ERROR_TRACEBACK, REASON),
     *(FIRST_FAILED_AT, ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, ORIGINAL_EXPIRATION, ORIGINAL_USER_ID, TTL_LEFT),
-    *(LEFT_OUT, UNDECODABLE, X_DEATH, DELIVERY_COUNT, "CC", "BCC"),
+    *(LEFT_OUT, BODY_BYTES, UNDECODABLE, X_DEATH, DELIVERY_COUNT, "CC", "BCC"),
 }

@@ -34,6 +34,10 @@ _VERDICTS = "_verdicts"
 _ACCESS_REFUSED = 403
 _NOT_FOUND = 404
 _PRECONDITION_FAILED = 406
+_TOO_LARGE = (
+    "send a smaller payload, for example the address of stored data, or raise max_message_size in the broker's "
+    "configuration"
+)
 
 
 class Verdict(Enum):
@@ -172,7 +176,9 @@ class PublishAttempts:
         elif code == _ACCESS_REFUSED:
             self.end(Verdict.UNAUTHORIZED, f"{reason}; allow it in the broker's permissions of this user")
         else:
-            self.end(Verdict.CHANNEL_ERROR, reason or f"the broker closed the channel because of it ({code})")
+            reason = reason or f"the broker closed the channel because of it ({code})"
+            too_large = code == _PRECONDITION_FAILED and "message size" in reason
+            self.end(Verdict.CHANNEL_ERROR, f"{reason}; {_TOO_LARGE}" if too_large else reason)
 
     def _no_queue(self) -> str:
         destination = self.outgoing.properties.headers.get(DESTINATION)

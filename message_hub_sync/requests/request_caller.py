@@ -311,6 +311,7 @@ class RequestCaller:
 
     def _show_arrival(self, decoded: DecodedDelivery) -> None:
         enter(MessageContext(decoded.correlation_id, decoded.message_id, None, self._config.service_name))
+        decoded.check_kept()  # a middleware may judge the body, which is not there then
         self._middleware.arrived(decoded, reply=True)
 
     # --- matching ---------------------------------------------------------------------------------
@@ -344,7 +345,7 @@ class RequestCaller:
                 error_message=text,
             )
         try:
-            payload = decode_payload(reply.body, self._config.max_message_bytes)
+            payload = decode_payload(reply.body, self._config.max_message_bytes, headers)
             return message_from_wire(reply.properties, self._config.service_name, payload)
         except InvalidMessage as error:
             raise MessageHubRemoteError(

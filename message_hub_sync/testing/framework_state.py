@@ -20,7 +20,7 @@ from message_hub_sync.runtime.real_time import time
 from message_hub_sync.testing._hooks.handler_failures import HandlerFailures
 from message_hub_sync.testing._hooks.transport_hooks import hooks_of
 from message_hub_sync.testing.targets import Target
-from message_hub_sync.transport.base import Delivery, Outgoing, Receipt, Transport
+from message_hub_sync.transport.base import LARGEST_BODY, Delivery, Outgoing, Receipt, Transport
 from message_hub_sync.transport.topology import DEAD_LETTER_SUFFIX, QueueSpec, Topology, retry_queue
 
 __all__ = ["FrameworkState"]
@@ -72,7 +72,9 @@ class FrameworkState:
         """The framework's own transport, created at the first call."""
         with self._lock:
             if self._transport is None:
-                self._transport = _transport(ClientConfig(SERVICE_NAME, parse_addresses(self.target.url)))
+                addresses = parse_addresses(self.target.url)
+                # A dead letter is read with its whole body, so that it can be put back.
+                self._transport = _transport(ClientConfig(SERVICE_NAME, addresses, max_message_bytes=LARGEST_BODY))
             return self._transport
 
     def before_declare(self, queue: str) -> None:

@@ -19,6 +19,7 @@ from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
 
 __all__ = [
+    "LARGEST_BODY",
     "ConnectionState",
     "ConnectionStatus",
     "Consumer",
@@ -30,6 +31,10 @@ __all__ = [
     "Transport",
     "take_untaken",
 ]
+
+
+#: RabbitMQ takes no larger body, whatever its ``max_message_size``.
+LARGEST_BODY = 512 * 1024 * 1024
 
 
 class ConnectionState(Enum):
@@ -185,6 +190,9 @@ class _AnnouncingLock:
 
 class Delivery:
     """One delivered message. Acknowledge or requeue it through the consumer that received it.
+
+    A body of more than ``max_message_bytes`` is not kept: ``body`` is empty, and the header ``x-body-bytes`` tells its
+    size.
 
     ``channel_generation`` numbers the channels of that consumer, from 1. If a message is redelivered on the second or
     a later channel, this process may have received it before.

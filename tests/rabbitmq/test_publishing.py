@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
-from message_hub_sync.errors import MessageHubConnectionError, MessageValidationError
+from message_hub_sync import MessageHubClient
+from message_hub_sync.errors import MessageHubConnectionError, MessageHubDeliveryError, MessageValidationError
 from message_hub_sync.transport.base import Outgoing, PublishResult
 from message_hub_sync.transport.rabbitmq import RabbitMQTransport
 from message_hub_sync.transport.topology import EVENT_EXCHANGE, QueueSpec, Topology, inbox_subscription
@@ -243,3 +244,32 @@ def test_an_event_nobody_subscribes_to_is_confirmed(bench: Any) -> None:
     transport.declare(Topology(QueueSpec(f"{bench.service}.any"), EVENT_EXCHANGE), bench.within())
     event = bench.message()
     bench.confirmed(transport, Outgoing("events", "nobody.cares", event.body, event.properties))
+
+
+@pytest.fixture
+def smallest_limit(bench: Any) -> Iterator[int]:
+    """The broker takes bodies of at most so many bytes."""
+    before = bench.node.ctl("eval", "application:get_env(rabbit, max_message_size).").strip()
+    bench.node.ctl("eval", "application:set_env(rabbit, max_message_size, 100000).")
+    yield 100_000
+    value = before.removeprefix("{ok,").removesuffix("}")
+    bench.node.ctl("eval", f"application:set_env(rabbit, max_message_size, {value}).")
+
+
+def test_a_body_that_is_too_large_for_the_broker_is_rejected_with_what_to_do(bench: Any, smallest_limit: int) -> None:
+    with MessageHubClient(bench.service, bench.node.url, delivery_timeout=30) as client:
+        client.subscribe_messages(lambda message: None)
+        large, small = {"n": "x" * smallest_limit}, {"n": "x"}
+
+        with pytest.raises(MessageHubDeliveryError, match=r"message size .*max_message_size") as alone:
+            client.send_message(bench.service, large)
+        with pytest.raises(MessageHubDeliveryError, match="smaller payload") as event:
+            client.publish_event("quest.started", large)
+        with pytest.raises(MessageHubDeliveryError, match="max_message_size") as bulk:
+            client.send_messages([(bench.service, small), (bench.service, large), (bench.service, small)])
+        with pytest.raises(MessageHubDeliveryError, match="max_message_size"):
+            client.request(bench.service, large, timeout=30)
+
+        assert (alone.value.outcome, event.value.outcome) == ("rejected", "rejected")
+        assert [(failure.index, failure.outcome) for failure in bulk.value.failures] == [(1, "rejected")]
+        client.send_message(bench.service, small)

@@ -25,7 +25,7 @@ from message_hub_sync.dead_letters import (
     requeue_dead_letters,
     save_dead_letter,
 )
-from message_hub_sync.dead_letters.queues import requeue_selected
+from message_hub_sync.dead_letters.queues import requeue_selected, send_again
 from message_hub_sync.dead_letters.reading import FULL_PAGE, Patience
 from message_hub_sync.dead_letters.selection import Selection
 from message_hub_sync.envelope.values import Properties
@@ -272,6 +272,38 @@ def test_one_letter_that_cannot_be_put_back_stays_alone_and_is_named(
         requeue_dead_letters(transport, QUEUE, None, lambda found: None, every=True, deadline=soon())
     assert caught.value.outcome == "rejected"
     assert numbers(content(transport, f"{QUEUE}.dead", 1)) == [1]
+
+
+def test_a_letter_whose_body_was_too_large_is_not_put_back_without_it(
+    framework: MessageHubTestFramework, transport: Transport, tmp_path: Path
+) -> None:
+    empty = letter(1, body=b"", headers={"x-body-bytes": 60_000_000})
+    put(transport, [letter(0), empty])
+    shown = command("show", framework, "--message-id", str(empty.properties.message_id))
+    assert json.loads(shown.stdout)["headers"]["x-body-bytes"] == 60_000_000
+    done = command("requeue", framework, "--all")
+    assert (done.exit_code, f"1 put back into {QUEUE}" in done.stdout) == (5, True), done.output
+    assert "its body of 60000000 bytes was larger than max_message_bytes, and was not kept" in done.stderr
+    command("export", framework, "--file", str(tmp_path / "letter.json"))
+    loaded = load_dead_letter(tmp_path / "letter.json")
+    for refused in (
+        lambda: loaded.replay(lambda message: None),
+        lambda: send_again(transport, loaded, soon()),
+        lambda: loaded.payload,
+    ):
+        with pytest.raises(MessageValidationError, match="its body of 60000000 bytes"):
+            refused()
+    assert [one.message_id for one in content(transport, f"{QUEUE}.dead", 1)] == [empty.properties.message_id]
+
+
+def test_a_letter_that_is_larger_than_what_a_service_takes_is_read_with_its_body(
+    framework: MessageHubTestFramework, transport: Transport
+) -> None:
+    # Its service had a larger limit, or was older.
+    large = b'{"n": "' + b"x" * 17 * 1024 * 1024 + b'"}'
+    put(transport, [letter(0, body=large)])
+    done = command("requeue", framework, "--all")
+    assert (done.exit_code, f"1 put back into {QUEUE}" in done.stdout) == (0, True), done.output
 
 
 @pytest.mark.rabbitmq

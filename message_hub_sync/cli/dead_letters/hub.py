@@ -20,7 +20,7 @@ from message_hub_sync.errors import (
     MessageValidationError,
 )
 from message_hub_sync.runtime.real_time import time
-from message_hub_sync.transport.base import Transport
+from message_hub_sync.transport.base import LARGEST_BODY, Transport
 
 __all__ = ["connected", "end_if_stopped", "exit_code", "reason", "summary"]
 
@@ -36,7 +36,8 @@ def connected(url: str) -> Iterator[tuple[Transport, Stop]]:
     log.addHandler(silent)
     note = ""
     try:
-        config = ClientConfig("message-hub-dead-letters", parse_addresses(url))
+        # Of a larger body only the size would be read, so its letter could not be put back.
+        config = ClientConfig("message-hub-dead-letters", parse_addresses(url), max_message_bytes=LARGEST_BODY)
         if isinstance(config.address, MemoryAddress):
             note = " (a memory:// hub lives inside one process, and this command is another one: give the broker's URL)"
         transport = _transport(config)

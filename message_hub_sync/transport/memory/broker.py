@@ -7,7 +7,6 @@ import itertools
 import math
 from collections.abc import Callable
 from datetime import datetime, timezone
-from queue import SimpleQueue
 
 from message_hub_sync.errors import MessageHubConfigurationError
 from message_hub_sync.runtime.locks import Lock, locked, refuse_where_it_cannot_wait
@@ -329,7 +328,7 @@ class Hub:
         topology: Topology,
         name: str,
         client: object,
-        deliveries: SimpleQueue[Delivery | None],
+        put: Callable[[Delivery], None],
         *,
         prefetch: int,
         channel_generation: int,
@@ -337,7 +336,7 @@ class Hub:
     ) -> tuple[Subscriber, list[Adopted]]:
         """Declare a queue with the name ``name`` and consume it, under one acquisition of the lock.
 
-        :param deliveries: deliveries are put here, in order.
+        :param put: takes the deliveries, in order. Called with the hub's lock held.
         :param prefetch: how many messages may be unacked at once; 0 is no limit.
         :param channel_generation: the number that each delivery carries.
         :param lost: called, without the lock, after the queue was deleted.
@@ -346,7 +345,7 @@ class Hub:
         """
         adopted = self._declare(topology, name, client)
         queue = self._queues[name]
-        subscriber = Subscriber(queue, deliveries, prefetch, channel_generation, lost)
+        subscriber = Subscriber(queue, put, prefetch, channel_generation, lost)
         queue.subscribers.append(subscriber)
         self._serve(queue, self.clock.now())
         return subscriber, adopted

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from queue import SimpleQueue
 
 from message_hub_sync.transport.base import Delivery
 from message_hub_sync.transport.memory.arguments import QueueArguments
@@ -148,16 +147,17 @@ class HubQueue:
 class Subscriber:
     """The hub's record of one consumer: its unacked messages, by delivery tag.
 
+    :param put: takes the deliveries, in order.
     :param prefetch: how many messages may be unacked at once; 0 is no limit.
     :param lost: called, without the hub's lock, after a client has deleted the queue.
     """
 
-    __slots__ = ("_channel_generation", "_deliveries", "_tag", "lost", "prefetch", "queue", "unacked")
+    __slots__ = ("_channel_generation", "_put", "_tag", "lost", "prefetch", "queue", "unacked")
 
     def __init__(
         self,
         queue: HubQueue,
-        deliveries: SimpleQueue[Delivery | None],
+        put: Callable[[Delivery], None],
         prefetch: int,
         channel_generation: int,
         lost: Callable[[], None],
@@ -166,7 +166,7 @@ class Subscriber:
         self.prefetch = prefetch
         self.lost = lost
         self.unacked: dict[int, Entry] = {}
-        self._deliveries = deliveries
+        self._put = put
         self._channel_generation = channel_generation
         self._tag = 0
 
@@ -189,5 +189,5 @@ class Subscriber:
             origin=self,
         )
         # In this order: if a signal handler raises in between, the message is delivered twice, and never lost.
-        self._deliveries.put(delivery)
+        self._put(delivery)
         self.unacked[self._tag] = entry

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from queue import SimpleQueue
 
 from message_hub_sync.config import ClientConfig, MemoryAddress
+from message_hub_sync.envelope.header_names import BODY_BYTES
 from message_hub_sync.errors import (
     MessageHubConfigurationError,
     MessageHubConnectionError,
@@ -52,6 +53,7 @@ class MemoryTransport:
                 "rabbitmq_url must be memory://name for the embedded hub, not the URL of a broker"
             )
         self._address = config.address
+        self.max_message_bytes = config.max_message_bytes
         self._reset()
 
     def _reset(self) -> None:
@@ -256,7 +258,7 @@ class MemoryTransport:
         self,
         topology: Topology,
         prefetch: int,
-        deliveries: SimpleQueue[Delivery | None],
+        put: Callable[[Delivery], None],
         channel_generation: int,
         lost: Callable[[], None],
     ) -> tuple[Hub, Subscriber]:
@@ -265,7 +267,7 @@ class MemoryTransport:
             topology,
             declared_name(topology.queue),
             self._client,
-            deliveries,
+            put,
             prefetch=prefetch,
             channel_generation=channel_generation,
             lost=lost,
@@ -376,10 +378,16 @@ class MemoryConsumer:
             return False
         self._channel_generation += 1
         self._subscription = self._transport._subscribe(
-            self._topology, self._prefetch, self._deliveries, self._channel_generation, self._restart
+            self._topology, self._prefetch, self._put, self._channel_generation, self._restart
         )
         self._queue = self._subscription[1].queue.name
         return True
+
+    def _put(self, delivery: Delivery) -> None:
+        if len(delivery.body) > self._transport.max_message_bytes:
+            delivery.properties.headers[BODY_BYTES] = len(delivery.body)
+            delivery.body = b""
+        self._deliveries.put(delivery)
 
     def _restart(self) -> None:
         """The queue was deleted: declare and consume it again, on the thread that deleted it."""

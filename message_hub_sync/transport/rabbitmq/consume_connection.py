@@ -46,6 +46,7 @@ class RabbitMQConsumer:
         self._flush_at = 1 if owner.settle_each else max(1, min(_FLUSH_COUNT, prefetch // 2))
         self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
         self.tag_prefix = owner.tag_prefix
+        self.max_message_bytes = owner.max_message_bytes
         self.cancelled = False  # any thread sets it, once
         self._closed = False  # any thread sets it, once
         self._giving_back = False  # set on the I/O thread, once
@@ -299,6 +300,7 @@ class ConsumeConnection:
 
     def __init__(self, config: ClientConfig, declarations: Declarations, tag_prefix: str) -> None:
         self.settle_each = config.settle_each
+        self.max_message_bytes = config.max_message_bytes
         self.tag_prefix = tag_prefix
         self.declarations = declarations
         self._lock = Lock()

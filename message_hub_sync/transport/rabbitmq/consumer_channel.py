@@ -8,11 +8,12 @@ from typing import Any, Protocol
 
 from pika import exceptions as amqp
 
+from message_hub_sync.envelope.header_names import BODY_BYTES
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Delivery
-from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END, FRAME_START, decode_header
+from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END, FRAME_START, decode, decode_header
 from message_hub_sync.transport.rabbitmq.frames.encoding import OWN_FRAMES, encode_ack, properties_from_pika
 from message_hub_sync.transport.rabbitmq.frames.fast_decoding import Deliver, decode_deliver, decode_properties
 from message_hub_sync.transport.rabbitmq.pending_acks import PendingAcks
@@ -40,6 +41,8 @@ class Owner(Protocol):
 
     tag_prefix: str
     """The start of its consumer tags; the channel number follows."""
+    max_message_bytes: int
+    """The largest body that is kept."""
     cancelled: bool
     """Whether further deliveries come late."""
 
@@ -78,10 +81,12 @@ class ConsumerChannel:
         self.consuming = False  # guarded by the connection's lock, also read without it
         self.closed = False  # guarded by the connection's lock, also read without it
         self._timer_runs = False  # guarded by the connection's lock
+        self._max_message_bytes = consumer.max_message_bytes
         # The message that is arriving in pieces; no message if _method is None.
         self._method: Deliver | None = None  # guarded by the connection's lock
-        self._properties = Properties()  # guarded by the connection's lock
+        self._properties: Properties | None = None  # guarded by the connection's lock; None until its header is there
         self._body: list[bytes] = []  # guarded by the connection's lock
+        self._size = 0  # bytes of the whole body; guarded by the connection's lock
         self._missing = 0  # bytes of the body still to come; guarded by the connection's lock
         channel.on_closed = self._lost
         if OWN_FRAMES:
@@ -89,13 +94,18 @@ class ConsumerChannel:
 
     def deliver(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
         """pika's callback for one message. The caller holds the connection's lock."""
-        deliver = (method.delivery_tag, method.redelivered, method.exchange, method.routing_key)
+        exchange, routing_key = _text(method.exchange), _text(method.routing_key)
+        if len(body) > self._max_message_bytes:
+            properties.headers = {**(properties.headers or {}), BODY_BYTES: len(body)}
+            body = b""
+        deliver = (method.delivery_tag, method.redelivered, exchange, routing_key)
         self._arrived(deliver, properties_from_pika(properties), body)
 
     def take(self, data: bytes, position: int) -> int:
         """Handle the complete frames of deliveries from ``position`` on. The caller holds the connection's lock.
 
         :returns: the position of the first other or incomplete frame, which is left to pika.
+        :raises UnexpectedFrameError: the frames of a delivery do not follow each other.
         """
         try:
             while end := self._delivery(data, position) if self._method is None else self._piece(data, position):
@@ -109,7 +119,7 @@ class ConsumerChannel:
         # 1: another frame: pika handles it.
         # 2: method, header and at most one body frame are received completely, as for nearly all messages: decode them
         #    at once.
-        # 3: several body frames, or an incomplete one: _piece() handles frame by frame.
+        # 3: several body frames, an incomplete one, or a body that is too large: _piece() handles frame by frame.
         number = self.number
         size: int
         kind, channel, size, method = _METHOD_START.unpack_from(data, start)
@@ -123,13 +133,12 @@ class ConsumerChannel:
             end = int(body + body_size + 8 if body_size else body)
             if (
                 end <= len(data)
+                and body_size <= self._max_message_bytes
                 and (kind, channel, content) == (_HEADER, number, _CONTENT)
                 and (not body_size or FRAME_START.unpack_from(data, body) == (_BODY, number, body_size))
                 and data[header - 1] == data[body - 1] == data[end - 1] == FRAME_END
             ):
-                deliver = decode_deliver(data[start + 7 : header - 1])
-                if deliver is None:
-                    return 0
+                deliver = decode_deliver(data[start + 7 : header - 1]) or _decoded_by_pika(data[start:header])
                 payload = data[header + 7 : body - 1]
                 properties = decode_properties(payload) or properties_from_pika(decode_header(payload))
                 self._arrived(deliver, properties, data[body + 7 : end - 1] if body_size else b"")
@@ -137,31 +146,40 @@ class ConsumerChannel:
         return self._piece(data, start)
 
     def _piece(self, data: bytes, start: int) -> int:
-        """Handle one frame of a delivery at ``start``; its end, or 0 if it is incomplete or another frame."""
+        """Handle one frame of a delivery at ``start``; its end, or 0 if it is incomplete or another frame.
+
+        :raises UnexpectedFrameError: the frames of a delivery do not follow each other.
+        """
         size: int
         kind, channel, size = FRAME_START.unpack_from(data, start)
         end = start + size + 8
         if channel != self.number or end > len(data) or data[end - 1] != FRAME_END:
             return 0
         payload = data[start + 7 : end - 1]
-        if kind == _METHOD:
-            self._method = decode_deliver(payload) if payload.startswith(_DELIVER_BYTES) else None
-            return end if self._method is not None else 0
         if self._method is None:
-            return 0  # the content of a method that pika handles
-        if kind == _HEADER:
+            if kind != _METHOD or not payload.startswith(_DELIVER_BYTES):
+                return 0  # pika handles it
+            self._method = decode_deliver(payload) or _decoded_by_pika(data[start:end])
+            return end
+        if kind == _HEADER and self._properties is None:
             self._properties = decode_properties(payload) or properties_from_pika(decode_header(payload))
-            self._missing = int.from_bytes(payload[4:12], "big")
-        elif kind == _BODY:
-            self._body.append(payload)
-            self._missing -= len(payload)
+            self._size = self._missing = int.from_bytes(payload[4:12], "big")
+        elif kind == _BODY and self._properties is not None and size <= self._missing:
+            self._missing -= size
+            if self._size <= self._max_message_bytes:
+                self._body.append(payload)
         else:
-            return 0
-        if self._missing <= 0:
-            method, self._method = self._method, None
-            body, self._body = self._body, []
-            self._arrived(method, self._properties, body[0] if len(body) == 1 else b"".join(body))
+            raise amqp.UnexpectedFrameError("a delivery without its content")
+        if not self._missing:
+            self._complete(self._method, self._properties)
         return end
+
+    def _complete(self, method: Deliver, properties: Properties) -> None:
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._method, self._properties, self._body = None, None, []
+        if len(body) < self._size:
+            properties.headers[BODY_BYTES] = self._size
+        self._arrived(method, properties, body)
 
     def _arrived(self, deliver: Deliver, properties: Properties, body: bytes) -> None:
         if self.closed:
@@ -238,3 +256,14 @@ class ConsumerChannel:
             frames = [encode_ack(self.number, tag, multiple) for tag, multiple in self.pending_acks.take()]
             if frames:
                 self.connection.write(b"".join(frames))
+
+
+def _decoded_by_pika(frame: bytes) -> Deliver:
+    """Decode the frame of a ``basic.deliver`` that is not of the common shape."""
+    found = decode(_METHOD, frame).method
+    return found.delivery_tag, found.redelivered, _text(found.exchange), _text(found.routing_key)
+
+
+def _text(short_string: str | bytes) -> str:
+    """pika leaves a short string that is not UTF-8 as bytes."""
+    return short_string if isinstance(short_string, str) else short_string.decode("utf-8", "backslashreplace")

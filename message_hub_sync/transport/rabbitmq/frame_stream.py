@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import pika
+from pika import exceptions as amqp
+from pika import frame, spec
 from pika.connection import Connection
 
 from message_hub_sync.transport.rabbitmq.frames.decoding import decode, frame_start
@@ -35,6 +37,9 @@ class FrameStream(Connection):
         #: By channel number. If a channel has none, pika handles all of its frames.
         self.frame_handlers: dict[int, FrameHandler] = {}  # guarded by lock
         self._frame_buffer: bytes = b""  # guarded by lock; an incomplete frame, or what is left to the I/O thread
+        # By channel number, while the content of a method comes: the bytes that are missing (None: its header, too),
+        # and the handler, which gets no frame meanwhile.
+        self._contents: dict[int, tuple[int | None, FrameHandler | None]] = {}  # guarded by lock
         self._left = False  # guarded by lock; whether a caller left frames to the I/O thread
         super().__init__(  # type: ignore[no-untyped-call, unused-ignore]
             parameters,
@@ -68,8 +73,37 @@ class FrameStream(Connection):
                 if position + size > len(data):
                     break
                 start, position = position, position + size
-                self._process_frame(decode(kind, data[start:position]))
+                found = decode(kind, data[start:position])
+                self._check_order(found)
+                self._process_frame(found)
         finally:
             self.bytes_received += position
             self._frame_buffer = data[position:]
             self._left = answers_only and position < len(data)
+
+    def _check_order(self, found: Any) -> None:
+        """Check that content follows its method at once, before any other frame of its channel.
+
+        pika does not check that: it would lose a ``basic.return`` without its content.
+
+        :raises UnexpectedFrameError: it does not.
+        """
+        number = found.channel_number
+        missing, handler = self._contents.get(number, (0, None))
+        if missing == 0 and not isinstance(found, (frame.Header, frame.Body)):
+            if isinstance(found, frame.Method) and spec.has_content(found.method.INDEX):
+                # Without its handler, so that each frame of the channel comes here.
+                self._contents[number] = (None, self.frame_handlers.pop(number, None))
+            return
+        if missing is None and isinstance(found, frame.Header):
+            missing = found.body_size
+        elif missing and isinstance(found, frame.Body) and len(found.fragment) <= missing:
+            missing -= len(found.fragment)
+        else:
+            raise amqp.UnexpectedFrameError(f"{type(found).__name__} instead of the content of a method")
+        if missing:
+            self._contents[number] = (missing, handler)
+            return
+        del self._contents[number]
+        if handler is not None:
+            self.frame_handlers[number] = handler

@@ -200,7 +200,9 @@ def test_an_exception_in_the_midst_of_writing_ends_the_connection(wire: Wire, mo
 def test_frames_are_recognised_wherever_the_stream_is_cut(wire: Wire, size: int) -> None:
     taken: list[Any] = []
     wire.connection._process_frame = taken.append  # type: ignore[method-assign]
-    frames = [frame.Heartbeat(), frame.Body(1, b"abc"), frame.Body(2, b""), frame.Heartbeat()]
+    returned = frame.Method(1, spec.Basic.Return(312, "NO_ROUTE", "", "gone"))
+    content = [returned, frame.Header(1, 5, spec.BasicProperties()), frame.Body(1, b"abc"), frame.Body(1, b"de")]
+    frames = [frame.Heartbeat(), *content, frame.Method(2, spec.Basic.Ack(1)), frame.Heartbeat()]
     data = b"".join(each.marshal() for each in frames)
     with held(wire.connection.lock):
         for start in range(0, len(data), size):
