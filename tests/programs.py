@@ -96,10 +96,10 @@ class RunningProgram:
 
 
 @contextlib.contextmanager
-def running(arguments: Sequence[str], **env: str) -> Iterator[RunningProgram]:
+def running(arguments: Sequence[str], interpreter: str = sys.executable, **env: str) -> Iterator[RunningProgram]:
     """Run ``python`` with these arguments beside the test. Its process group is killed at the end of the block."""
     process = subprocess.Popen(
-        [sys.executable, *arguments],
+        [interpreter, *arguments],
         cwd=ROOT,
         env=environment(**env),
         stdin=subprocess.PIPE,

@@ -1,9 +1,11 @@
-"""Services of ours and of aio-pika's, each in a process of its own, on a virtual host of the test's own."""
+"""Services of ours, of aio-pika's and of Node's, each in a process of its own, on a virtual host of the test's own."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,9 +70,9 @@ class Process:
 Start = Callable[[str], Process]
 
 
-def _starter(program: str, url: str, stack: contextlib.ExitStack) -> Start:
+def _starter(program: str, url: str, stack: contextlib.ExitStack, **how: str) -> Start:
     path = str(Path(__file__).with_name(program))
-    return lambda service: Process(stack.enter_context(running([path, url, service])))
+    return lambda service: Process(stack.enter_context(running([path, url, service], **how)))
 
 
 @pytest.fixture
@@ -85,3 +87,24 @@ def theirs(url: str) -> Iterator[Start]:
     """Starts a process of a service of aio-pika's."""
     with contextlib.ExitStack() as stack:
         yield _starter("async_service.py", url, stack)
+
+
+@pytest.fixture(scope="session")
+def amqplib(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder with Node's amqplib."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        pytest.skip("Node is missing: the tests with its amqplib need `node` and `npm`")
+    folder = tmp_path_factory.mktemp("amqplib")
+    install = [npm, "install", "--no-save", "--no-audit", "--no-fund", "--prefix", str(folder), "amqplib@2"]
+    done = subprocess.run(install, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"amqplib is missing: `npm install amqplib@2` failed: {done.stderr.strip()[-300:]}")
+    return str(folder / "node_modules")
+
+
+@pytest.fixture
+def on_node(url: str, amqplib: str) -> Iterator[Start]:
+    """Starts a process of a service on Node."""
+    with contextlib.ExitStack() as stack:
+        yield _starter("node_service.js", url, stack, interpreter="node", NODE_PATH=amqplib)
