@@ -23,6 +23,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from message_hub_sync.runtime.fork import call_after_fork_in_child
+from message_hub_sync.runtime.locks import Lock
 from message_hub_sync.runtime.log import SafeLogger
 
 __all__ = ["MESSAGE_COUNTER", "MESSAGE_LATENCY", "ServiceMetrics"]
@@ -114,6 +115,19 @@ _KINDS: tuple[Kind, ...] = ("send", "publish", "receive")
 _STATES = {"closed": 0, "half-open": 1, "open": 2}
 
 
+_RLOCK = type(threading.RLock())
+
+# Held while a message is counted, whatever other lock is held. A forked child gets a new one.
+_counting = Lock(1_000)
+
+
+def _child(metric: Any, *labels: str) -> Any:
+    """The child of ``metric`` with these labels. A signal handler or ``__del__`` may use it inside any use of it."""
+    child = metric.labels(*labels)
+    _let_locks_be_taken_again(child)
+    return child
+
+
 _failures = itertools.count()
 
 
@@ -161,41 +175,44 @@ class ServiceMetrics:
     @_observing
     def circuit_made(self, destination: str) -> None:
         """Expose the circuit of ``destination``: as closed, unless its state was set before."""
-        _CIRCUIT_STATE.labels(self._service, destination)
+        _child(_CIRCUIT_STATE, self._service, destination)
 
     @_observing
     def circuit_state(self, destination: str, state: str) -> None:
         """Set the state of the circuit of ``destination``: ``closed``, ``half-open`` or ``open``."""
-        _CIRCUIT_STATE.labels(self._service, destination).set(_STATES[state])
+        _child(_CIRCUIT_STATE, self._service, destination).set(_STATES[state])
 
     @_observing
     def retried(self, queue: str) -> None:
         """Count a delivery of ``queue`` that was moved to a retry queue."""
-        _RETRIES.labels(self._service, queue).inc()
+        _child(_RETRIES, self._service, queue).inc()
 
     @_observing
     def dead_lettered(self, queue: str) -> None:
         """Count a delivery of ``queue`` that was dead-lettered, or dropped because there was no dead-letter queue."""
-        _DEAD_LETTERED.labels(self._service, queue).inc()
+        _child(_DEAD_LETTERED, self._service, queue).inc()
 
     @_observing
     def duplicate_dropped(self, queue: str) -> None:
         """Count a delivery of ``queue`` that was dropped because it had been handled before."""
-        _DUPLICATES.labels(self._service, queue).inc()
+        _child(_DUPLICATES, self._service, queue).inc()
 
     @_observing
     def skipped(self, queue: str) -> None:
         """Count a delivery of ``queue`` that a middleware ended without running its handlers."""
-        _SKIPPED.labels(self._service, queue).inc()
+        _child(_SKIPPED, self._service, queue).inc()
 
     @_observing
     def late_reply_dropped(self) -> None:
         """Count a reply that was dropped because its request had ended."""
-        _LATE_REPLIES.labels(self._service).inc()
+        _child(_LATE_REPLIES, self._service).inc()
 
 
-def _count_nothing(number: float) -> None:
-    """In place of a metric that could not be made."""
+class _Nothing:
+    """In place of a value that could not be made."""
+
+    _multiprocess = False
+    _value = 0.0
 
 
 class _Counted:
@@ -203,28 +220,36 @@ class _Counted:
 
     def __init__(self, service: str, kind: Kind, status: str) -> None:
         # Each message is counted here. inc() and observe() spend two thirds of their time on checks that always pass,
-        # so the values inside the children are updated directly. These have their own locks (in multiprocess mode,
-        # they write to files).
-        self._count = self._sum = _count_nothing
-        self._buckets: list[Callable[[float], None]] = [_count_nothing] * len(_BOUNDS)
+        # so the values inside the children are updated directly, in multiprocess mode by their inc(), which writes to
+        # files. Not by inc() elsewhere: on Python 3.14 a signal handler that raises could leave its lock held.
+        self._count: Any = _Nothing()
+        self._sum: Any = _Nothing()
+        self._buckets: list[Any] = [_Nothing()] * len(_BOUNDS)
         self._find_children(service, kind, status)
+        self._add = self._add_to_files if self._count._multiprocess else self._add_in_memory
 
     @_observing
     def _find_children(self, service: str, kind: Kind, status: str) -> None:
         """Raises inside if a file cannot be made (multiprocess mode); then this object counts nothing."""
-        counter: Any = MESSAGE_COUNTER.labels(service, kind, status)
-        latency: Any = MESSAGE_LATENCY.labels(service, kind)
-        self._count = counter._value.inc
-        self._sum = latency._sum.inc
-        self._buckets = [bucket.inc for bucket in latency._buckets]
+        counter = _child(MESSAGE_COUNTER, service, kind, status)
+        latency = _child(MESSAGE_LATENCY, service, kind)
+        self._count, self._sum, self._buckets = counter._value, latency._sum, latency._buckets
 
     def each(self, seconds: float, number: int) -> None:
         try:
-            self._count(number)
-            self._sum(seconds * number)
-            self._buckets[bisect_left(_BOUNDS, seconds)](number)
+            _counting.run(self._add, seconds, number)
         except Exception as error:
             _report_failure(error)
+
+    def _add_in_memory(self, seconds: float, number: int) -> None:
+        self._count._value += number
+        self._sum._value += seconds * number
+        self._buckets[bisect_left(_BOUNDS, seconds)]._value += number
+
+    def _add_to_files(self, seconds: float, number: int) -> None:
+        self._count.inc(number)
+        self._sum.inc(seconds * number)
+        self._buckets[bisect_left(_BOUNDS, seconds)].inc(number)
 
 
 class _Exposition(Collector):
@@ -317,19 +342,44 @@ REGISTRY.register(_exposition)
 getattr(REGISTRY, "_collectors_without_names", []).append(_exposition)
 
 
-def _after_fork_in_child() -> None:
-    """Replace the locks of the metrics: a thread that does not exist in the child may have held one at the fork.
+def _let_locks_be_taken_again(metric: Any, *, anew: bool = False) -> None:
+    """Give a metric, and the values in it, locks that the thread which holds one may take again.
 
-    prometheus_client has no public way to do this. Nothing here takes a lock or writes to a file.
+    prometheus_client has plain locks and no public way to replace them. User code that interrupts a use of the metric
+    on the same thread would wait for itself.
+
+    :param anew: replace such locks, too; in a forked child, where no lock of the parent may be taken.
     """
+    values = (getattr(metric, "_value", None), getattr(metric, "_sum", None), *getattr(metric, "_buckets", ()))
+    for holder in (metric, *values):
+        if hasattr(holder, "_lock"):
+            if anew or not isinstance(holder._lock, _RLOCK):
+                holder._lock = threading.RLock()
+        elif getattr(holder, "_multiprocess", False):
+            _replace_shared_lock(type(holder), anew)
+
+
+def _replace_shared_lock(values: type, anew: bool) -> None:
+    """Replace the lock of multiprocess mode. All values share it: it is a local variable of what made their class."""
+    for function in vars(values).values():
+        code = getattr(function, "__code__", None)
+        for name, cell in zip(
+            getattr(code, "co_freevars", ()), getattr(function, "__closure__", ()) or (), strict=True
+        ):
+            if name == "lock" and anew:
+                cell.cell_contents = threading.RLock()
+            elif name == "lock" and not isinstance(cell.cell_contents, _RLOCK):
+                with cell.cell_contents:  # not while another thread writes to the files
+                    cell.cell_contents = threading.RLock()
+
+
+def _after_fork_in_child() -> None:
+    """Replace all locks: a thread that does not exist in the child may have held one at the fork."""
+    global _counting
+    _counting = Lock(_counting.order)
     for metric in _exposition._own.values():
         for child in (metric, *getattr(metric, "_metrics", {}).values()):
-            values = (getattr(child, "_value", None), getattr(child, "_sum", None), *getattr(child, "_buckets", ()))
-            for holder in (child, *values):
-                if hasattr(holder, "_lock"):
-                    holder._lock = threading.RLock()
-                elif getattr(holder, "_multiprocess", False):
-                    _replace_shared_lock(type(holder))
+            _let_locks_be_taken_again(child, anew=True)
     for child in getattr(_CIRCUIT_STATE, "_metrics", {}).values():
         # The circuits are the parent's; those of the child start closed. In multiprocess mode the child has files of
         # its own, which start with zeros.
@@ -337,15 +387,6 @@ def _after_fork_in_child() -> None:
             child._value._value = 0.0
 
 
-def _replace_shared_lock(values: type) -> None:
-    """Replace the lock of multiprocess mode. All values share it: it is a local variable of what made their class."""
-    for function in vars(values).values():
-        code = getattr(function, "__code__", None)
-        for name, cell in zip(
-            getattr(code, "co_freevars", ()), getattr(function, "__closure__", ()) or (), strict=True
-        ):
-            if name == "lock":
-                cell.cell_contents = threading.RLock()
-
-
+for _metric in _exposition._own.values():
+    _let_locks_be_taken_again(_metric)
 call_after_fork_in_child(_after_fork_in_child)

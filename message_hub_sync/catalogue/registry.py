@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar, cast, overload
@@ -16,6 +15,7 @@ from message_hub_sync.envelope.encode import encode_payload
 from message_hub_sync.envelope.names import event_name, validate_event_pattern, validate_event_type
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
 from message_hub_sync.runtime.fork import call_after_fork_in_child
+from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.log import SafeLogger
 
 __all__ = ["Catalogue"]
@@ -43,7 +43,7 @@ class Catalogue:
     """
 
     def __init__(self, event_types: Iterable[EventType] = ()) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # Single look-ups need no lock: each is one dict operation.
         self._by_name: dict[str, EventType] = {}  # writes and iterations guarded by _lock
         self._by_model: dict[type[BaseModel], list[EventType]] = {}  # writes guarded by _lock
@@ -208,8 +208,7 @@ class Catalogue:
             self._warn_once(f"subscribe {text}", text, "subscribing to %s, which matches nothing in the catalogue%s")
 
     def __iter__(self) -> Iterator[EventType]:
-        with self._lock:
-            return iter(list(self._by_name.values()))
+        return iter(self._lock.run(list, self._by_name.values()))
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -218,15 +217,9 @@ class Catalogue:
         return event_name(name) in self._by_name
 
     def _add(self, new: EventType) -> EventType:
-        with self._lock:
-            known = self._by_name.get(new.name, new)
-            if known is new:
-                # The name last: in a child that is forked in between, a repeated registration completes it.
-                types = self._by_model.get(new.model, [])
-                if new not in types:
-                    self._by_model[new.model] = [*types, new]
-                self._by_name[new.name] = new
-                return new
+        known = self._find_or_keep(new)
+        if known is new:
+            return new
         if known.model is not new.model:
             raise MessageHubConfigurationError(
                 f"event type {new.name} must have the model {_qualified(known.model)}, with which it is registered, "
@@ -234,6 +227,19 @@ class Catalogue:
             )
         _check_same_facts(known, new)
         return known
+
+    @locked
+    def _find_or_keep(self, new: EventType) -> EventType:
+        """The event type of this name. ``new``, if there was none."""
+        known = self._by_name.get(new.name)
+        if known is not None:
+            return known
+        # The name last: in a child that is forked in between, a repeated registration completes it.
+        types = self._by_model.get(new.model, [])
+        if new not in types:
+            self._by_model[new.model] = [*types, new]
+        self._by_name[new.name] = new
+        return new
 
     def _of_class(self, cls: type) -> list[EventType]:
         return next((self._by_model[base] for base in cls.__mro__ if base in self._by_model), [])
@@ -313,7 +319,7 @@ def _matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
 def _after_fork_in_child() -> None:
     """Replace the locks: a thread that does not exist in the child may have held one at the fork."""
     for catalogue in list(_catalogues):
-        catalogue._lock = threading.Lock()
+        catalogue._lock = Lock()
 
 
 call_after_fork_in_child(_after_fork_in_child)

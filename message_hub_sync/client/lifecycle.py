@@ -6,7 +6,6 @@ import atexit
 import logging
 import os
 import sys
-import threading
 import warnings
 from types import FrameType
 from weakref import WeakSet
@@ -18,6 +17,7 @@ from message_hub_sync.consuming.subscription import Subscription, SubscriptionRe
 from message_hub_sync.envelope import ids
 from message_hub_sync.middleware import Middleware
 from message_hub_sync.runtime.fork import call_after_fork_in_child
+from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import script_ended
 from message_hub_sync.runtime.real_time import time
@@ -25,6 +25,9 @@ from message_hub_sync.runtime.real_time import time
 __all__ = ["Lifecycle"]
 
 logger = SafeLogger("message_hub_sync.client")
+
+#: The order of the lock of a lifecycle. The locks of what a new session creates are taken inside it.
+_ORDER = -1
 
 
 class Lifecycle:
@@ -38,7 +41,7 @@ class Lifecycle:
         self._config = config
         self._retry = retry
         self._middleware = middleware
-        self._lock = threading.Lock()  # replaced in a forked child: a thread that does not exist there may hold it
+        self._lock = Lock(_ORDER)  # replaced in a forked child: a thread that does not exist there may hold it
         self._made_at = _first_caller_outside()
         self._process = os.getpid()  # set in a forked child only
         self._session: Session | None = None  # set under _lock; after_fork_in_child() resets it
@@ -51,22 +54,26 @@ class Lifecycle:
         # The fork hook does not run in every kind of fork, so compare the process id, too.
         if self._process != os.getpid():
             self.after_fork_in_child()
-        session = self._session
-        if session is None:
-            inactive = 0
-            with self._lock:
-                if self._session is None:
-                    inactive = len(self._inherited)
-                    self._session = Session(self._config, self._retry, self._middleware, self._inherited)
-                session = self._session
-            if inactive:
-                # After releasing _lock: a logging handler may publish through this client.
-                logger.info(
-                    "%d subscriptions of %s are inactive in this forked process until their start()",
-                    inactive,
-                    self._config.service_name,
-                )
+        return self._session or self._created()
+
+    def _created(self) -> Session:
+        session, inactive = self._find_or_create()
+        if inactive:
+            # After releasing _lock: a logging handler may publish through this client.
+            logger.info(
+                "%d subscriptions of %s are inactive in this forked process until their start()",
+                inactive,
+                self._config.service_name,
+            )
         return session
+
+    @locked
+    def _find_or_create(self) -> tuple[Session, int]:
+        """The session, and the number of inherited subscriptions if it is new."""
+        if self._session is not None:
+            return self._session, 0
+        self._session = Session(self._config, self._retry, self._middleware, self._inherited)
+        return self._session, len(self._inherited)
 
     def subscriptions(self) -> SubscriptionRegistry:
         """The subscriptions of this process."""
@@ -84,7 +91,7 @@ class Lifecycle:
         The next use creates a new session.
         """
         session, self._session = self._session, None
-        self._lock = threading.Lock()
+        self._lock = Lock(_ORDER)
         self._process = os.getpid()
         ids.after_fork_in_child()
         if session is not None:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from message_hub_sync.config import positive_seconds
 from message_hub_sync.errors import MessageHubConfigurationError, MessageHubRejectError
+from message_hub_sync.runtime.locks import Lock
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import printable, shown
 
@@ -78,38 +78,40 @@ class MemoryDeduplication:
         self._clock = clock
         # When each key was added, by ``clock``; the key used last is at the end.
         self._added: OrderedDict[str, float] = OrderedDict()  # guarded by _lock
-        self._lock = threading.Lock()  # replaced in a forked child
+        self._lock = Lock()  # replaced in a forked child
         self._process = os.getpid()  # changed in a forked child only
 
     def __contains__(self, key: str, /) -> bool:
         """Whether ``key`` was added within the window and not forgotten since for lack of capacity."""
-        key = _short(key)
-        with self._guard():
-            added = self._added.get(key)
-            if added is None:
-                return False
-            if self._clock() - added >= self._window:
-                del self._added[key]
-                return False
-            self._added.move_to_end(key)
-            return True
+        return self._guard().run(self._find, _short(key), self._clock())
+
+    def _find(self, key: str, now: float) -> bool:
+        added = self._added.get(key)
+        if added is None:
+            return False
+        if now - added >= self._window:
+            del self._added[key]
+            return False
+        self._added.move_to_end(key)
+        return True
 
     def add(self, key: str, /) -> None:
         """Remember ``key`` for ``window`` seconds from now."""
-        key = _short(key)
-        with self._guard():
-            self._added[key] = self._clock()
-            self._added.move_to_end(key)
-            if len(self._added) > self._capacity:
-                self._added.popitem(last=False)
+        self._guard().run(self._add, _short(key), self._clock())
+
+    def _add(self, key: str, now: float) -> None:
+        self._added[key] = now
+        self._added.move_to_end(key)
+        if len(self._added) > self._capacity:
+            self._added.popitem(last=False)
 
     def __len__(self) -> int:
         return len(self._added)
 
-    def _guard(self) -> threading.Lock:
+    def _guard(self) -> Lock:
         # In a forked child: a thread of the parent may have held the lock, and does not exist here to release it.
         if self._process != os.getpid():
-            self._lock = threading.Lock()
+            self._lock = Lock()
             self._process = os.getpid()
         return self._lock
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
@@ -15,6 +14,7 @@ from message_hub_sync.consuming.deduplication import DeduplicationStore
 from message_hub_sync.consuming.handlers import handler_for
 from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
+from message_hub_sync.runtime.locks import Lock
 
 __all__ = ["DeclaredHandler", "HandlerGroup", "check_event_types_named"]
 
@@ -48,7 +48,7 @@ class HandlerGroup:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._declared: list[DeclaredHandler] = []  # guarded by _lock
         self._includes = 0  # guarded by _lock: the clients that have included it, or are about to
         self._process = os.getpid()
@@ -130,30 +130,33 @@ class HandlerGroup:
     def _declare(self, declared: DeclaredHandler) -> None:
         # Check it now, not at include(): the traceback then shows the handler's module.
         handler_for(declared.callback, declared.kind)
-        with self._guard():
-            if not self._includes:
-                self._declared.append(declared)
-                return
-        raise MessageHubConfigurationError(
-            f"handler {callback_name(declared.callback)} must be declared before its group is included in a client, "
-            "not after it: import all modules that declare handlers first"
-        )
+        if not self._guard().run(self._append, declared):
+            raise MessageHubConfigurationError(
+                f"handler {callback_name(declared.callback)} must be declared before its group is included in a "
+                "client, not after it: import all modules that declare handlers first"
+            )
+
+    def _append(self, declared: DeclaredHandler) -> bool:
+        if not self._includes:
+            self._declared.append(declared)
+        return not self._includes
 
     def _begin_include(self) -> list[DeclaredHandler]:
         """For ``client.include``: the declared handlers, in order. From now on the group takes no more handlers."""
-        with self._guard():
-            self._includes += 1
-            return list(self._declared)
+        return self._guard().run(self._count_include, 1)
 
     def _undo_include(self) -> None:
         """An ``include`` failed: if there is no other one, the group takes handlers again."""
-        with self._guard():
-            self._includes -= 1
+        self._guard().run(self._count_include, -1)
 
-    def _guard(self) -> threading.Lock:
+    def _count_include(self, change: int) -> list[DeclaredHandler]:
+        self._includes += change
+        return list(self._declared)
+
+    def _guard(self) -> Lock:
         # A thread of the parent may have held the lock at the fork, and does not exist here to release it.
         if self._process != os.getpid():
-            self._lock = threading.Lock()
+            self._lock = Lock()
             self._process = os.getpid()
         return self._lock
 

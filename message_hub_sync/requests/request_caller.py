@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +18,7 @@ from message_hub_sync.envelope.values import InvalidMessage, Message, Properties
 from message_hub_sync.errors import (
     MessageHubConnectionError,
     MessageHubError,
+    MessageHubReentryError,
     MessageHubRejectError,
     MessageHubRemoteError,
     MessageHubTimeoutError,
@@ -31,18 +30,23 @@ from message_hub_sync.publishing.acceptance import Acceptance
 from message_hub_sync.publishing.publisher import Publisher
 from message_hub_sync.requests.reply_sender import MAX_ERROR_TEXT
 from message_hub_sync.runtime.deadlines import remaining
+from message_hub_sync.runtime.locks import Lock, locked, refuse_to_wait_for
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import uwsgi_hint
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import error_text, printable
 from message_hub_sync.transport.base import Consumer, Delivery, Outgoing, Transport
-from message_hub_sync.transport.topology import (
-    reply_topology,
-)
+from message_hub_sync.transport.threads import Waiter, Waiters
+from message_hub_sync.transport.topology import reply_topology
 
 __all__ = ["RequestCaller"]
 
 logger = SafeLogger("message_hub_sync.request_reply")
+
+_ON_REPLIES_THREAD = (
+    "this request was made on the thread that receives the replies, for example in arrived() of a middleware; it would "
+    "wait for itself, so it was refused and nothing was sent: make the request in another thread"
+)
 
 #: Replies that the broker delivers ahead, at most. A reply reaches its waiting caller within microseconds.
 PREFETCH = 256
@@ -56,18 +60,32 @@ class _Waiter:
     correlation_id: str
     destination: str
     reply: Delivery | None = None
-    #: Set after ``reply``. Not a SimpleQueue: before Python 3.13 its get() with a timeout may never end
-    #: (deadlines.take).
-    answered: threading.Event = field(default_factory=threading.Event)
+    #: Set after ``reply``.
+    answered: bool = False
+    waiter: Waiter = field(default_factory=Waiter)
     #: Ends the wait for the confirm if the reply comes first.
     acceptance: Acceptance = field(default_factory=Acceptance)
 
     def answer(self, reply: Delivery | None) -> None:
-        """Wake the caller; ``None``: there will be no reply."""
+        """Wake the caller; ``None``: there will be no reply. The thread calls this that took it out of the waiters."""
         self.reply = reply
-        self.answered.set()
+        self.answered = True
+        self.waiter.wake()
         if reply is not None:
             self.acceptance.prove()  # last: the caller runs at once
+
+
+@dataclass(eq=False, slots=True)
+class _Opening:
+    """One caller opens the reply queue; the others wait until it has ended."""
+
+    thread: int = field(default_factory=threading.get_ident)
+    waiter: Waiter = field(default_factory=Waiter)  # of the caller that this object belongs to
+    waiting: Waiters = field(default_factory=Waiters)  # guarded by the lock of the RequestCaller
+    previous: tuple[Consumer | None, threading.Thread | None] = (None, None)
+    ended: bool = False
+    #: Why it failed, for those that wait. ``None`` if it did not, or was interrupted: then another one opens the queue.
+    error: MessageHubError | None = None
 
 
 class RequestCaller:
@@ -91,10 +109,10 @@ class RequestCaller:
         self._publisher = publisher
         self._metrics = metrics
         self._middleware = HandlerMiddleware(middleware)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._waiters: dict[str, _Waiter] = {}  # guarded by _lock; by message id, in order of their requests
         # Set while a caller opens the reply queue; the other callers wait for it.
-        self._opening: Future[Consumer] | None = None  # guarded by _lock
+        self._opening: _Opening | None = None  # guarded by _lock
         self._consumer: Consumer | None = None  # guarded by _lock
         self._thread: threading.Thread | None = None  # guarded by _lock
         self._closed = False  # guarded by _lock
@@ -117,24 +135,14 @@ class RequestCaller:
         waiter = _Waiter(
             str(properties.message_id), str(properties.correlation_id), str(properties.headers[DESTINATION])
         )
-        with self._lock:
-            self._check_not_closed()
-            if waiter.message_id in self._waiters:
-                raise MessageValidationError(
-                    f"message_id must not be that of another request in progress ({waiter.message_id}): "
-                    "repeat the request after the other one has ended"
-                )
-            self._waiters[waiter.message_id] = waiter
         try:
+            self._add(waiter)
             seconds = min(max(remaining(deadline), 0.001), self._config.delivery_timeout)
             self._publisher.publish(outgoing, seconds, waiter.acceptance)
-            answered = waiter.answered.wait(remaining(deadline))
+            waiter.waiter.wait(remaining(deadline))
         finally:
-            with self._lock:
-                # Not that of a later request with the same message id: it may have begun when this one was answered.
-                if self._waiters.get(waiter.message_id) is waiter:
-                    del self._waiters[waiter.message_id]
-        if not answered:
+            self._remove(waiter)
+        if not waiter.answered:
             raise MessageHubTimeoutError(
                 f"no reply from {waiter.destination} within {timeout:g} s (correlation id "
                 f"{waiter.correlation_id}): it may be slow, or not running, its handler may have returned None, or a "
@@ -154,11 +162,7 @@ class RequestCaller:
         """
         properties = delivery.properties
         source = source_of(properties)
-        with self._lock:
-            waiter = self._waiter_for(properties, source, own_queue)
-            contradicts = waiter is not None and source is not None and source != waiter.destination
-            if waiter is not None and not contradicts:
-                del self._waiters[waiter.message_id]
+        waiter, contradicts = self._take_waiter_for(properties, source, own_queue)
         if waiter is None:
             return False
         if contradicts:
@@ -183,47 +187,93 @@ class RequestCaller:
 
         :param deadline: how long to wait for the broker and for the thread, in monotonic seconds.
         """
-        with self._lock:
-            self._closed = True
-            consumer, thread = self._consumer, self._thread
-            waiters = list(self._waiters.values())
+        consumer, thread, waiters = self._begin_closing()
         for waiter in waiters:
             waiter.answer(None)
         if consumer is not None:
             self._end(consumer, thread, deadline)
 
+    # --- the callers that wait --------------------------------------------------------------------
+
+    @locked
+    def _add(self, waiter: _Waiter) -> None:
+        self._check_not_closed()
+        if waiter.message_id in self._waiters:
+            raise MessageValidationError(
+                f"message_id must not be that of another request in progress ({waiter.message_id}): "
+                "repeat the request after the other one has ended"
+            )
+        self._waiters[waiter.message_id] = waiter
+
+    @locked
+    def _remove(self, waiter: _Waiter) -> None:
+        # Not that of another request with the same message id: it may have begun when this one was answered.
+        if self._waiters.get(waiter.message_id) is waiter:
+            del self._waiters[waiter.message_id]
+
+    @locked
+    def _take_waiter_for(
+        self, properties: Properties, source: str | None, own_queue: bool
+    ) -> tuple[_Waiter | None, bool]:
+        """The caller for which this is the reply, taken out; or true if another service sent it: then it waits on."""
+        waiter = self._waiter_for(properties, source, own_queue)
+        contradicts = waiter is not None and source is not None and source != waiter.destination
+        if waiter is not None and not contradicts:
+            del self._waiters[waiter.message_id]
+        return waiter, contradicts
+
+    @locked
+    def _begin_closing(self) -> tuple[Consumer | None, threading.Thread | None, list[_Waiter]]:
+        self._closed = True
+        waiters = list(self._waiters.values())
+        self._waiters.clear()  # so that no reply is given to a waiter that is woken here
+        return self._consumer, self._thread, waiters
+
     # --- the reply queue --------------------------------------------------------------------------
 
     def _opened(self, deadline: float) -> Consumer:
         """The consumer of the reply queue. The first caller opens the queue; the others wait for it."""
+        if threading.current_thread() is self._thread:
+            raise MessageHubReentryError(_ON_REPLIES_THREAD)
         while True:
-            with self._lock:
-                self._check_not_closed()
-                consumer, thread, opening = self._consumer, self._thread, self._opening
-                if consumer is not None and consumer.active and thread is not None and thread.is_alive():
-                    return consumer
-                if opening is None:
-                    mine = self._opening = Future()
-                    self._consumer = self._thread = None
-                    break
+            mine = _Opening()
             try:
-                return opening.result(timeout=remaining(deadline))
-            except FutureTimeoutError:  # before Python 3.11 another class than the builtin TimeoutError
+                found = self._ready_or_opening(mine)
+                if found is mine:
+                    return self._open(mine, deadline)
+            except BaseException as error:
+                # The next request tries again. Interrupted by a signal or a gevent timeout: one that waits does so now.
+                self._end_opening(mine, error if isinstance(error, MessageHubError) else None)
+                raise
+            if not isinstance(found, _Opening):
+                return found
+            refuse_to_wait_for(found.thread)
+            mine.waiter.wait(remaining(deadline))
+            if found.error is not None:
+                raise found.error
+            if not found.ended:
                 raise MessageHubConnectionError(
                     f"the reply queue was not declared in time, so nothing was sent{uwsgi_hint()}"
-                ) from None
-            except CancelledError:
-                continue  # the caller that opened it was interrupted: try it here
-        return self._open(mine, consumer, thread, deadline)
+                )
 
-    def _open(
-        self,
-        opening: Future[Consumer],
-        consumer: Consumer | None,
-        thread: threading.Thread | None,
-        deadline: float,
-    ) -> Consumer:
-        """Open a new reply queue; first end the previous ``consumer`` and its ``thread``, if any."""
+    @locked
+    def _ready_or_opening(self, mine: _Opening) -> Consumer | _Opening:
+        """The consumer if it is ready, else the opening in progress: ``mine``, if there was none."""
+        self._check_not_closed()
+        if self._opening is not None:
+            self._opening.waiting.add(mine.waiter)
+            return self._opening
+        consumer, thread = self._consumer, self._thread
+        if consumer is not None and consumer.active and thread is not None and thread.is_alive():
+            return consumer
+        mine.previous = consumer, thread
+        self._consumer = self._thread = None
+        self._opening = mine
+        return mine
+
+    def _open(self, opening: _Opening, deadline: float) -> Consumer:
+        """Open a new reply queue; first end the previous one, if any."""
+        consumer, thread = opening.previous
         try:
             if consumer is not None:
                 self._end(consumer, thread, deadline)
@@ -237,24 +287,33 @@ class RequestCaller:
                 daemon=True,
             )
             thread.start()
-            with self._lock:
-                self._check_not_closed()
-                self._opening, self._consumer, self._thread = None, consumer, thread
+            self._opened_with(opening, consumer, thread)
         except BaseException as error:
-            with self._lock:
-                self._opening = None  # the next request tries again
             if consumer is not None:
                 self._end(consumer, thread, deadline)
             if isinstance(error, RuntimeError):
-                error = MessageHubConnectionError(f"no thread can be started: {error}")
-            # Interrupted by a signal or a gevent timeout: cancel the future, so that a waiting caller opens the queue.
-            if isinstance(error, MessageHubError):
-                opening.set_exception(error)
-            else:
-                opening.cancel()
+                raise MessageHubConnectionError(f"no thread can be started: {error}") from None
             raise error from None
-        opening.set_result(consumer)
         return consumer
+
+    @locked
+    def _opened_with(self, opening: _Opening, consumer: Consumer, thread: threading.Thread) -> None:
+        self._check_not_closed()
+        self._consumer, self._thread = consumer, thread
+        self._conclude(opening)
+
+    @locked
+    def _end_opening(self, opening: _Opening, error: MessageHubError | None) -> None:
+        """It failed. Does nothing if it has not begun."""
+        if self._opening is opening:
+            opening.error = error
+            self._conclude(opening)
+
+    def _conclude(self, opening: _Opening) -> None:
+        """End an opening and wake those that wait for it. The caller of this method holds the lock."""
+        self._opening = None
+        opening.ended = True
+        opening.waiting.wake_all()
 
     def _end(self, consumer: Consumer, thread: threading.Thread | None, deadline: float) -> None:
         try:

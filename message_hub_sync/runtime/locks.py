@@ -14,7 +14,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubReentryError
 
-__all__ = ["Lock", "locked", "refuse_on_serving_thread", "refuse_where_it_cannot_wait", "serve_on_this_thread"]
+__all__ = [
+    "Lock",
+    "locked",
+    "refuse_on_serving_thread",
+    "refuse_to_wait_for",
+    "refuse_where_it_cannot_wait",
+    "serve_on_this_thread",
+]
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -126,6 +133,16 @@ def refuse_on_serving_thread() -> None:
     """
     if _this_thread.serving:
         raise MessageHubReentryError(_SERVING)
+
+
+def refuse_to_wait_for(thread: int) -> None:
+    """Call this before a wait for something that another thread does. It may be this thread that was interrupted.
+
+    :param thread: the identifier of the thread that does it.
+    :raises MessageHubReentryError: it is the calling thread.
+    """
+    if thread == threading.get_ident():
+        raise MessageHubReentryError(_NESTED)
 
 
 def _owned(entry: tuple[Lock, Any] | None, order: int | None) -> tuple[Lock, Any] | None:

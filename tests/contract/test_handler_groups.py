@@ -310,7 +310,7 @@ def test_a_forked_child_can_declare_and_include_although_the_lock_was_held_at_th
     group = HandlerGroup()
     group.on_message(lambda message: collected("message"))
     # What a child finds if another thread of its parent was declaring a handler: nobody releases this lock.
-    group._lock.acquire()
+    group._lock._acquire()
     group._process = -1
     included = Collector()
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
+import locking
 import pytest
 from pydantic import BaseModel
 
@@ -471,7 +472,7 @@ def test_a_child_forked_while_a_thread_registers_can_register_and_list() -> None
     held, done = threading.Event(), threading.Event()
 
     def register() -> None:
-        with catalogue._lock:
+        with locking.held(catalogue._lock):
             held.set()
             done.wait(60)
 

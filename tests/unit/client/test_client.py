@@ -273,7 +273,8 @@ def test_a_forked_child_begins_anew_and_its_subscriptions_are_inactive_until_sta
     holders.append(MESSAGE_LATENCY.labels("image-service", "receive")._sum)
     with contextlib.ExitStack() as held:  # as if by a thread that will not exist in the child
         for holder in holders:
-            held.enter_context(holder._lock)
+            lock = holder._lock
+            held.enter_context(lock if hasattr(lock, "__enter__") else locking.held(lock))
         answer = in_a_child(child)
 
     inactive = {"image-service.quest.started": {"active": False, "event_types": ["quest.started"], "error": None}}

@@ -5,6 +5,7 @@ import threading
 from typing import Any
 
 import pytest
+from locking import held
 
 from message_hub_sync.consuming.deduplication import DeduplicationStore, MemoryDeduplication
 from message_hub_sync.errors import MessageHubConfigurationError
@@ -88,7 +89,7 @@ def test_threads_share_a_store() -> None:
 def test_a_child_forked_while_the_lock_was_held_is_not_stuck() -> None:
     store = MemoryDeduplication()
     store.add("a")
-    with store._lock:
+    with held(store._lock):
         child = os.fork()
         if child == 0:
             asking = threading.Thread(target=store.add, args=("b",), daemon=True)
