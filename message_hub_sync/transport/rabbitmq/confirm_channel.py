@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -59,6 +60,8 @@ class ConfirmChannel:
         # How many confirmed callers have probably not published again yet. No lock: if two threads update it at once,
         # one update is lost, which costs one caller one short wait.
         self._returning = 0
+        # The thread that waits for others before it writes, 0 if none. No lock: it only decides who writes.
+        self._gathering = 0
 
     @classmethod
     def open(
@@ -120,9 +123,12 @@ class ConfirmChannel:
             #    for all costs client and broker as much as a write for one, and RabbitMQ confirms with one ack what
             #    arrives together.
             if self._returning > 1 and len(pending) < _TOGETHER and (others := self._expected()):
-                if not self._is_first(receipt):
+                gathering, this_thread = self._gathering, threading.get_ident()
+                # Not to this thread: then this call is in a signal handler or in __del__, and interrupted that wait.
+                if gathering and gathering != this_thread:
                     return
-                receipt.wait(time.monotonic() + min(others * _BACK_EACH, _BACK_WITHIN))
+                if not gathering:
+                    self._gather(this_thread, receipt, time.monotonic() + min(others * _BACK_EACH, _BACK_WITHIN))
             # 3: write now.
             self._returning = 0
             # The caller of a request must not read: it waits for the reply too, which comes on another connection.
@@ -145,12 +151,13 @@ class ConfirmChannel:
             self._drain()  # interrupted by a signal handler: other threads may have left their messages to this one
             raise
 
-    def _is_first(self, receipt: Receipt) -> bool:
-        """Whether ``receipt`` is the first one in the deque."""
+    def _gather(self, this_thread: int, receipt: Receipt, until: float) -> None:
+        """Wait for messages of other callers, which leave them to this thread until this method ends."""
+        self._gathering = this_thread
         try:
-            return self._pending[0][0] is receipt
-        except IndexError:  # another thread has written it already
-            return False
+            receipt.wait(until)
+        finally:
+            self._gathering = 0  # before this thread writes: what was left to it until now is in the deque
 
     def _expected(self) -> int:
         """How many other callers are likely to publish now, because they were confirmed within the last 1 ms."""

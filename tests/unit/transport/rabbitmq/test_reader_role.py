@@ -453,6 +453,30 @@ def test_nobody_waits_for_callers_that_were_answered_long_ago(patient: Line, wri
     assert writes == [MESSAGE]
 
 
+def test_a_signal_handler_writes_by_itself_while_its_own_thread_waits_for_others(
+    patient: Line, writes: list[bytes]
+) -> None:
+    nested: list[Receipt] = []
+    seen: list[list[bytes]] = []
+
+    class InterruptedWait(Receipt):
+        __slots__ = ()
+
+        def wait(self, deadline: float) -> PublishResult | None:
+            nested.append(patient.submit())  # as a signal handler does that publishes during this wait
+            seen.append(list(writes))
+            return None
+
+    outgoing: Any = Outgoing("", "q", b"", SimpleNamespace(reply_to=None))  # type: ignore[arg-type]
+    first = InterruptedWait()
+    patient.channel.submit(first, outgoing, MESSAGE)
+    assert seen == [[MESSAGE * 2]]
+    patient.got(2)
+    patient.ack(2, multiple=True)
+    assert nested[0].wait(soon()) is PublishResult.CONFIRMED
+    assert first.result is PublishResult.CONFIRMED
+
+
 def test_an_exception_in_the_one_that_waits_for_others_leaves_no_message_unwritten(
     patient: Line, writes: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
