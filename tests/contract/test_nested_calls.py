@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from message_hub_sync import MessageHubReentryError
+from message_hub_sync import MessageHubReentryError, Middleware, Received
 
 
 @pytest.fixture
@@ -66,3 +66,63 @@ def test_a_call_on_a_thread_that_holds_a_lock_is_refused_and_counted_by_no_circu
     assert breakers._lock.run(publish_often) == 20
     assert set(client.get_health_status()["circuit_breakers"].values()) <= {"closed"}
     assert client.publish_event("campaign.started", {"n": 2})
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def responder(hub: Any) -> str:
+    """A service that answers each request."""
+    client = hub.client("image-service")
+    client.subscribe_messages(lambda message: {"answer": message["payload"]["n"]})
+    name: str = client.service_name
+    return name
+
+
+def test_a_request_that_interrupts_the_opening_of_the_reply_queue_is_refused_at_once(
+    hub: Any, responder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = hub.client("campaign-service", connect_timeout=60)
+    transport = client._lifecycle.session().transport
+    consume, refused = transport.consume, []
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        # As a signal handler does that runs on this thread during the opening.
+        began = time.monotonic()
+        with pytest.raises(MessageHubReentryError, match="nothing was sent"):
+            client.request(responder, {"n": 1}, timeout=60)
+        refused.append(time.monotonic() - began)
+        return consume(*arguments, **options)
+
+    monkeypatch.setattr(transport, "consume", interrupted)
+    assert client.request(responder, {"n": 2}, timeout=60).payload == {"answer": 2}
+    assert len(refused) == 1
+    assert refused[0] < 30, "it must not wait for the call that it interrupted"
+    assert client.request(responder, {"n": 3}, timeout=60).payload == {"answer": 3}
+
+
+def test_a_request_on_the_thread_of_the_replies_is_refused_at_once(hub: Any, responder: str) -> None:
+    outcomes: list[str] = []
+
+    class Asking(Middleware):
+        def arrived(self, received: Received) -> None:
+            try:
+                client.request(responder, {"n": 1}, timeout=60)
+            except MessageHubReentryError as error:
+                outcomes.append(str(error))
+            else:
+                outcomes.append("answered")
+
+    client = hub.client("campaign-service", middleware=[Asking()])
+    began = time.monotonic()
+    assert client.request(responder, {"n": 2}, timeout=60).payload == {"answer": 2}
+    assert len(outcomes) == 1
+    assert "on the thread that receives the replies" in outcomes[0]
+    assert time.monotonic() - began < 50
+
+
+def test_a_handler_may_send_requests_with_the_client_that_runs_it(hub: Any, responder: str) -> None:
+    client = hub.client("character-service")
+    client.subscribe_messages(lambda message: client.request(responder, message["payload"], timeout=60).payload)
+    assert hub.client("campaign-service").request(client.service_name, {"n": 4}, timeout=60).payload == {"answer": 4}

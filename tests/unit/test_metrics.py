@@ -378,6 +378,75 @@ def test_a_child_forked_while_threads_count_in_multiprocess_mode_counts_too(tmp_
     )
 
 
+@pytest.mark.parametrize("multiprocess", [False, True])
+def test_user_code_that_interrupts_a_use_of_a_metric_may_count_on_the_same_thread(
+    multiprocess: bool, tmp_path: Path
+) -> None:
+    run(
+        OURS,
+        """
+        import faulthandler
+        from message_hub_sync import metrics as module
+        from message_hub_sync.errors import MessageHubReentryError
+        from message_hub_sync.runtime.locks import refuse_where_it_cannot_wait
+        faulthandler.dump_traceback_later(40, exit=True)
+        metrics = ServiceMetrics("s")
+        metrics.circuit_state("d", "open")
+        metrics.retried("q")
+
+        def use_all():
+            metrics.count("send", True, 0.01)
+            metrics.circuit_made("e")
+            metrics.circuit_state("d", "closed")
+            metrics.retried("q")
+            ServiceMetrics("other")
+
+        # As a scrape of the same thread does, into which a signal handler or __del__ comes.
+        for metric in module._exposition._own.values():
+            children = list(metric._metrics.values())
+            with metric._lock:
+                use_all()
+            for child in children:
+                for value in (getattr(child, "_value", None), getattr(child, "_sum", None)):
+                    if hasattr(value, "_lock"):
+                        with value._lock:
+                            use_all()
+                    elif value is not None:
+                        cells = (cell.cell_contents for cell in type(value).inc.__closure__)
+                        with next(found for found in cells if hasattr(found, "acquire")):
+                            use_all()
+
+        # Inside of counting itself, a call of the client is refused before it counts.
+        def nested():
+            try:
+                refuse_where_it_cannot_wait()
+            except MessageHubReentryError:
+                return "refused"
+        assert module._counting.run(nested) == "refused"
+        """,
+        **({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)} if multiprocess else {}),
+    )
+
+
+def test_counts_of_many_threads_are_all_kept() -> None:
+    run(
+        OURS,
+        """
+        import sys, threading
+        sys.setswitchinterval(0.00001)
+        metrics = ServiceMetrics("s")
+        def count():
+            for _ in range(3000):
+                metrics.count("send", True, 0.01)
+        threads = [threading.Thread(target=count) for _ in range(6)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        assert value("message_hub_messages_total", service="s", type="send", status="success") == 18000
+        assert value("message_hub_message_latency_seconds_count", service="s", type="send") == 18000
+        """,
+    )
+
+
 def test_metrics_that_raise_do_not_take_the_place_of_a_result_or_keep_a_message(tmp_path: Path) -> None:
     run(
         OURS,
