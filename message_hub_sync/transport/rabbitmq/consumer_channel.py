@@ -216,7 +216,8 @@ class ConsumerChannel:
 
         def replace() -> None:
             logger.warning(
-                "the broker cancelled the consumer of %s (the queue was deleted or moved); consuming it again soon",
+                "the broker cancelled the consumer of %s: the queue was deleted or moved, or a message stayed "
+                "unacknowledged for longer than the queue's consumer timeout; consuming it again soon",
                 self.queue,
             )
             self.consumer.replace(self)
