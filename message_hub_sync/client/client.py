@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import weakref
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from message_hub_sync.client.calls import ClientCalls
 from message_hub_sync.client.health import health_status, queue_stats
 from message_hub_sync.client.lifecycle import Lifecycle
 from message_hub_sync.client.receiving import ReceivingCalls
 from message_hub_sync.client.sending import SendingCalls
-from message_hub_sync.config import CircuitBreakerConfig, ClientConfig, QueueType, parse_addresses
+from message_hub_sync.config import (
+    CircuitBreakerConfig,
+    ClientConfig,
+    EnvironmentSettings,
+    Login,
+    QueueType,
+    hub_addresses,
+)
 from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.errors import MessageHubConfigurationError, MessageHubConnectionError
 from message_hub_sync.middleware import Middleware
@@ -24,6 +33,11 @@ from message_hub_sync.runtime.process_kind import reloader_parent, uwsgi_hint
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.signals import StopSignals
 from message_hub_sync.runtime.text import shown
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from message_hub_sync.client.settings import ClientSettings
 
 __all__ = ["MessageHubClient"]
 
@@ -40,9 +54,13 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
 
     :param service_name: this service's name, as others send messages to it (``character-service``).
     :param rabbitmq_url: ``amqp://user:password@host:port/vhost``, ``amqps://…``, several of either for
-        failover (a list, or hosts separated by commas), or ``memory://name`` for a hub inside this process.
+        failover (a list, or hosts separated by commas), or ``memory://name`` for a hub inside this process. A
+        ``pathlib.Path``: the file that holds the URL. Its user and password are read again for each connection.
     :param auth_key: kept for the service's own use; never sent, logged or shown.
     :param circuit_breaker_config: when a circuit opens; by default ``CircuitBreakerConfig()``.
+    :param credentials: a function that returns user name and password, or a ``pathlib.Path`` of a file that holds the
+        password of the URL's user. It is called or read for each connection, so that a new password needs no restart.
+        The function runs on the connection's own thread, and no connection is made until it returns.
     :param connect_timeout: seconds for a connection, shared by all hosts and their IP addresses, or for consuming the
         queues of one ``subscribe``.
     :param delivery_timeout: seconds for a whole send or publish: connection, repeated attempts, confirm.
@@ -70,10 +88,11 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
     def __init__(
         self,
         service_name: str,
-        rabbitmq_url: str | Iterable[str] = "amqp://localhost:5672",
+        rabbitmq_url: str | Path | Iterable[str] = "amqp://localhost:5672",
         auth_key: str | None = None,
         circuit_breaker_config: CircuitBreakerConfig | None = None,
         *,
+        credentials: Callable[[], Login] | Path | None = None,
         connect_timeout: float = 5.0,
         delivery_timeout: float = 5.0,
         close_timeout: float = 5.0,
@@ -93,7 +112,7 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
             raise MessageHubConfigurationError(f"retry must be a RetryPolicy, not {shown(retry)}")
         config = ClientConfig(
             service_name=service_name,
-            address=parse_addresses(rabbitmq_url, ssl_context=ssl_context),
+            address=hub_addresses(rabbitmq_url, ssl_context=ssl_context, credentials=credentials),
             auth_key=auth_key,
             circuit_breaker=CircuitBreakerConfig() if circuit_breaker_config is None else circuit_breaker_config,
             connect_timeout=connect_timeout,
@@ -115,6 +134,29 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
         self._finalizer = weakref.finalize(self, lifecycle.dropped)
         # No warning at interpreter exit: there the lifecycle closes the client.
         self._finalizer.atexit = False
+
+    @classmethod
+    def from_env(cls, **settings: Unpack[ClientSettings]) -> Self:
+        """Create a client with the settings that are in the environment.
+
+        ``MESSAGE_HUB_SERVICE_NAME`` and ``MESSAGE_HUB_URL`` are read, and one variable for each keyword that is a text,
+        a number or a flag. ``MESSAGE_HUB_URL_FILE`` names a file that holds the URL. ``docs/operating.md`` lists all of
+        them. An unknown name that begins with ``MESSAGE_HUB_`` is logged as a warning.
+
+        :param settings: the parameters of this class. An argument has precedence over its variable.
+        :raises MessageHubConfigurationError: a value is invalid, there is no service name, or a secret and its file are
+            both set; the text names the variable.
+        """
+        found = EnvironmentSettings(os.environ, settings)
+        known: dict[str, Any] = {**found.settings, **settings}
+        if "service_name" not in known:
+            raise MessageHubConfigurationError(
+                "MESSAGE_HUB_SERVICE_NAME must be set in the environment, or service_name= be given"
+            )
+        try:
+            return cls(**known)
+        except MessageHubConfigurationError as error:
+            raise found.explained(error) from None
 
     @property
     def service_name(self) -> str:

@@ -18,12 +18,15 @@ __all__ = [
     "BrokerAddress",
     "CircuitBreakerConfig",
     "ClientConfig",
+    "Login",
     "MemoryAddress",
     "QueueType",
     "positive_seconds",
 ]
 
 QueueType = Literal["classic", "quorum"]
+#: A user name and its password.
+Login = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,20 @@ class BrokerAddress:
     server_hostname: str | None = None
     """The name in the certificate, with TLS; ``None`` if it is not checked."""
     tls_files: TLSFiles | None = None
+    credentials: Callable[[], Login] | None = field(default=None, repr=False, compare=False)
+    """Called for each connection, instead of ``username`` and ``password``."""
+
+    def login(self) -> Login:
+        """The user name and the password for one connection.
+
+        :raises MessageHubConfigurationError: they cannot be had.
+        """
+        return (self.username, self.password) if self.credentials is None else self.credentials()
+
+    @property
+    def user_text(self) -> str:
+        """The user, for the text of an error."""
+        return shown(self.username) if self.username else "that credentials= names"
 
     def tls_context(self) -> ssl.SSLContext:
         """The context for one TLS connection: the given one, or a new one, so that renewed files are used.

@@ -101,3 +101,9 @@ client.send_message("image-service", {}, priority="high")  # type: ignore[arg-ty
 client.send_message(b"image-service", {})  # type: ignore[arg-type]
 client.publish_event("character.created", {}, message_id="text")  # type: ignore[arg-type]
 client.request("campaign-service", {}, timeout=None)  # type: ignore[arg-type]
+
+
+def from_env() -> None:
+    client = MessageHubClient.from_env(service_name="s", credentials=lambda: ("user", "password"))
+    assert_type(client, MessageHubClient)
+    MessageHubClient.from_env(conect_timeout=1)  # type: ignore[call-arg]

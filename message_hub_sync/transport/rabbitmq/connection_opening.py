@@ -126,7 +126,7 @@ class Opening:
             host=address.host,
             port=address.port,
             virtual_host=address.virtual_host,
-            credentials=pika.PlainCredentials(address.username, address.password),
+            credentials=pika.PlainCredentials(*address.login()),
             heartbeat=self._config.heartbeat,
             client_properties={
                 "product": "message_hub_sync",

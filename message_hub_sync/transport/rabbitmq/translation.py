@@ -85,7 +85,7 @@ def connect_failure(error: BaseException, address: BrokerAddress) -> Refusal:
         return Refusal(MessageHubConnectionError, f"cannot connect to {address}: {error}", True)
     kind, text, final = _meaning(error)
     described = text.format(
-        address=address, user=shown(address.username), vhost=shown(address.virtual_host), error=describe(error)
+        address=address, user=address.user_text, vhost=shown(address.virtual_host), error=describe(error)
     )
     return Refusal(kind, described, final)
 
@@ -106,7 +106,8 @@ def _meaning(error: BaseException) -> tuple[type[MessageHubError], str, bool]:
 _REFUSED_BY_CODE: dict[int, tuple[type[MessageHubError], str]] = {
     403: (
         MessageHubAuthorizationError,
-        "{address} did not accept the login of user {user}: check the user's name and password in rabbitmq_url",
+        "{address} did not accept the login of user {user}: check the user's name and password in rabbitmq_url or "
+        "credentials",
     ),
     530: (
         MessageHubAuthorizationError,
