@@ -99,6 +99,8 @@ class ReaderRole:
             self._in_flight = in_flight
             receipt.read_until_resolved = self._read
         else:
+            if receipt is not None:
+                receipt.read_until_resolved = None  # it wrote for another caller after its own message
             self.callers_may_read = False
             self._connection.wake()
 

@@ -122,18 +122,28 @@ def test_what_the_socket_does_not_take_is_kept_in_order_and_flushed(wire: Wire) 
     assert received == [b"".join(pieces)]
 
 
+def waiting_for_room(connection: ThreadedConnection) -> tuple[threading.Thread, list[bool]]:
+    """A thread that waits for room and looks again only when it is woken, or after ten minutes; and what it got."""
+    waited: list[bool] = []
+    thread = threading.Thread(target=lambda: waited.append(connection.wait_for_room(soon(600))), daemon=True)
+    thread.start()
+    deadline, pause = soon(30), threading.Event()
+    while not len(connection._room._waiters):
+        assert time.monotonic() < deadline
+        pause.wait(0.002)
+    return thread, waited
+
+
 def test_whoever_waits_for_room_is_told_when_there_is_some(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OUT_BUFFER_BYTES", 100_000)
     connection = wire.connection
     with held(connection.lock):
         connection.write(b"x" * 2_000_000)
     assert not connection.wait_for_room(soon(0.05))
-    waited: list[bool] = []
-    waiter = threading.Thread(target=lambda: waited.append(connection.wait_for_room(soon(5))))
-    waiter.start()
+    waiter, waited = waiting_for_room(connection)
     reader = threading.Thread(target=lambda: wire.read(2_000_000))
     reader.start()
-    deadline = soon()
+    deadline = soon(30)
     while connection._out:
         connection.step(deadline)
     waiter.join(30)
@@ -145,9 +155,7 @@ def test_whoever_waits_for_room_is_told_when_the_connection_dies(wire: Wire, mon
     monkeypatch.setattr(module, "OUT_BUFFER_BYTES", 100_000)
     with held(wire.connection.lock):
         wire.connection.write(b"x" * 2_000_000)
-    waited: list[bool] = []
-    waiter = threading.Thread(target=lambda: waited.append(wire.connection.wait_for_room(soon(5))))
-    waiter.start()
+    waiter, waited = waiting_for_room(wire.connection)
     wire.connection.end("killed")
     waiter.join(30)
     assert waited == [True]

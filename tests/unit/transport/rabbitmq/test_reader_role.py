@@ -151,6 +151,7 @@ def lone_caller(line: Line) -> tuple[threading.Thread, list[Any]]:
     """In a thread of its own: publishes, and reads for itself."""
     thread, results = in_thread(lambda: line.submit().wait(soon()))
     line.got(1)
+    assert eventually(lambda: not line.channel._draining)
     return thread, results
 
 
@@ -201,6 +202,65 @@ def test_callers_that_meet_while_one_reads_all_get_their_answers(line: Line, fir
     reader.join(30)
     other.join(30)
     assert results + others == [PublishResult.CONFIRMED] * 2
+
+
+@pytest.fixture
+def long_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that reads sleeps until its socket is readable, however long that takes."""
+    monkeypatch.setattr("message_hub_sync.transport.rabbitmq.reader_role._SLICE", 60.0)
+
+
+def test_a_caller_that_reads_is_not_left_asleep_by_another_one_that_publishes(
+    lasting: None, long_slice: None, line: Line
+) -> None:
+    # The I/O thread would take both answers, and the reader would sleep until its slice ends.
+    line.offer()
+    reader, results = lone_caller(line)
+    tag = line.channel._outstanding._next_tag - 1
+    other = line.submit()
+    line.got(1)
+    line.ack(tag + 1, multiple=True)
+    reader.join(20)
+    assert results == [PublishResult.CONFIRMED]
+    assert other.result is PublishResult.CONFIRMED
+
+
+def test_a_caller_that_writes_for_another_one_does_not_read(
+    lasting: None, long_slice: None, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The I/O thread takes the answers then, so a caller that slept until its socket is readable would not be woken.
+    write, others = line.connection.write, []
+
+    def while_another_comes(data: bytes) -> None:
+        write(data)
+        if not others:
+            others.append(None)
+            thread, others[:] = in_thread(line.submit)  # leaves its message to the one that writes
+            thread.join(30)
+
+    line.offer()
+    monkeypatch.setattr(line.connection, "write", while_another_comes)
+    reader, results = in_thread(lambda: line.submit().wait(soon(50)))
+    line.got(2)
+    assert eventually(lambda: not line.channel._draining)
+    line.ack(line.channel._outstanding._next_tag - 1, multiple=True)
+    reader.join(20)
+    assert results == [PublishResult.CONFIRMED]
+
+
+def test_a_caller_that_has_its_answer_hands_the_socket_back_if_others_wait_for_theirs(
+    lasting: None, long_slice: None, line: Line
+) -> None:
+    line.offer()
+    reader, results = lone_caller(line)
+    tag = line.channel._outstanding._next_tag - 1
+    other = line.submit()
+    line.got(1)
+    line.ack(tag)
+    reader.join(20)
+    assert results == [PublishResult.CONFIRMED]
+    line.ack(tag + 1)
+    assert other.wait(soon(20)) is PublishResult.CONFIRMED
 
 
 def test_a_bulk_between_two_lone_calls_is_answered(line: Line) -> None:
@@ -276,7 +336,7 @@ def test_after_an_exception_between_reading_and_parsing_nothing_more_is_parsed(
 
 
 def test_an_exception_while_the_caller_sleeps_hands_the_socket_back(
-    line: Line, monkeypatch: pytest.MonkeyPatch
+    lasting: None, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(descriptor: int, seconds: float) -> bool:
         raise InterruptedBySignal
@@ -539,6 +599,15 @@ def test_who_comes_while_another_one_writes_has_it_written_by_that_one(
     line.got(1 + module._ROUNDS)
     # Nobody is kept at it for ever: what came during the last round is written by the I/O thread.
     assert written == [threading.current_thread()] * module._ROUNDS + [line.io]
+
+
+def test_messages_left_to_the_io_thread_are_not_written_if_the_channel_closes_first(line: Line) -> None:
+    left, outgoing = [Receipt(), Receipt()], Outgoing("", "q", b"", SimpleNamespace(reply_to=None))  # type: ignore[arg-type]
+    with held(line.connection.lock):
+        line.channel._pending.extend((receipt, outgoing, MESSAGE) for receipt in left)
+        line.channel._leave_the_rest()
+        line.channel._fail(ConnectionResetError())  # before the timer that writes them
+        assert [receipt.result for receipt in left] == [PublishResult.NOT_WRITTEN] * 2
 
 
 def test_a_tag_is_what_the_frames_say(line: Line) -> None:
