@@ -59,7 +59,7 @@ class Faults:
 
     def __init__(self, hooks: TransportHooks) -> None:
         self._hooks = hooks
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = threading.Condition()
         self._plans: list[_Plan] = []  # guarded by _changed
         self._blocked = False  # written under _changed
         self._cleared = 0  # number of calls of clear(); written under _changed

@@ -42,7 +42,7 @@ class FrameworkState:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.failures = HandlerFailures()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._clients: list[MessageHubClient] = []  # guarded by _lock
         self._new_queues: dict[str, None] = {}  # queues that did not exist before; guarded by _lock
         self._transport: Transport | None = None  # the framework's own; guarded by _lock

@@ -42,7 +42,7 @@ class Script:
         self.events: Arrivals[Event[Any]] = Arrivals()
         self.failed: Arrivals[tuple[Event[Any] | Message[Any], BaseException]] = Arrivals()
         self.probes: Arrivals[UUID] = Arrivals()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._failing: deque[BaseException] = deque()  # one error for each delivery to fail; guarded by _lock
         self._answer: Any = None  # guarded by _lock
 

@@ -45,7 +45,7 @@ class Traffic:
         self._failures = failures
         self._attempts: Arrivals[_Attempt] = Arrivals()
         self._handled: Arrivals[Event[Any] | Message[Any]] = Arrivals()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         # Queue and message id of what is being moved to a retry or dead-letter queue; guarded by _lock.
         self._republishing: set[tuple[str, str | None]] = set()
         self.listener = _Listener(self)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import _thread
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
-from message_hub_sync.runtime.locks import serve_on_this_thread
+from message_hub_sync.runtime.locks import Lock, refuse_where_it_cannot_wait, serve_on_this_thread
+from message_hub_sync.runtime.real_time import time
 
-__all__ = ["IOThread", "Waiter", "Waiters", "on_io_thread"]
+__all__ = ["Condition", "IOThread", "Waiter", "Waiters", "on_io_thread"]
+
+T = TypeVar("T")
 
 
 class IOThread(threading.Thread):
@@ -63,3 +68,42 @@ class Waiters:
         """Wake every waiter, so that it checks its condition."""
         for waiter in self._waiting:
             waiter.wake()
+
+
+class Condition:
+    """Lets threads wait for a change of what a :class:`Lock` guards. No thread waits for the lock of a sleeping one.
+
+    :param lock: guards what changes.
+    """
+
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
+        self._waiters = Waiters()  # guarded by _lock
+
+    def wait_for(self, wanted: Callable[[], T], deadline: float) -> T:
+        """Wait until ``wanted`` returns something true. The caller does not hold the lock.
+
+        :param wanted: called with the lock held, now and after each :meth:`wake_all`.
+        :param deadline: monotonic seconds.
+        :returns: the last value of ``wanted``; one that is not true if the deadline passed first.
+        :raises MessageHubReentryError: the calling thread holds a lock of this library, or serves a connection.
+        """
+        refuse_where_it_cannot_wait()
+        waiter = Waiter()
+        try:
+            while True:
+                found = self._lock.run(self._look, waiter, wanted)
+                left = deadline - time.monotonic()
+                if found or left <= 0:
+                    return found
+                waiter.wait(left)
+        finally:
+            self._lock.run(self._waiters.remove, waiter)
+
+    def _look(self, waiter: Waiter, wanted: Callable[[], T]) -> T:
+        self._waiters.add(waiter)
+        return wanted()
+
+    def wake_all(self) -> None:
+        """Let all threads that wait look again. The caller holds the lock."""
+        self._waiters.wake_all()

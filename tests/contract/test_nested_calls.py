@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import run
 
 from message_hub_sync import MessageHubReentryError, Middleware, Received
 
@@ -66,6 +68,21 @@ def test_a_call_on_a_thread_that_holds_a_lock_is_refused_and_counted_by_no_circu
     assert breakers._lock.run(publish_often) == 20
     assert set(client.get_health_status()["circuit_breakers"].values()) <= {"closed"}
     assert client.publish_event("campaign.started", {"n": 2})
+
+
+# --- every place where user code may run ------------------------------------------------------------
+
+PROGRAM = str(Path(__file__).parent / "nested_calls.py")
+HOW = ["signal", "signal in signal", "gc", "weakref", "logging", "audit", "timer"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_calls_in_code_that_interrupts_calls_work_or_are_refused_at_once(hub_url: str, how: str) -> None:
+    program = run([PROGRAM, hub_url, how, "publish,bulk,send,request", "60"], timeout=180)
+    assert program.returncode == 0, program.stdout + program.stderr
+    outcomes = program.stdout.splitlines()
+    assert sum(int(line.split()[0]) for line in outcomes) >= 60
+    assert [line for line in outcomes if line.split()[2:] not in (["done"], ["refused"])] == []
 
 
 # --- requests -------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ class Arrivals(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = threading.Condition()
         self._items: list[T] = []  # guarded by _changed
         self._taken: set[int] = set()  # indexes that take() has returned; guarded by _changed
 

@@ -60,7 +60,7 @@ class TransportHooks:
         session = client._lifecycle.session()
         self.transport: Transport = session.transport
         self._subscriptions = session.subscriptions
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._listeners: tuple[Listener, ...] = ()  # replaced as a whole, guarded by _lock; read without
         self._interference: Interference | None = None  # written under _lock; read without
         # The original bound methods: read them before any is replaced.

@@ -7,7 +7,7 @@ import socket
 import threading
 from pathlib import Path
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _given: set[int] = set()  # guarded by _lock
 
 

@@ -40,7 +40,7 @@ class ProcessGuard:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._groups: set[int] = set()  # guarded by _lock
         self._process = subprocess.Popen(
             ["/bin/sh", "-c", _GUARD, "message-hub-guard", str(directory)],

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 
 from message_hub_sync.errors import MessageHubConfigurationError
-from message_hub_sync.runtime.locks import Lock, locked, refuse_where_it_cannot_wait
+from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.base import Delivery, PublishResult, QueueStats
 from message_hub_sync.transport.memory.arguments import QueueArguments, difference
@@ -19,7 +19,7 @@ from message_hub_sync.transport.memory.lock_order import HUB
 from message_hub_sync.transport.memory.queues import Entry, HubQueue, Subscriber
 from message_hub_sync.transport.memory.routing import TopicExchange
 from message_hub_sync.transport.memory.validation import StoredMessage, broker_refusal, short_text
-from message_hub_sync.transport.threads import Waiter, Waiters
+from message_hub_sync.transport.threads import Condition
 from message_hub_sync.transport.topology import DEFAULT_EXCHANGE, ExchangeSpec, QueueSpec, Topology
 
 __all__ = ["Adopted", "Answer", "Hub"]
@@ -50,7 +50,7 @@ class Hub:
         # Deliveries are put to the consumers' SimpleQueues under this lock, which keeps their order. A put never
         # blocks: these queues are unbounded.
         self._lock = Lock(HUB)
-        self._idle_waiters = Waiters()  # guarded by _lock
+        self._idle = Condition(self._lock)
         self._clients: set[object] = set()  # guarded by _lock
         self._exchanges: dict[str, TopicExchange] = {}  # guarded by _lock
         self._queues: dict[str, HubQueue] = {}  # guarded by _lock, with their subscribers and messages
@@ -355,7 +355,7 @@ class Hub:
         """Acknowledge a message. One that is not unacked any more, or whose queue was deleted, is ignored."""
         if subscriber.unacked.pop(tag, None) is not None:
             self._serve(subscriber.queue, self.clock.now())
-            self._idle_waiters.wake_all()
+            self._idle.wake_all()
 
     @locked
     def waited(self, subscriber: Subscriber, tag: int) -> float | None:
@@ -382,7 +382,7 @@ class Hub:
         subscriber.unacked.clear()
         self._cancel(subscriber)
         self._restore(subscriber.queue, returning)
-        self._idle_waiters.wake_all()
+        self._idle.wake_all()
 
     def wait_until_idle(self, deadline: float) -> bool:
         """Wait until every queue with a consumer is empty and has no unacked message. For tests.
@@ -392,23 +392,7 @@ class Hub:
         :param deadline: monotonic seconds.
         :returns: false if the deadline passes first.
         """
-        refuse_where_it_cannot_wait()
-        waiter = Waiter()
-        try:
-            while True:
-                if self._look_whether_idle(waiter):
-                    return True
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                waiter.wait(left)
-        finally:
-            self._lock.run(self._idle_waiters.remove, waiter)
-
-    @locked
-    def _look_whether_idle(self, waiter: Waiter) -> bool:
-        self._idle_waiters.add(waiter)
-        return self._is_idle()
+        return self._idle.wait_for(self._is_idle, deadline)
 
     def _is_idle(self) -> bool:
         consumed = [queue for queue in self._queues.values() if queue.subscribers]

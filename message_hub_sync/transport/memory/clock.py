@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from message_hub_sync.errors import MessageValidationError
-from message_hub_sync.runtime.locks import Lock, locked
+from message_hub_sync.runtime.locks import Lock, locked, refuse_to_wait_for
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import shown
@@ -113,6 +113,7 @@ class VirtualClock:
     def __init__(self) -> None:
         self._lock = Lock(CLOCK)
         self._advancing = threading.Lock()  # held during advance(): one thread advances at a time
+        self._advancer = 0  # the thread that advances; written with _advancing held, read without it
         self._now = 0.0  # seconds advanced so far; guarded by _lock, also read without it
         self._alarms: dict[Callable[[], None], float] = {}  # guarded by _lock
 
@@ -137,14 +138,20 @@ class VirtualClock:
         :param settle: called after each alarm, before time goes on. It can wait for what the alarm has caused, which
             may set a next alarm within these seconds.
         :raises MessageValidationError: ``seconds`` is negative or NaN.
+        :raises MessageHubReentryError: the calling thread advances it already.
         """
         if not seconds >= 0:
             raise MessageValidationError(f"seconds must be a number of at least 0, not {shown(seconds)}")
+        refuse_to_wait_for(self._advancer)
         with self._advancing:
-            until = self._now + seconds
-            while (ring := self._next(until)) is not None:
-                ring()
-                settle()
+            self._advancer = threading.get_ident()
+            try:
+                until = self._now + seconds
+                while (ring := self._next(until)) is not None:
+                    ring()
+                    settle()
+            finally:
+                self._advancer = 0
 
     @locked
     def _next(self, until: float) -> Callable[[], None] | None:

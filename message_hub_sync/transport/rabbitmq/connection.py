@@ -33,9 +33,9 @@ from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.rabbitmq.frame_stream import FrameStream
 from message_hub_sync.transport.rabbitmq.polling import Poller, Waker
 from message_hub_sync.transport.rabbitmq.reader_role import ReaderRole
-from message_hub_sync.transport.rabbitmq.send_room import SendRoom
 from message_hub_sync.transport.rabbitmq.timers import Timers
 from message_hub_sync.transport.rabbitmq.translation import ConnectionEnded
+from message_hub_sync.transport.threads import Condition
 
 __all__ = ["ThreadedConnection"]
 
@@ -63,7 +63,7 @@ class ThreadedConnection(FrameStream):
 
     def __init__(self, parameters: pika.ConnectionParameters, connected: socket.socket, waker: Waker) -> None:
         self.lock = Lock()
-        self._room = SendRoom(self.lock, lambda: len(self._out) < OUT_BUFFER_BYTES or self.ended)
+        self._room = Condition(self.lock)
         self.after_unlock: list[Callable[[], None]] = []  # guarded by lock
         self.ended = False  # guarded by lock
         #: Whether something written now may still arrive. An attribute, because every publish reads it.
@@ -168,7 +168,7 @@ class ThreadedConnection(FrameStream):
         """
         if len(self._out) < OUT_BUFFER_BYTES:
             return True
-        return self._room.wait(deadline)
+        return self._room.wait_for(lambda: len(self._out) < OUT_BUFFER_BYTES or self.ended, deadline)
 
     def call_later(self, seconds: float, callback: Callable[[], Any]) -> int:
         """Have the I/O thread call ``callback``, with the lock held, after ``seconds``. The caller holds the lock."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from programs import run
 
+import message_hub_sync
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubReentryError
 from message_hub_sync.runtime import locks
 from message_hub_sync.runtime.locks import Lock, locked, refuse_where_it_cannot_wait, serve_on_this_thread
@@ -218,3 +221,32 @@ def test_a_lock_that_another_thread_keeps_ends_the_wait(
     assert type(error) is MessageHubConnectionError
     assert "another thread has held a lock" in str(error)
     assert outside() == "taken", "the call that gave up did not disturb the lock"
+
+
+# --- the library -----------------------------------------------------------------------------------
+
+#: Where other locks are used. The reasons are in docs/decisions/0018-locks.md.
+OTHERS = {
+    "cli/demo/ledger.py",
+    "metrics.py",
+    "runtime/locks.py",
+    "testing/",
+    "transport/memory/clock.py",
+    # Not converted so far:
+    "client/session.py",
+    "consuming/crash_marks.py",
+    "consuming/queue_consumer.py",
+    "consuming/subscription.py",
+    "consuming/suspects.py",
+}
+
+
+def test_the_library_uses_no_other_locks_than_those_with_a_reason() -> None:
+    root = Path(message_hub_sync.__file__).parent
+    using = {
+        str(path.relative_to(root))
+        for path in root.rglob("*.py")
+        if re.search(r"threading\.(R?Lock|Condition|(Bounded)?Semaphore|Barrier)\b", path.read_text())
+    }
+    assert "runtime/locks.py" in using
+    assert {path for path in using if path not in OTHERS and not path.startswith("testing/")} == set()
