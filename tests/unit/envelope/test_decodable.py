@@ -7,7 +7,7 @@ import dataclasses
 import json
 import random
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from typing import Any
 
 import pytest
@@ -57,7 +57,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "a number of many digits": {"n": TOO_MANY // 10, "m": [-TOO_MANY // 10]},
     "braces": {"text": "{" * 99, "more": {"text": "}"}},
     "a model": Scores(by_round={"1": {"x": 1}}, more=[{"y": 2}]),  # type: ignore[dict-item, call-arg]
-    "tuples and sets": {"a": ({"b": {1, 2}}, deque([{"c": 3}]), frozenset({4}))},
+    "tuples and sets": {"a": ({"b": {1, 2}}, [{"c": 3}], frozenset({4}))},
 }
 
 REFUSED: dict[str, Any] = {
