@@ -10,9 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 
+from benchmarks.peers.dead_letters import dead_letters
 from benchmarks.peers.fresh_imports import fresh_imports
 from benchmarks.work import Countdown, Operation, Stopwatch, Task, in_threads, payload_of
 from message_hub_sync import MessageHubClient
+from message_hub_sync.client.session import _transport
+from message_hub_sync.config import ClientConfig, parse_addresses
+from message_hub_sync.dead_letters.queues import requeue_selected, take_dead_letters
+from message_hub_sync.dead_letters.reading import Patience
+from message_hub_sync.dead_letters.selection import Selection
 
 DISTRIBUTION = "message-hub-sync"
 
@@ -100,6 +106,23 @@ def request(task: Task, watch: Stopwatch) -> None:
         watch.stop()
 
 
+def look(task: Task, watch: Stopwatch) -> None:
+    """As ``dead-letters list --messages`` reads, without its output."""
+    transport = _transport(ClientConfig(task.service, parse_addresses(task.url)))
+    with dead_letters(task) as queue, watch:
+        assert take_dead_letters(transport, queue, lambda letter: None, Patience(step=30)) == task.messages
+    transport.close(time.monotonic() + 5)
+
+
+def put_back(task: Task, watch: Stopwatch) -> None:
+    """As ``dead-letters requeue --all``, without its output."""
+    transport = _transport(ClientConfig(task.service, parse_addresses(task.url)))
+    with dead_letters(task) as queue, watch:
+        result = requeue_selected(transport, queue, Patience(step=30), only=Selection(), done=lambda letter: None)
+    assert (result.count, result.error) == (task.messages, None)
+    transport.close(time.monotonic() + 5)
+
+
 def connect(task: Task, watch: Stopwatch) -> None:
     with watch:
         for _ in range(task.messages):
@@ -140,6 +163,8 @@ def _sockets() -> float:
 
 OPERATIONS: dict[str, Operation] = {
     "publish": publish,
+    "look": look,
+    "put-back": put_back,
     "bulk": bulk,
     "consume": consume,
     "latency": latency,

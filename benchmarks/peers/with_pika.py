@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pika
 
+from benchmarks.peers.dead_letters import dead_letters
 from benchmarks.work import Countdown, Operation, Stopwatch, Task, encoded, envelope, in_threads, payload_of
 
 DISTRIBUTION = "pika"
@@ -154,6 +155,33 @@ def request(task: Task, watch: Stopwatch) -> None:
     watch.stop()
 
 
+def look(task: Task, watch: Stopwatch) -> None:
+    """Receive all and acknowledge none: closing the connection gives them back."""
+    with dead_letters(task) as queue:
+        connection = _connect(task)
+        with watch:
+            letters = connection.channel().consume(queue, inactivity_timeout=30)
+            for _ in range(task.messages):
+                next(letters)
+            connection.close()
+
+
+def put_back(task: Task, watch: Stopwatch) -> None:
+    """Publish each, wait for its confirm, acknowledge it: the simple loop that loses nothing."""
+    with dead_letters(task) as queue:
+        connection = _connect(task)
+        channel, sending = connection.channel(), connection.channel()
+        channel.basic_qos(prefetch_count=task.prefetch)
+        sending.confirm_delivery()
+        with watch:
+            letters = channel.consume(queue, inactivity_timeout=30)
+            for _ in range(task.messages):
+                method, properties, body = next(letters)
+                sending.basic_publish("", task.queue, body, properties, mandatory=True)
+                channel.basic_ack(method.delivery_tag)
+            connection.close()
+
+
 def connect(task: Task, watch: Stopwatch) -> None:
     """Until a channel with confirms is open."""
     with watch:
@@ -188,6 +216,8 @@ def idle(task: Task, watch: Stopwatch) -> None:
 
 OPERATIONS: dict[str, Operation] = {
     "publish": publish,
+    "look": look,
+    "put-back": put_back,
     "publish-shared": publish_shared,
     "bulk": publish,
     "consume": consume,

@@ -74,7 +74,7 @@ class _Page:
     acknowledged: list[Held] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Held:
     """A letter that was read and is unacknowledged."""
 

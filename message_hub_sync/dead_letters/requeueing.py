@@ -63,7 +63,7 @@ class Requeued:
     error: MessageHubError | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class _Published:
     held: Held
     outgoing: Outgoing
@@ -102,9 +102,12 @@ class Requeue:
         self._stop = stop
         self._in_flight: deque[_Published] = deque()
         self._begun = 0  # letters that were published at least once, or left
-        # After a loss, by key: letters that were confirmed, and letters that were left. They come again.
+        # After a loss, by key: letters that were confirmed, those of them without an id, and letters that were left.
+        # They come again.
         self._confirmed: Counter[str] = Counter()
+        self._confirmed_without_id: Counter[str] = Counter()
         self._left: Counter[str] = Counter()
+        self._again: set[Held] = set()  # letters without an id that are published again, and count as before
         self.result = Requeued(found)
 
     def run(self) -> Requeued:
@@ -137,10 +140,10 @@ class Requeue:
             if not lost:
                 if not self._stop() and self._begun < self._most:
                     # Those that were confirmed and did not come again had been removed before the loss.
-                    self.result.missed = max(0, wanted - reader.seen - sum(self._confirmed.values()))
+                    self.result.missed = max(0, wanted - reader.seen - self._may_come_again())
                 return self.result
             done = self.result.count + len(self.result.left)
-            wanted = max(1, self.result.found - done + sum(self._confirmed.values()) + sum(self._left.values()))
+            wanted = max(1, self.result.found - done + self._may_come_again() + sum(self._left.values()))
 
     def _read(self, reader: LetterReader) -> None:
         letters = reader.read()
@@ -150,7 +153,7 @@ class Requeue:
                 while len(self._in_flight) > _IN_FLIGHT:
                     self._settle_oldest(reader)
                 reader.release()
-                if self._begun >= self._most:
+                if self._begun >= self._most and not self._may_come_again():
                     break
             while self._in_flight:
                 self._settle_oldest(reader)
@@ -163,9 +166,9 @@ class Requeue:
         reader.release(everything=True)
 
     def _is_wanted(self, reader: LetterReader, held: Held) -> bool:
-        if self._begun >= self._most or not self._only.fits(held.letter):
+        if not self._only.fits(held.letter):
             return False
-        if self._confirmed or self._left:
+        if self._confirmed or self._confirmed_without_id or self._left:
             key = held.letter.key
             if self._confirmed[key] > 0:
                 self._confirmed[key] -= 1
@@ -174,6 +177,12 @@ class Requeue:
             if self._left[key] > 0:
                 self._left[key] -= 1
                 return False
+            if held.letter.message_id is None and self._confirmed_without_id[key] > 0:
+                self._confirmed_without_id[key] -= 1
+                self._again.add(held)
+                return True
+        if self._begun >= self._most:
+            return False
         self._begun += 1
         if lost := why_incomplete(held.letter):
             self._leave(held, lost)
@@ -245,18 +254,29 @@ class Requeue:
                 self._confirm(published.held)
                 again.append(published.held)
                 continue
-            self._begun -= 1
+            if published.held in self._again:
+                again.append(published.held)
+            else:
+                self._begun -= 1
             if result is PublishResult.LOST or result is None:
                 self._doubt(published.held, _NO_CONFIRM)
         for held in again:
             if held.letter.message_id is None:
                 # Letters without an id may be equal. Better twice than lost.
                 self._doubt(held, "the connection was lost before it was removed")
+                self._confirmed_without_id[held.letter.key] += 1
             else:
                 self._confirmed[held.letter.key] += 1
+        self._again.clear()
         self._left = Counter(named.key for named in self.result.left)
 
+    def _may_come_again(self) -> int:
+        """How many letters were confirmed, but may still be in the dead-letter queue."""
+        return sum(self._confirmed.values()) + sum(self._confirmed_without_id.values())
+
     def _confirm(self, held: Held) -> None:
+        if held in self._again:
+            return  # it was put back twice, and counts once
         self.result.count += 1
         self._done(held.letter)
 

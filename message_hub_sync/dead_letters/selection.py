@@ -40,7 +40,7 @@ class Selection:
     def fits(self, letter: DeadLetter) -> bool:
         """Whether this letter is meant."""
         return (
-            self.message_id in (None, letter.message_id, _uuid(letter.message_id))
+            (self.message_id is None or self.message_id in (letter.message_id, _uuid(letter.message_id)))
             and (self.key is None or letter.key.startswith(self.key))
             and (self.source is None or letter.properties.headers.get(SOURCE) == self.source)
             and (self.error is None or self.error.casefold() in _error_text(letter.failure).casefold())

@@ -254,6 +254,26 @@ def test_letters_without_an_id_are_not_lost_with_a_connection(transport: Transpo
     assert dead is not None
     assert dead.depth == 0
     assert 1_500 <= back.depth <= 1_500 + len(result.doubtful) + 1_000
+    assert (result.count, done) == (1_500, 1_500), "one that is put back twice counts once"
+
+
+@pytest.mark.parametrize("with_id", [True, False], ids=["with ids", "without ids"])
+@pytest.mark.parametrize("cut_at", [(1,), (800,), (70, 300, 799)])
+def test_as_many_as_asked_for_are_put_back_over_lost_connections_and_leave_the_dead_letter_queue(
+    transport: Transport, with_id: bool, cut_at: tuple[int, ...]
+) -> None:
+    put(transport, [letter(number) if with_id else letter(number, message_id=None) for number in range(1_500)])
+    done: list[DeadLetter] = []
+
+    def count(found: DeadLetter) -> None:
+        done.append(found)
+        if len(done) in cut_at:
+            transport.interrupt()
+
+    result = requeue_selected(transport, QUEUE, Patience(step=30), only=Selection(), most=800, done=count)
+    assert (result.error, result.left, result.count, len(done)) == (None, [], 800, 800)
+    assert {found.payload["number"] for found in done} == set(range(800)), "none counts twice"
+    assert numbers(content(transport, f"{QUEUE}.dead", 700)) == list(range(800, 1_500))
 
 
 def test_one_letter_that_cannot_be_put_back_stays_alone_and_is_named(
