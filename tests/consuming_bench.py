@@ -66,14 +66,20 @@ class Bench:
         self.tag = 0
 
     def subscribe(
-        self, callback: Callable[..., Any], *, durable: bool = True, options: ConsumeOptions | None = None
+        self,
+        callback: Callable[..., Any],
+        *event_types: str,
+        durable: bool = True,
+        options: ConsumeOptions | None = None,
+        start: bool = True,
     ) -> Subscription:
-        consumed_queues = event_queues(self.config, ["quest.started"], durable=durable)
+        consumed_queues = event_queues(self.config, event_types or ["quest.started"], durable=durable)
         handler = handler_for(callback, "event")
         subscription = Subscription(
             lambda: self.subscriptions, self.config, consumed_queues, handler, options or ConsumeOptions()
         )
-        subscription.start()
+        if start:
+            subscription.start()
         return subscription
 
     def subscribe_messages(self, callback: Callable[..., Any]) -> Subscription:
@@ -84,12 +90,18 @@ class Bench:
         return subscription
 
     def deliver(
-        self, *, redelivered: bool = False, channel_generation: int = 1, origin: object = None, **properties: Any
+        self,
+        *,
+        to: int = -1,
+        redelivered: bool = False,
+        channel_generation: int = 1,
+        origin: object = None,
+        **properties: Any,
     ) -> int:
         self.tag += 1
         fields = {"message_id": ID.format(self.tag), "headers": {}, **properties}
-        consumer = self.transport.consumers[-1]
-        consumer.deliveries.put(
+        consumer = self.transport.consumers[to]
+        consumer.sink.put(
             Delivery(
                 body=b"{}",
                 properties=Properties(**fields),

@@ -10,6 +10,7 @@ from typing import Any
 from message_hub_sync.transport.base import (
     ConnectionStatus,
     Delivery,
+    DeliverySink,
     Outgoing,
     PublishResult,
     QueueStats,
@@ -66,8 +67,14 @@ class ScriptedTransport:
     def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> ScriptedConsumer:
         return ScriptedConsumer(topology.queue.name)
 
-    def consume_many(self, wanted: Sequence[tuple[Topology, int]], deadline: float) -> list[Any]:
-        return [self.consume(topology, prefetch=prefetch, deadline=deadline) for topology, prefetch in wanted]
+    def consume_many(
+        self, wanted: Sequence[tuple[Topology, int]], deadline: float, sinks: Sequence[DeliverySink] = ()
+    ) -> list[Any]:
+        consumers = []
+        for (topology, prefetch), sink in zip(wanted, sinks, strict=True):
+            consumers.append(self.consume(topology, prefetch=prefetch, deadline=deadline))
+            consumers[-1].sink = sink
+        return consumers
 
     def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:
         return dict.fromkeys(names)
@@ -110,6 +117,7 @@ class ScriptedConsumer:
     def __init__(self, queue: str) -> None:
         self._queue = queue
         self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
+        self.sink: DeliverySink = self._deliveries
         self.settled: list[int] = []
         self.closed = False
         self.given_back = False

@@ -57,7 +57,7 @@ class ReceivingCalls(ClientCalls):
         :param durable: whether the queues stay when this process ends. ``False``: a queue that only this client uses,
             without retries, deleted when its connection ends.
         :param prefetch: the largest number of unacknowledged events of each queue: 1 to 65,535.
-        :param workers: threads for each queue. With more than one, the order is not kept.
+        :param workers: threads that run the callback, for all its queues. With more than one, the order is not kept.
         :param retry: the retry policy; by default that of the client.
         :param deduplicate: a store that remembers what was handled, so that repeated deliveries are dropped.
         :returns: the subscription, which consumes now.
@@ -95,7 +95,7 @@ class ReceivingCalls(ClientCalls):
             to a request; ``None`` sends none, so that the caller waits until its timeout. What it raises reaches the
             caller of a request at once, and is not retried then.
         :param prefetch: the largest number of unacknowledged messages: 1 to 65,535.
-        :param workers: threads for each queue. With more than one, the order is not kept.
+        :param workers: threads that run the callback, for all its queues. With more than one, the order is not kept.
         :param retry: the retry policy; by default that of the client.
         :param deduplicate: a store that remembers what was handled, so that repeated deliveries are dropped.
         :returns: the subscription, which consumes now.
@@ -130,7 +130,7 @@ class ReceivingCalls(ClientCalls):
         :param durable: whether the queues stay when this process ends. ``False``: a queue that only this client uses,
             without retries, deleted when its connection ends.
         :param prefetch: the largest number of unacknowledged events of each queue: 1 to 65,535.
-        :param workers: threads for each queue. With more than one, the order is not kept.
+        :param workers: threads that run the callback, for all its queues. With more than one, the order is not kept.
         :param retry: the retry policy; by default that of the client.
         :param deduplicate: a store that remembers what was handled, so that repeated deliveries are dropped.
         :returns: a decorator, which returns the function as it is. It raises what :meth:`subscribe` raises.
@@ -182,7 +182,7 @@ class ReceivingCalls(ClientCalls):
 
         :param callback: the function, if it is used without parentheses.
         :param prefetch: the largest number of unacknowledged messages: 1 to 65,535.
-        :param workers: threads for each queue. With more than one, the order is not kept.
+        :param workers: threads that run the callback, for all its queues. With more than one, the order is not kept.
         :param retry: the retry policy; by default that of the client.
         :param deduplicate: a store that remembers what was handled, so that repeated deliveries are dropped.
         :returns: the function as it is; with parentheses, a decorator. It raises what

@@ -6,14 +6,14 @@ everything of one client in one process that has threads, locks or sockets. A fo
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Sequence
 
 from message_hub_sync.config import ClientConfig, MemoryAddress
 from message_hub_sync.consuming.consumed_queue import ConsumerContext
 from message_hub_sync.consuming.retry_policy import RetryPolicy
-from message_hub_sync.consuming.subscription import Subscription, SubscriptionRegistry
+from message_hub_sync.consuming.subscription import STOP_GRACE, Subscription, SubscriptionRegistry
 from message_hub_sync.consuming.suspects import Suspects
+from message_hub_sync.consuming.worker_group import WorkerThread
 from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.metrics import ServiceMetrics
 from message_hub_sync.middleware import Middleware
@@ -24,8 +24,11 @@ from message_hub_sync.publishing.publisher import Publisher
 from message_hub_sync.requests.reply_sender import ReplySender
 from message_hub_sync.requests.request_caller import RequestCaller
 from message_hub_sync.runtime.deadlines import remaining
+from message_hub_sync.runtime.final_event import FinalEvent
+from message_hub_sync.runtime.locks import Lock, refuse_where_it_cannot_wait
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.real_time import time
+from message_hub_sync.runtime.uninterrupted import start_uninterrupted
 from message_hub_sync.transport.base import Transport
 
 __all__ = ["Session", "prepare"]
@@ -77,8 +80,8 @@ class Session:
             middleware=middleware,
         )
         self.subscriptions = SubscriptionRegistry(context, inherited)
-        self.closed = threading.Event()  # set at the end of close()
-        self._lock = threading.Lock()
+        self.closed = FinalEvent()  # set at the end of close()
+        self._lock = Lock()
         self._closing = False  # set under _lock
         self._on_close: list[Callable[[], None]] = []  # guarded by _lock
 
@@ -87,7 +90,7 @@ class Session:
 
         :raises MessageHubConnectionError: the session is closed or closing.
         """
-        if self._closing and (self.closed.is_set() or not self.subscriptions.in_handler()):
+        if self._closing and (self.closed.is_set() or self.subscriptions.worker() is None):
             raise MessageHubConnectionError(
                 "this client is closed, so the call did nothing: create a new MessageHubClient"
             )
@@ -111,39 +114,53 @@ class Session:
 
     def on_close(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` when closing begins; at once if it has begun."""
-        with self._lock:
-            if not self._closing:
-                self._on_close.append(listener)
-                return
-        listener()
+        if not self._lock.run(self._listen, listener):
+            listener()
+
+    def _listen(self, listener: Callable[[], None]) -> bool:
+        if not self._closing:
+            self._on_close.append(listener)
+        return not self._closing
 
     def close(self, deadline: float) -> None:
         """Close in order. It waits for nothing after the deadline. Idempotent: a second caller waits for the first.
 
+        It is completed even if the caller is interrupted.
+
         :param deadline: monotonic seconds.
         """
-        with self._lock:
-            first = not self._closing
-            self._closing = True
-            listeners, self._on_close = self._on_close, []
-        if not first:
-            if not self.subscriptions.in_handler():
-                self.closed.wait(remaining(deadline))
+        if self.closed.is_set():
             return
-        try:
-            for listener in listeners:
-                listener()
-            # The connections are closed last: handlers that finish may still send, and must acknowledge.
-            self.subscriptions.stop_accepting()
-            mine = self.subscriptions.stop(deadline)
-        except BaseException:  # a signal handler raised: close the connections now, as no later call would
-            self._finish(deadline)
-            raise
-        if mine is None:
-            self._finish(deadline)
+        refuse_where_it_cannot_wait()
+        caller = self.subscriptions.worker()
+        if caller is not None:
+            self._close(deadline, caller)
         else:
-            # A handler called close(): its own message can be acknowledged only after the handler has returned.
-            mine.afterwards(lambda: self._finish(max(deadline, time.monotonic() + 1.0)))
+            name = f"message-hub-{self.config.service_name}-close"
+            start_uninterrupted(lambda: self._close(deadline, None), name).wait(remaining(deadline) + STOP_GRACE)
+            self.closed.wait(remaining(deadline))  # another caller closes it
+
+    def _close(self, deadline: float, caller: WorkerThread | None) -> None:
+        listeners = self._lock.run(self._begin_closing)
+        if listeners is None:
+            return
+        with contextlib.ExitStack() as steps:  # every step runs even if another raised, the last one first
+            # The connections are closed last: handlers that finish may still send, and must acknowledge.
+            if caller is None:
+                steps.callback(self._finish, deadline)
+            else:
+                # A handler called close(): its own message can be acknowledged only after the handler has returned.
+                caller.afterwards.append(lambda: self._finish(max(deadline, time.monotonic() + 1.0)))
+            steps.callback(self.subscriptions.stop, deadline)
+            steps.callback(self.subscriptions.stop_accepting)
+            for listener in listeners:
+                steps.callback(listener)
+
+    def _begin_closing(self) -> list[Callable[[], None]] | None:
+        if self._closing:
+            return None
+        self._closing = True
+        return self._on_close
 
     def _finish(self, deadline: float) -> None:
         try:

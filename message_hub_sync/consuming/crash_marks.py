@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from queue import Empty
 
 from message_hub_sync.envelope.values import PERSISTENT, Properties
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.runtime.deadlines import remaining, take
+from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import printable
@@ -34,7 +34,7 @@ class CrashMarks:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._lock = threading.Lock()
+        self._lock = Lock()
         #: Why crashes cannot be counted; ``None`` if the latest operation succeeded.
         self.problem: str | None = None  # set under _lock
         self._paused_until = 0.0  # monotonic seconds; guarded by _lock
@@ -89,8 +89,7 @@ class CrashMarks:
 
     def remove(self, queue: QueueSpec) -> None:
         """Delete a queue with all its marks. If that fails, :meth:`remove_left` tries again."""
-        with self._lock:
-            self._left[queue.name] = queue
+        self._lock.run(self._left.__setitem__, queue.name, queue)
         if not self._paused():
             self._delete(queue, time.monotonic() + TIMEOUT)
 
@@ -104,9 +103,7 @@ class CrashMarks:
 
         :param deadline: monotonic seconds.
         """
-        with self._lock:
-            queues = list(self._left.values())
-        for queue in queues:
+        for queue in self._lock.run(lambda: list(self._left.values())):
             if not self._delete(queue, deadline):
                 return
 
@@ -116,25 +113,28 @@ class CrashMarks:
         except MessageHubError as error:
             self._failed(error)
             return False
-        with self._lock:
-            self._left.pop(queue.name, None)
+        self._lock.run(self._left.pop, queue.name, None)
         return True
 
+    @locked
     def _paused(self) -> bool:
-        with self._lock:
-            return time.monotonic() < self._paused_until
+        return time.monotonic() < self._paused_until
 
+    @locked
     def _succeeded(self) -> None:
-        with self._lock:
-            self.problem = None
-            self._paused_until = 0.0
+        self.problem = None
+        self._paused_until = 0.0
+
+    @locked
+    def _note_failure(self, error: MessageHubError) -> bool:
+        """Note why an operation failed. Returns whether the one before had succeeded."""
+        first = self.problem is None
+        self.problem = printable(str(error), 500)
+        self._paused_until = time.monotonic() + PAUSE
+        return first
 
     def _failed(self, error: MessageHubError) -> None:
-        with self._lock:
-            first = self.problem is None
-            self.problem = printable(str(error), 500)
-            self._paused_until = time.monotonic() + PAUSE
-        if first:
+        if self._note_failure(error):
             logger.warning(
                 "crashes cannot be counted now, so a message whose handler ends its process is delivered again without "
                 "limit: %s. The user needs permission to configure, write and read the queues {service}.started.*",

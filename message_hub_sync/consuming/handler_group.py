@@ -68,7 +68,7 @@ class HandlerGroup:
         :param durable: whether the queues stay when the consuming process ends. ``False``: a queue that only that
             client uses, without retries, deleted when its connection ends.
         :param prefetch: the largest number of unacknowledged events of each queue: 1 to 65,535.
-        :param workers: threads for each queue. With more than one, the order is not kept.
+        :param workers: threads that run the callback, for all its queues. With more than one, the order is not kept.
         :param retry: the retry policy; by default that of the client.
         :param deduplicate: a store that remembers what was handled, so that repeated deliveries are dropped.
         :returns: a decorator, which returns the function as it is.
@@ -112,7 +112,7 @@ class HandlerGroup:
 
         :param callback: the function, if it is used without parentheses.
         :param prefetch: the largest number of unacknowledged messages: 1 to 65,535.
-        :param workers: threads for each queue. With more than one, the order is not kept.
+        :param workers: threads that run the callback, for all its queues. With more than one, the order is not kept.
         :param retry: the retry policy; by default that of the client.
         :param deduplicate: a store that remembers what was handled, so that repeated deliveries are dropped.
         :returns: the function as it is; with parentheses, a decorator.

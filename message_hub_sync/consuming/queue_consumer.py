@@ -1,21 +1,23 @@
-"""The consumer of one queue with its worker threads, from the first delivery to the last acknowledgement."""
+"""The consumer of one queue, from the first delivery to the last acknowledgement."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from queue import Empty
+from queue import Empty, SimpleQueue
 
 from message_hub_sync.consuming.consumed_queue import ConsumedQueue, ConsumeOptions, ConsumerContext
 from message_hub_sync.consuming.delivery_limit import DeliveryLimit
 from message_hub_sync.consuming.delivery_processor import DeliveryProcessor
 from message_hub_sync.consuming.handlers import Handler
+from message_hub_sync.consuming.incoming import IncomingDeliveries
 from message_hub_sync.consuming.republishing import Republisher
+from message_hub_sync.consuming.unprocessed import UnprocessedDeliveries
+from message_hub_sync.consuming.worker_group import WorkerGroup, WorkerThread
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.runtime.deadlines import remaining, take
+from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import became_reloader_parent, uwsgi_hint
 from message_hub_sync.runtime.real_time import time
@@ -33,19 +35,22 @@ CLOSE_TIMEOUT = 1.0
 class QueueConsumer:
     """Consumes one queue for all subscriptions to it. Any thread may use it.
 
+    ``stopping.py`` stops it, in steps that may be repeated. After the first one, :meth:`refuse`, no handler begins.
+
     :param consumed: the queue.
     :param options: how it is consumed.
     :param context: what all consumers of the client share.
+    :param group: the threads that serve it.
     """
 
     def __init__(
-        self,
-        consumed: ConsumedQueue,
-        options: ConsumeOptions,
-        context: ConsumerContext,
+        self, consumed: ConsumedQueue, options: ConsumeOptions, context: ConsumerContext, group: WorkerGroup
     ) -> None:
         self.consumed = consumed
         self.options = options
+        self.group = group
+        #: Whether it was stopped completely: no worker serves it, and what was unacked goes back to its queue.
+        self.ended = False  # any thread sets it to True, and it stays so
         self._context = context
         # Replaced as a whole under the lock of the registry that owns this; workers read it without a lock.
         self._handlers: tuple[tuple[object, Handler], ...] = ()
@@ -58,17 +63,17 @@ class QueueConsumer:
             stopping=lambda: self._stopping,
             limit=self._limit,
         )
-        self._lock = threading.Lock()
+        self._incoming = IncomingDeliveries(group, self._handle_next)
+        self._lock = Lock()
         self._opening: Future[None] | None = None  # set under _lock; the caller that opens resets it after an error
-        self.consumer: Consumer | None = None  # set under _lock
-        self._threads: list[threading.Thread] = []  # guarded by _lock; all that were started
-        self._workers: list[threading.Thread] = []  # changed under _lock; those that still run
-        self._taken: dict[threading.Thread, Delivery] = {}  # what each worker handles now; it sets its own
-        self._republisher: Republisher | None = None  # set under _lock
+        # Set by the caller that opens, the last two before the first.
+        self.consumer: Consumer | None = None
+        self._moves: Republisher
+        self._unprocessed: UnprocessedDeliveries
         self._stopping = False  # any thread sets it to True, and it stays so
-        self._cancelled = threading.Event()  # set under _lock
-        self._stop_deadline = 0.0  # set under _lock
-        self._afterwards: list[Callable[[], None]] = []  # guarded by _lock
+        self._left_to_workers = False  # any thread sets it to True, and it stays so
+        self._watchers: list[SimpleQueue[None]] = []  # any thread appends
+        self._attend_in_line = False  # single operations only
 
     # --- callbacks and state ----------------------------------------------------------------------
 
@@ -84,6 +89,11 @@ class QueueConsumer:
         return not others
 
     @property
+    def handlers(self) -> list[Handler]:
+        """The callbacks of all its subscriptions."""
+        return [handler for _, handler in self._handlers]
+
+    @property
     def queue(self) -> str:
         """The queue's name as declared: with the random part, if it has one."""
         consumer = self.consumer
@@ -93,15 +103,16 @@ class QueueConsumer:
     def active(self) -> bool:
         """Whether the broker delivers and a worker handles deliveries."""
         consumer = self.consumer
-        return consumer is not None and consumer.active and bool(self._workers) and not self._stopping
+        return consumer is not None and consumer.active and self.group.running and not self._stopping
 
     @property
     def error(self) -> str | None:
-        """Why failed messages stay unacked, so that they take up the prefetch; ``None`` if there are none."""
-        republisher = self._republisher
-        stuck = Counter[tuple[str, str]]() if republisher is None else republisher.stuck()
-        if not stuck:
+        """Why messages stay unacked, so that they take up the prefetch; ``None`` if none do."""
+        if self.consumer is None:
             return None
+        stuck = self._moves.stuck()
+        if not stuck:
+            return self._unprocessed.error
         ((queue, why), count), *_ = stuck.most_common(1)
         return f"{count} message{'s' * (count > 1)} cannot be moved to {queue}: {printable(why, 500)}"
 
@@ -111,11 +122,11 @@ class QueueConsumer:
         return self._limit.possible(self.consumer)
 
     @property
-    def is_current_thread(self) -> bool:
-        """Whether the calling thread is one of the workers, that is, whether a handler makes the call."""
-        return threading.current_thread() in self._workers
+    def workers(self) -> list[WorkerThread]:
+        """The threads that work on it now."""
+        return [worker for worker in self.group.threads if worker.queue is self]
 
-    # --- start and stop ---------------------------------------------------------------------------
+    # --- start ------------------------------------------------------------------------------------
 
     @staticmethod
     def start_all(consumers: Sequence[QueueConsumer], deadline: float) -> None:
@@ -134,13 +145,13 @@ class QueueConsumer:
                 QueueConsumer._open_all(mine, deadline)
             waiting = [each for each in waiting if each not in mine and not each._opened_elsewhere(deadline)]
 
+    @locked
     def _claim(self) -> Future[None] | None:
         """The future to complete, if the caller must open the queue."""
-        with self._lock:
-            if self._opening is not None:
-                return None
-            self._opening = Future()
-            return self._opening
+        if self._opening is not None:
+            return None
+        self._opening = Future()
+        return self._opening
 
     def _opened_elsewhere(self, deadline: float) -> bool:
         """Wait for the caller that opens the queue. False if that one was interrupted: it must be opened here."""
@@ -162,12 +173,13 @@ class QueueConsumer:
         transport = next(iter(opening))._context.transport
         try:
             wanted = [(each.consumed.topology, each.options.prefetch) for each in opening]
-            opened = list(transport.consume_many(wanted, deadline))
+            consumers = transport.consume_many(wanted, deadline, [each._incoming for each in opening])
             try:
-                for each in opening:
-                    each._begin(opened.pop(0), deadline)
+                for each, consumer in zip(opening, consumers, strict=True):
+                    each._begin(consumer)
             except BaseException:
-                for consumer in opened:  # those that have no workers yet
+                for each, consumer in zip(opening, consumers, strict=True):
+                    each.consumer = None  # so that another caller may open it
                     consumer.close(deadline)
                 raise
         except BaseException as error:
@@ -182,181 +194,148 @@ class QueueConsumer:
         for future in opening.values():
             future.set_result(None)
 
-    def _begin(self, consumer: Consumer, deadline: float) -> None:
-        """Start the workers."""
-        context = self._context
+    def _begin(self, consumer: Consumer) -> None:
+        """Have the workers handle its deliveries."""
         self._limit.consumed(consumer)
-        name = f"message-hub-{context.config.service_name}-{self.consumed.topology.queue.name}"
+        self._moves = Republisher(self._context.transport, consumer, self._attend_soon, self._attend_at)
+        self._unprocessed = UnprocessedDeliveries(consumer, self._attend_at)
+        self.consumer = consumer
         try:
-            with self._lock:
-                if self._stopping:
-                    raise MessageHubConnectionError("the subscription was cancelled meanwhile")
-                self.consumer = consumer
-                self._republisher = republisher = Republisher(context.transport, consumer)
-                # Start the threads under _lock: join() must not see one that has not started.
-                for number in range(1, self.options.workers + 1):
-                    worker = threading.Thread(
-                        target=self._work, args=(consumer, republisher), name=f"{name}-{number}", daemon=True
-                    )
-                    worker.start()
-                    self._threads.append(worker)
-                    self._workers.append(worker)
-        except BaseException as error:
-            # The last worker closes the consumer. If no worker has started, close it here.
-            self.cancel(deadline)
-            if not self._workers:
-                consumer.close(deadline)
+            if self._stopping:  # whoever stopped it may have seen no consumer
+                raise MessageHubConnectionError("the subscription was cancelled meanwhile")
+            self.group.start()
+        except (RuntimeError, MessageHubConnectionError) as error:
             # RuntimeError: Python cannot start a thread, because the process exits or has too many.
-            if isinstance(error, (RuntimeError, MessageHubConnectionError)):
-                raise MessageHubConnectionError(f"the queue {consumer.queue} is not consumed: {error}") from None
-            raise
+            raise MessageHubConnectionError(f"the queue {consumer.queue} is not consumed: {error}") from None
+        self._incoming.queue_up()  # a worker of the group may have found no consumer
+
+    def connected(self) -> None:
+        """The broker accepts messages again: have the messages moved that could not be moved. Does not wait."""
+        if self.consumer is not None:
+            self._moves.connected()
+
+    # --- stop: any thread may make each step, and repeat it -----------------------------------------
 
     def refuse(self) -> None:
-        """Begin no handler any more. The first step of stopping; it does not wait."""
+        """Begin no handler any more. The first step; it is a single operation."""
         self._stopping = True
 
-    def cancel(self, deadline: float) -> None:
-        """Cancel the consumer. Each worker ends after its current message. This waits for nothing.
+    def tell_broker(self) -> None:
+        """Ask the broker for no more deliveries. This does not wait for its answer: it may not answer."""
+        consumer = self.consumer
+        if consumer is not None:
+            try:
+                consumer.cancel(0.0)
+            except MessageHubError as error:
+                logger.debug("cancelling the consumer of %s failed: %s", consumer.queue, error)
 
-        :param deadline: how long the last worker may acknowledge, in monotonic seconds.
+    def wait_idle(self, deadline: float, apart: WorkerThread | None) -> bool:
+        """Wait until no worker works on it, and each message that is being moved is settled.
+
+        :param deadline: monotonic seconds.
+        :param apart: a worker that is not waited for.
+        :returns: whether no other worker works on it.
         """
-        with self._lock:
-            self._stopping = True
-            if self._cancelled.is_set():
-                return
-            self._stop_deadline = deadline
-            consumer = self.consumer
-            if consumer is not None:
-                self._cancelled.set()
-        if consumer is None:
-            return
-        try:
-            consumer.cancel(0.0)  # do not wait for the answer: there may be many consumers, and one may not answer
-        except MessageHubError as error:
-            logger.debug("cancelling the consumer of %s failed: %s", consumer.queue, error)
-        finally:
-            for _ in range(self.options.workers):
-                consumer.deliveries.put(None)  # wakes one worker
-
-    def join(self, deadline: float) -> bool:
-        """Wait until the workers have ended, except the calling one. Returns whether all have ended."""
-        with self._lock:
-            threads = list(self._threads)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(remaining(deadline))
-        return not self._workers
+        left: SimpleQueue[None] = SimpleQueue()
+        self._watchers.append(left)
+        while True:
+            if any(worker is not apart for worker in self.workers):
+                try:
+                    take(left, remaining(deadline))
+                except Empty:
+                    return False
+            elif self.consumer is None or not self._moves.in_flight or not remaining(deadline):
+                return True
+            else:
+                self._moves.finish(deadline)
 
     def give_back(self) -> None:
-        """Requeue the deliveries that no worker has taken, if a handler runs on after :meth:`join`. Does not wait."""
+        """Requeue the deliveries that no worker has taken, because a handler of it runs on. Does not wait."""
         consumer = self.consumer
         if consumer is not None:
             try:
                 consumer.give_back()
+                self._unprocessed.give_back()
             except MessageHubError as error:
                 logger.debug("giving back deliveries of %s failed: %s", consumer.queue, error)
 
-    def connected(self) -> None:
-        """The broker accepts messages again: have the messages moved that could not be moved. Does not wait."""
-        republisher = self._republisher
-        if republisher is not None:
-            republisher.connected()
+    def leave_to_workers(self) -> None:
+        """Have the last worker that works on it end it; end it here if none does."""
+        self._left_to_workers = True
+        if not self.workers:
+            self.end(time.monotonic() + CLOSE_TIMEOUT)
 
-    def log_unfinished(self, seconds: float) -> bool:
-        """Log the messages whose handlers still run, except the handler that calls this.
+    def end(self, deadline: float) -> None:
+        """Acknowledge what is confirmed, and requeue what is unacked.
 
-        :param seconds: how long closing waited for them.
-        :returns: whether there are any.
+        :param deadline: how long to wait for the broker, in monotonic seconds.
         """
-        workers = [worker for worker in list(self._workers) if worker is not threading.current_thread()]
-        taken = [
-            self._taken[worker].properties.message_id or "without an id" for worker in workers if worker in self._taken
-        ]
-        if taken:
-            logger.warning(
-                "%d handler%s of %s still ran after %.3g s: message %s %s",
-                len(taken),
-                "s" * (len(taken) > 1),
-                self.queue,
-                seconds,
-                printable(", ".join(taken)),
-                "will be delivered again" if self.consumed.topology.queue.durable else "is lost with its queue",
-            )
-        return bool(taken)
+        consumer = self.consumer
+        if consumer is not None:
+            try:
+                self._moves.finish(deadline)
+                consumer.close(deadline)
+            except MessageHubError as error:
+                logger.debug("closing the consumer of %s failed: %s", consumer.queue, error)
+        self.group.remove(self)
+        self.ended = True
 
-    def afterwards(self, action: Callable[[], None]) -> None:
-        """Run ``action`` on the last worker after it has acknowledged its message; now if no worker runs."""
-        with self._lock:
-            if self._workers:
-                self._afterwards.append(action)
-                return
-        action()
+    # --- on a worker thread -----------------------------------------------------------------------
 
-    # --- the workers ------------------------------------------------------------------------------
-
-    def _work(self, consumer: Consumer, republisher: Republisher) -> None:
-        me = threading.current_thread()
+    def _handle_next(self, worker: WorkerThread) -> None:
+        worker.queue = self
         try:
-            # Not until _stopping: only cancel() knows how long the last worker may wait for confirms.
-            while not self._cancelled.is_set():
-                delivery = self._next(consumer, republisher)
-                if delivery is None:
-                    continue
-                if self._stopping:
-                    consumer.deliveries.put(delivery)  # for give_back()
-                    self._cancelled.wait()
-                    break
-                self._taken[me] = delivery
-                self._process(delivery, consumer, republisher)
-                self._taken.pop(me, None)
+            if self.consumer is not None and not self._stopping:
+                delivery = self._incoming.take()
+                if delivery is not None:
+                    worker.delivery = delivery
+                    self._process(delivery, self.consumer)
         finally:
-            self._leave(consumer, republisher)
+            worker.queue = worker.delivery = None
+            if self._stopping:
+                self._leave()
 
-    def _next(self, consumer: Consumer, republisher: Republisher) -> Delivery | None:
-        """The next delivery. First deals with what is due for those that are being republished."""
-        due = republisher.next_due()
-        if due == 0:
-            republisher.advance()
-            due = republisher.next_due()
-        try:
-            return consumer.deliveries.get() if due is None else take(consumer.deliveries, due)
-        except Empty:
-            return None
-
-    def _process(self, delivery: Delivery, consumer: Consumer, republisher: Republisher) -> None:
+    def _process(self, delivery: Delivery, consumer: Consumer) -> None:
         if became_reloader_parent():
             # The script called app.run(debug=True) after it subscribed: its child process serves, and this one only
             # watches files.
             logger.info("%s is no longer consumed: this process is the parent of werkzeug's reloader", consumer.queue)
-            self.cancel(time.monotonic() + CLOSE_TIMEOUT)
+            self.refuse()
+            self.tell_broker()
+            self.leave_to_workers()
             return
         try:
-            self._processor.process(delivery, consumer, republisher)
-        except BaseException:
-            logger.exception("a delivery of %s could not be processed and stays unacked", consumer.queue)
+            self._processor.process(delivery, consumer, self._moves)
+        except BaseException as error:
+            self._unprocessed.add(delivery, error)
+        else:
+            if self._unprocessed.failing:
+                self._unprocessed.processed()
 
-    def _leave(self, consumer: Consumer, republisher: Republisher) -> None:
-        """End a worker. The last one closes the consumer, so that all handlers have acknowledged before that.
+    def attend(self, worker: WorkerThread) -> None:
+        """Deal with the answers to moves, and with what is due."""
+        self._attend_in_line = False  # first: an answer that comes from here on has it attended to again
+        if self.consumer is None:
+            return
+        worker.queue = self
+        try:
+            self._moves.advance()
+            self._unprocessed.give_back(time.monotonic())
+        finally:
+            worker.queue = None
+            if self._stopping:
+                self._leave()
 
-        It also waits for the confirms of what is being republished. Closing requeues what was not handled.
-        """
-        me = threading.current_thread()
-        self._taken.pop(me, None)
-        with self._lock:
-            if len(self._workers) > 1:
-                self._workers = [worker for worker in self._workers if worker is not me]
-                return
-        # The last one. It stays in _workers, so that whoever stops this consumer waits for it.
-        try:
-            republisher.finish(max(self._stop_deadline, time.monotonic() + CLOSE_TIMEOUT))
-        except BaseException:
-            logger.exception("waiting for the confirms of moved messages of %s failed", consumer.queue)
-        with self._lock:
-            self._workers = []
-            actions, self._afterwards = self._afterwards, []
-        try:
-            consumer.close(max(self._stop_deadline, time.monotonic() + CLOSE_TIMEOUT))
-        except MessageHubError as error:
-            logger.debug("closing the consumer of %s failed: %s", consumer.queue, error)
-        for action in actions:
-            action()
+    def _leave(self) -> None:
+        for left in list(self._watchers):
+            left.put(None)
+        if self._left_to_workers and not self.workers:
+            self.end(time.monotonic() + CLOSE_TIMEOUT)
+
+    def _attend_soon(self) -> None:
+        if not self._attend_in_line:
+            self._attend_in_line = True
+            self.group.put(self.attend)
+
+    def _attend_at(self, due: float) -> None:
+        self.group.attend_at(self, due)

@@ -7,11 +7,9 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from queue import Empty
 
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.errors import MessageHubError, MessageValidationError
-from message_hub_sync.runtime.deadlines import remaining, take
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import printable
@@ -82,26 +80,39 @@ class _UndeclarableQueue:
 
 
 class Republisher:
-    """The deliveries of one queue that are being republished and are not confirmed yet. All its workers share it.
+    """The deliveries of one queue that are being republished and are not confirmed yet. Any thread may use it.
 
-    No worker waits for a confirm, so as many messages are under way as the prefetch allows. The confirm wakes a worker,
-    which acknowledges the delivery. A delivery that cannot be republished now stays unacked, and is tried again later.
+    No worker waits for a confirm, so as many messages are under way as the prefetch allows. After the confirm a worker
+    acknowledges the delivery. A delivery that cannot be republished now stays unacked, and is tried again later.
     While an attempt is not answered, it is not repeated, so that a slow broker does not get the message twice.
 
     It has no lock, because a confirm may come while a lock of the transport is held. Each republication is in one of
     three collections, and is added and taken out by single, atomic operations.
+
+    :param consumer: acknowledges the deliveries.
+    :param attend: has a worker call :meth:`advance` soon. It does not wait, and may be called with any lock held.
+    :param attend_at: the same, at a time in monotonic seconds.
     """
 
-    def __init__(self, transport: Transport, consumer: Consumer) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        consumer: Consumer,
+        attend: Callable[[], None],
+        attend_at: Callable[[float], None],
+    ) -> None:
         self._transport = transport
         self._consumer = consumer
+        self._attend = attend
+        self._attend_at = attend_at
         self._unanswered: dict[int, _Republication] = {}  # by id() of the receipt
         self._answered: deque[_Republication] = deque()
         self._waiting: deque[_Republication] = deque()  # for their next attempt
-        self._woken = False  # whether a wake-up for _answered is among the deliveries
+        # Those with an attempt whose answer was not dealt with completely: for whoever waits for all of them.
+        self._open: set[_Republication] = set()
         self._next_look = math.inf  # the time.monotonic() at which to look for attempts without an answer
         self._connected_at = 0.0  # the time.monotonic() of the last connected()
-        self._finishing = False  # set once, by the last worker
+        self._finishing = False  # set once
         # One backoff for each queue, not for each message: a failed declare may take up to 5 s.
         self._undeclarable: dict[str, _UndeclarableQueue] = {}
         self._declared: dict[str, float] = {}  # the time.monotonic() at which each queue was declared
@@ -127,17 +138,6 @@ class Republisher:
         outgoing = _outgoing(delivery, queue, properties)
         self._try(_Republication(delivery, queue, outgoing, done, fallback, report, FIRST_PAUSE))
 
-    def next_due(self) -> float | None:
-        """Seconds until :meth:`advance` has something to do; ``None`` if only an answer can give it something."""
-        if self._answered:
-            return 0.0
-        due = math.inf
-        if self._waiting:
-            due = min((republication.due for republication in list(self._waiting)), default=math.inf)
-        if self._unanswered:
-            due = min(due, self._next_look)
-        return None if due == math.inf else remaining(due)
-
     def advance(self) -> None:
         """Deal with the answers, and make one attempt for each delivery that is due.
 
@@ -145,6 +145,8 @@ class Republisher:
         republished, too, it would be handled twice.
         """
         self._settle_answered()
+        if self._finishing:
+            return
         now = time.monotonic()
         for _ in range(len(self._waiting)):
             republication = _popped(self._waiting)
@@ -155,33 +157,36 @@ class Republisher:
             if republication.due <= now:
                 self._try(republication)
             else:
-                self._waiting.append(republication)
+                self._wait(republication)
         if self._unanswered and now >= self._next_look:
-            self._next_look = now + SLOW
+            self._look_at(now + SLOW)
             for republication in list(self._unanswered.values()):
                 if now - republication.tried_at >= SLOW:
                     republication.stuck = f"no confirm for {SLOW:g} s"
                     self._tell(republication, republication.stuck)
 
-    def finish(self, deadline: float) -> None:
-        """Wait for the answers to what is published, and acknowledge what is confirmed. Publish nothing more.
+    # --- for any thread ---------------------------------------------------------------------------
 
-        For the last worker. What is not confirmed stays unacked.
+    @property
+    def in_flight(self) -> bool:
+        """Whether an attempt is not answered, or its answer was not dealt with completely."""
+        return bool(self._open)
+
+    def finish(self, deadline: float) -> None:
+        """Wait for the answers to what is published, and acknowledge what is confirmed. Publish nothing again.
+
+        What is not confirmed stays unacked.
 
         :param deadline: monotonic seconds.
         """
         self._finishing = True
+        for republication in list(self._open):
+            receipt = republication.receipt
+            if receipt is not None and receipt.wait(deadline) is not None:
+                self._resolved(receipt)  # the thread that has the answer may not have come to it
         self._settle_answered()
-        while self._unanswered and (seconds := remaining(deadline)):
-            try:
-                take(self._consumer.deliveries, seconds)  # a wake-up; a delivery stays unacked
-            except Empty:
-                break
-            self._settle_answered()
-        for republication in [*self._unanswered.values(), *self._waiting]:
+        for republication in [*list(self._unanswered.values()), *list(self._waiting)]:
             self._report(republication, False)
-
-    # --- for any thread ---------------------------------------------------------------------------
 
     def connected(self) -> None:
         """The broker accepts messages again: have all that waits tried at once. Does not wait."""
@@ -190,7 +195,7 @@ class Republisher:
         for republication in list(self._waiting):
             republication.due, republication.pause = 0.0, FIRST_PAUSE
         if self._waiting:
-            self._wake()
+            self._attend()
 
     def stuck(self) -> Counter[tuple[str, str]]:
         """How many messages are stuck, by queue to publish to and reason."""
@@ -205,12 +210,7 @@ class Republisher:
         republication = self._unanswered.pop(id(receipt), None)
         if republication is not None:
             self._answered.append(republication)
-            self._wake()
-
-    def _wake(self) -> None:
-        if not self._woken:
-            self._woken = True
-            self._consumer.deliveries.put(None)
+            self._attend()
 
     # --- one attempt ------------------------------------------------------------------------------
 
@@ -232,7 +232,8 @@ class Republisher:
             return
         republication.receipt = receipt
         if not self._unanswered:
-            self._next_look = republication.tried_at + SLOW
+            self._look_at(republication.tried_at + SLOW)
+        self._open.add(republication)
         self._unanswered[id(receipt)] = republication
         receipt.on_resolved(lambda: self._resolved(receipt))
         # Do not wait: this leaves it to the I/O thread to read the confirm.
@@ -284,7 +285,6 @@ class Republisher:
     # --- its answer -------------------------------------------------------------------------------
 
     def _settle_answered(self) -> None:
-        self._woken = False  # first: an answer that comes from here on wakes a worker again
         while (republication := _popped(self._answered)) is not None:
             self._settle(republication)
 
@@ -301,7 +301,10 @@ class Republisher:
                 republication.done()
             except Exception:
                 logger.exception("a message of %s was moved, but acknowledging it failed", republication.delivery.queue)
+            finally:
+                self._open.discard(republication)
             return
+        self._open.discard(republication)
         # RETURNED: declare the queue first. The channel was closed: publish on a channel of its own.
         republication.undeclared = result is PublishResult.RETURNED
         republication.own_channel = result in (PublishResult.CHANNEL_ERROR_SHARED, PublishResult.CHANNEL_ERROR)
@@ -322,7 +325,15 @@ class Republisher:
         republication.due = due or time.monotonic() + republication.pause
         republication.pause = republication.pause if due else min(2 * republication.pause, LONGEST_PAUSE)
         self._tell(republication, why)
+        self._wait(republication)
+
+    def _wait(self, republication: _Republication) -> None:
         self._waiting.append(republication)
+        self._attend_at(republication.due)
+
+    def _look_at(self, due: float) -> None:
+        self._next_look = due
+        self._attend_at(due)
 
     def _tell(self, republication: _Republication, why: str) -> None:
         self._report(republication, False)
@@ -340,7 +351,10 @@ class Republisher:
     def _report(self, republication: _Republication, moved: bool) -> None:
         report, republication.report = republication.report, None
         if report is not None:
-            report(moved)
+            try:
+                report(moved)
+            except Exception:  # it shows values of the handler, which may raise
+                logger.exception("why a message of %s is moved could not be logged", republication.delivery.queue)
         elif moved and republication.warned:
             logger.info(
                 "message %s of %s was moved to %s",

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Sequence
 
 from message_hub_sync.config import ClientConfig
+from message_hub_sync.consuming.callbacks import limited, same_function
 from message_hub_sync.consuming.consumed_queue import ConsumedQueue, ConsumeOptions, ConsumerContext
 from message_hub_sync.consuming.handlers import Handler
 from message_hub_sync.consuming.queue_consumer import QueueConsumer
 from message_hub_sync.consuming.retry_policy import RETRY_DELAYS_MS
+from message_hub_sync.consuming.stopping import Stop
+from message_hub_sync.consuming.worker_group import WorkerGroup, WorkerThread
 from message_hub_sync.errors import (
     MessageHubConfigurationError,
     MessageHubConnectionError,
 )
-from message_hub_sync.runtime.deadlines import deadline_after, timeout_seconds
+from message_hub_sync.runtime.deadlines import deadline_after, remaining, timeout_seconds
+from message_hub_sync.runtime.final_event import FinalEvent
+from message_hub_sync.runtime.locks import Lock, locked, refuse_where_it_cannot_wait
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.process_kind import reloader_parent
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import shown
+from message_hub_sync.runtime.uninterrupted import start_uninterrupted
 from message_hub_sync.transport.topology import retry_queue
 
 __all__ = ["Subscription", "SubscriptionRegistry"]
 
 logger = SafeLogger("message_hub_sync.subscription")
+
+#: Seconds beyond the deadline that the last steps of stopping may take.
+STOP_GRACE = 5.0
 
 
 class Subscription:
@@ -106,31 +114,35 @@ class Subscription:
 
 
 class SubscriptionRegistry:
-    """The subscriptions of one client in one process, and one consumer for each of their queues.
+    """The subscriptions of one client in one process, one consumer for each of their queues, and their threads.
 
     Any thread may use it. No call holds ``_lock`` while it waits for the broker.
+
+    A subscription has a :class:`WorkerGroup`, which serves its queues. If another one consumes one of its queues
+    already, the group of that one serves all its queues.
 
     :param inherited: in a forked child, the subscriptions of the parent; they are inactive.
     """
 
     def __init__(self, context: ConsumerContext, inherited: Sequence[Subscription] = ()) -> None:
         self._context = context
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._consumers: dict[tuple[str, bool], QueueConsumer] = {}  # changed under _lock
-        # Cancelled consumers of which a handler still runs.
-        self._leaving: set[QueueConsumer] = set()  # changed under _lock, except for the atomic discard()
+        # Cancelled consumers that had not ended when they were looked at last.
+        self._leaving: tuple[QueueConsumer, ...] = ()  # replaced under _lock
+        self._groups: dict[Subscription, WorkerGroup] = {}  # guarded by _lock
         # An event that is set means: not running.
-        self._ended: dict[Subscription, threading.Event] = {}  # guarded by _lock
-        self._closed = False  # guarded by _lock
+        self._ended: dict[Subscription, FinalEvent] = {}  # guarded by _lock
+        self._closed = False  # set under _lock
         #: Whether stop() saw every handler end, except one that called it. Written by the thread that stops.
         self.drained = False
         for subscription in inherited:
-            self._ended[subscription] = _set_event()
+            self._ended[subscription] = FinalEvent(is_set=True)
         context.transport.on_connected(self._connected)
 
     def _connected(self) -> None:
         # On an I/O thread: no lock, which a thread that waits for the broker may hold.
-        for consumer in [*list(self._consumers.values()), *list(self._leaving)]:
+        for consumer in [*list(self._consumers.values()), *self._leaving]:
             consumer.connected()
 
     # --- one subscription -------------------------------------------------------------------------
@@ -143,22 +155,12 @@ class SubscriptionRegistry:
         :param deadline: monotonic seconds.
         """
         parent = reloader_parent()
-        with self._lock:
-            if self._closed:
-                raise MessageHubConnectionError(
-                    "this client is closed, so nothing is consumed: create a new MessageHubClient"
-                )
-            ended = self._ended.get(subscription)
-            mine = ended is None or ended.is_set()
-            if not mine:
-                found = [self._consumers.get(consumed.key) for consumed in subscription._consumed_queues]
-                joined = [consumer for consumer in found if consumer is not None]
-            else:
-                joined = self._join(subscription) if parent is None else []
-                self._ended[subscription] = threading.Event() if parent is None else _set_event()
+        joined, mine, warning = self._join(subscription, parent is None)
         if parent is not None:
             logger.info("%r stays inactive: this process is the parent of the %s reloader", subscription, parent)
             return
+        if warning is not None:
+            logger.warning("%s", warning)
         try:
             QueueConsumer.start_all(joined, deadline)
         except BaseException:
@@ -166,63 +168,138 @@ class SubscriptionRegistry:
                 self.cancel(subscription, deadline)
             raise
 
-    def _join(self, subscription: Subscription) -> list[QueueConsumer]:
+    @locked
+    def _join(self, subscription: Subscription, consume: bool) -> tuple[list[QueueConsumer], bool, str | None]:
+        """Note that a subscription is started.
+
+        :param consume: whether to attach its callback to the consumers of its queues.
+        :returns: these consumers, whether they were attached by this call, and what to warn about.
+        """
+        if self._closed:
+            raise MessageHubConnectionError(
+                "this client is closed, so nothing is consumed: create a new MessageHubClient"
+            )
+        ended = self._ended.get(subscription)
+        if ended is not None and not ended.is_set():
+            return self._joined(subscription), False, None
+        if not consume:
+            self._ended[subscription] = FinalEvent(is_set=True)
+            return [], True, None
+        warning = self._same_name(subscription)
+        joined = self._attach(subscription)
+        self._ended[subscription] = FinalEvent()
+        return joined, True, warning
+
+    def _joined(self, subscription: Subscription) -> list[QueueConsumer]:
+        """The consumers of its queues. The caller holds ``_lock``."""
+        found = [self._consumers.get(consumed.key) for consumed in subscription._consumed_queues]
+        return [consumer for consumer in found if consumer is not None]
+
+    def _attach(self, subscription: Subscription) -> list[QueueConsumer]:
         """The consumers of its queues, with its callback attached. The caller holds ``_lock``."""
-        for consumed in subscription._consumed_queues:
-            there = self._consumers.get(consumed.key)
-            if there is not None and subscription._options not in (there.options, ConsumeOptions()):
+        there = self._joined(subscription)
+        for consumer in there:
+            if subscription._options not in (consumer.options, ConsumeOptions()):
                 raise MessageHubConfigurationError(
-                    f"the queue {consumed.topology.queue.name} is already consumed with {_shown(there.options)}: "
+                    f"the queue {consumer.consumed.name} is already consumed with {_shown(consumer.options)}: "
                     "a second subscription to it must have the same options, or none"
                 )
-        joined = []
+        group = there[0].group if there else self._groups.get(subscription)
         for consumed in subscription._consumed_queues:
-            consumer = self._consumers.get(consumed.key)
-            if consumer is None:
-                consumer = QueueConsumer(consumed, subscription._options, self._context)
-                self._consumers[consumed.key] = consumer
-            consumer.attach(subscription, subscription._handler)
-            joined.append(consumer)
+            if consumed.key not in self._consumers:
+                group = self._add_consumer(consumed, subscription._options, group).group
+        joined = self._joined(subscription)
+        handler = subscription._handler
+        if len({consumer.group for consumer in joined}) > 1:
+            # Several groups run it: in no more of their threads at once than the subscription has workers.
+            handler = limited(handler, max(consumer.options.workers for consumer in joined))
+        for consumer in joined:
+            consumer.attach(subscription, handler)
+        if group is not None:
+            # While a handler of it runs on after a cancel, this group is used again, so that no two groups run one
+            # callback at once.
+            self._groups[subscription] = group
         return joined
+
+    def _add_consumer(
+        self, consumed: ConsumedQueue, options: ConsumeOptions, group: WorkerGroup | None
+    ) -> QueueConsumer:
+        """A new consumer that ``group`` serves, or a new group if that one has ended. The caller holds ``_lock``."""
+        while True:
+            if group is None:
+                name = f"message-hub-{self._context.config.service_name}-{consumed.name}"
+                group = WorkerGroup(self, name, options.workers)
+            consumer = QueueConsumer(consumed, options, self._context, group)
+            if group.add(consumer):
+                self._consumers[consumed.key] = consumer
+                return consumer
+            group = None
+
+    def _same_name(self, subscription: Subscription) -> str | None:
+        """What to warn about if a function of the same name is subscribed already. The caller holds ``_lock``."""
+        for consumer in self._joined(subscription):
+            for handler in consumer.handlers:
+                if same_function(handler.callback, subscription._handler.callback):
+                    return (
+                        f"the queue {consumer.consumed.name} is consumed by a function named {handler.name} already, "
+                        "and now by another one, too: both handle each message. If the same code was run twice, as in "
+                        "a notebook, call cancel() of the earlier subscription"
+                    )
+        return None
 
     def cancel(self, subscription: Subscription, deadline: float) -> None:
         """Remove the callbacks of a subscription, and stop the consumers that have no other callback.
 
+        It is completed even if the caller is interrupted.
+
         :param deadline: how long to wait for running handlers, in monotonic seconds.
         """
-        idle = []
-        with self._lock:
-            ended = self._ended.get(subscription)
-            for consumed in subscription._consumed_queues:
-                consumer = self._consumers.get(consumed.key)
-                if consumer is not None and consumer.detach(subscription):
-                    idle.append(self._consumers.pop(consumed.key))
-            self._leaving.update(idle)
-            # All of them first: no handler begins while another queue's broker is told.
-            for consumer in idle:
-                consumer.refuse()
+        self._uninterrupted(lambda caller: self._cancel(subscription, deadline, caller), deadline)
+
+    def _cancel(self, subscription: Subscription, deadline: float, caller: WorkerThread | None) -> None:
+        ended, stopping = self._detach(subscription)
         try:
-            for consumer in idle:
-                consumer.cancel(deadline)
-            for consumer in idle:
-                consumer.afterwards(functools.partial(self._leaving.discard, consumer))
-                if not consumer.join(deadline):
-                    consumer.give_back()
-        finally:  # a signal handler may raise in the wait: the subscription has ended all the same
+            Stop(stopping, self._context.suspects, deadline, caller).run()
+        finally:
             if ended is not None:
                 ended.set()
-            with self._lock:
-                if self._ended.get(subscription) is ended:  # else another thread has started it again
-                    self._ended.pop(subscription, None)
+            self._forget(subscription, ended)
+
+    @locked
+    def _detach(self, subscription: Subscription) -> tuple[FinalEvent | None, list[QueueConsumer]]:
+        for consumer in self._joined(subscription):
+            if consumer.detach(subscription):
+                self._leaving = (*self._leaving, consumer)
+                del self._consumers[consumer.consumed.key]
+        keys = {consumed.key for consumed in subscription._consumed_queues}
+        # Those of an earlier cancel, too: it may have given up waiting.
+        stopping = [consumer for consumer in self._leaving if consumer.consumed.key in keys]
+        return self._ended.get(subscription), stopping
+
+    @locked
+    def _forget(self, subscription: Subscription, ended: FinalEvent | None) -> None:
+        if self._ended.get(subscription) is ended:  # else another thread has started it again
+            self._ended.pop(subscription, None)
+        self._leaving = tuple(consumer for consumer in self._leaving if not consumer.ended)
+        self._groups = {one: group for one, group in self._groups.items() if not group.ended}
+
+    def _uninterrupted(self, work: Callable[[WorkerThread | None], None], deadline: float) -> None:
+        """Run ``work`` where no signal handler interrupts it. Waits until the deadline, or until ``work`` has ended."""
+        refuse_where_it_cannot_wait()
+        caller = self.worker()
+        if caller is not None:
+            work(caller)
+        else:
+            name = f"message-hub-{self._context.config.service_name}-stop"
+            start_uninterrupted(lambda: work(None), name).wait(remaining(deadline) + STOP_GRACE)
 
     def delete(self, subscription: Subscription, deadline: float) -> None:
         """Cancel a subscription, and delete its durable queues and their retry queues."""
         self.cancel(subscription, deadline)
-        with self._lock:
-            shared = [consumed for consumed in subscription._consumed_queues if consumed.key in self._consumers]
+        shared = self._lock.run(self._joined, subscription)
         if shared:
             raise MessageHubConfigurationError(
-                f"the queue {shared[0].topology.queue.name} was not deleted: another subscription consumes it, "
+                f"the queue {shared[0].consumed.name} was not deleted: another subscription consumes it, "
                 "so cancel that one first"
             )
         durable = [each.name for each in subscription._consumed_queues if each.topology.queue.durable]
@@ -232,18 +309,14 @@ class SubscriptionRegistry:
 
     def queues(self, subscription: Subscription) -> tuple[str, ...]:
         """The names of its queues, as declared."""
-        with self._lock:
-            found = [(consumed, self._consumers.get(consumed.key)) for consumed in subscription._consumed_queues]
-        return tuple(
-            consumed.topology.queue.name if consumer is None else consumer.queue for consumed, consumer in found
-        )
+        return tuple(self.activity(subscription))
 
+    @locked
     def activity(self, subscription: Subscription) -> dict[str, bool]:
         """The names of its queues, as declared, and whether each of them is consumed for it."""
-        with self._lock:
-            ended = self._ended.get(subscription)
-            found = [(consumed, self._consumers.get(consumed.key)) for consumed in subscription._consumed_queues]
+        ended = self._ended.get(subscription)
         running = ended is not None and not ended.is_set()
+        found = [(consumed, self._consumers.get(consumed.key)) for consumed in subscription._consumed_queues]
         return {
             consumed.name if consumer is None else consumer.queue: running and consumer is not None and consumer.active
             for consumed, consumer in found
@@ -253,17 +326,17 @@ class SubscriptionRegistry:
         """Whether it is running, and each of its queues is consumed."""
         return all(self.activity(subscription).values())
 
-    def ended(self, subscription: Subscription) -> threading.Event:
+    @locked
+    def ended(self, subscription: Subscription) -> FinalEvent:
         """An event that is set when the subscription is not running."""
-        with self._lock:
-            return self._ended.get(subscription) or _set_event()
+        return self._ended.get(subscription) or FinalEvent(is_set=True)
 
     # --- all of them ------------------------------------------------------------------------------
 
+    @locked
     def known(self) -> list[Subscription]:
         """Every subscription that is running or was inherited from the parent process."""
-        with self._lock:
-            return list(self._ended)
+        return list(self._ended)
 
     def known_unlocked(self) -> list[Subscription]:
         """The same subscriptions, read without the lock:
@@ -272,56 +345,45 @@ class SubscriptionRegistry:
         """
         return list(self._ended)
 
+    @locked
     def running(self) -> list[Subscription]:
         """The subscriptions that were started and not cancelled."""
-        with self._lock:
-            return [subscription for subscription, ended in self._ended.items() if not ended.is_set()]
+        return [subscription for subscription, ended in self._ended.items() if not ended.is_set()]
 
     def any_running_unlocked(self) -> bool:
         """Whether a subscription is running. It takes no lock, so a change at the same moment may be missed."""
         return not all(ended.is_set() for ended in list(self._ended.values()))
 
+    @locked
     def consumers(self) -> list[QueueConsumer]:
         """The consumers, one for each consumed queue."""
-        with self._lock:
-            return list(self._consumers.values())
+        return list(self._consumers.values())
 
-    def in_handler(self) -> bool:
-        """Whether the calling thread is a worker of one of the consumers."""
-        with self._lock:
-            consumers = [*self._consumers.values(), *self._leaving]
-        return any(consumer.is_current_thread for consumer in consumers)
+    def worker(self) -> WorkerThread | None:
+        """The calling thread, if it is a worker of one of the consumers, that is, if a handler makes the call."""
+        thread = threading.current_thread()
+        return thread if isinstance(thread, WorkerThread) and thread.group.owner is self else None
 
+    @locked
     def stop_accepting(self) -> None:
         """From now on, :meth:`start` raises :class:`MessageHubConnectionError`."""
-        with self._lock:
-            self._closed = True
+        self._closed = True
 
-    def stop(self, deadline: float) -> QueueConsumer | None:
-        """Stop all consumers and wait for running handlers.
+    def stop(self, deadline: float) -> None:
+        """Stop all consumers, and wait for running handlers, except the one that calls this.
 
         :param deadline: monotonic seconds.
-        :returns: the consumer whose handler calls this, if any: it is not waited for.
         """
-        began = time.monotonic()
-        with self._lock:
-            consumers = [*self._consumers.values(), *self._leaving]
+        consumers, ends = self._lock.run(
+            lambda: ([*self._consumers.values(), *self._leaving], list(self._ended.values()))
+        )
+        stop = Stop(consumers, self._context.suspects, deadline, self.worker())
         try:
-            for consumer in consumers:
-                consumer.refuse()
-            for consumer in consumers:
-                consumer.cancel(deadline)
-            drained = True
-            for consumer in consumers:
-                if not consumer.join(deadline) and consumer.log_unfinished(time.monotonic() - began):
-                    drained = False
-            self.drained = drained
-        finally:  # a signal handler may raise in the wait: nobody may wait for the end for ever
-            with self._lock:
-                ends = list(self._ended.values())
+            stop.run()
+            self.drained = not stop.log_unfinished()
+        finally:
             for ended in ends:
                 ended.set()
-        return next((consumer for consumer in consumers if consumer.is_current_thread), None)
 
 
 def _shown(options: ConsumeOptions) -> str:
@@ -329,9 +391,3 @@ def _shown(options: ConsumeOptions) -> str:
         f"prefetch={options.prefetch}, workers={options.workers}, retry={options.retry}, "
         f"deduplicate={shown(options.deduplicate)}"
     )
-
-
-def _set_event() -> threading.Event:
-    event = threading.Event()
-    event.set()
-    return event

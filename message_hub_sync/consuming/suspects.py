@@ -11,8 +11,11 @@ from uuid import UUID
 
 from message_hub_sync.consuming.crash_marks import CrashMarks
 from message_hub_sync.consuming.decoded_delivery import DecodedDelivery
+from message_hub_sync.runtime.deadlines import remaining
+from message_hub_sync.runtime.locks import Lock
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.base import Transport
+from message_hub_sync.transport.threads import Waiter, Waiters
 from message_hub_sync.transport.topology import QueueSpec, crash_mark_queue
 
 __all__ = ["Suspects"]
@@ -56,10 +59,11 @@ class Suspects:
     def __init__(self, transport: Transport, service: str) -> None:
         self._service = service
         self._marks = CrashMarks(transport)
-        self._changed = threading.Condition()
-        self._beside = 0  # suspects that run beside others; guarded by _changed
-        self._alone = 0  # suspects that run alone; guarded by _changed
-        self._marked: dict[Suspect, QueueSpec] = {}  # the running handlers with a mark; guarded by _changed
+        self._lock = Lock()
+        self._waiters = Waiters()  # those who wait for their turn, or for another mark; guarded by _lock
+        self._beside = 0  # suspects that run beside others; guarded by _lock
+        self._alone = 0  # suspects that run alone; guarded by _lock
+        self._marked: dict[Suspect, QueueSpec] = {}  # the running handlers with a mark; guarded by _lock
         transport.on_connected(self._connected)
 
     @property
@@ -85,8 +89,7 @@ class Suspects:
         self._catch_up()
         count = self._marks.count(queue)
         if count is not None and count >= most:
-            with self._changed:
-                self._changed.wait_for(stopping, LAST_LOOK)
+            self._wait_for(stopping, LAST_LOOK)
             count = self._marks.count(queue)
         if count is not None and count >= most:
             if not stopping():
@@ -103,14 +106,12 @@ class Suspects:
     def _run(self, work: SuspectT, queue: QueueSpec, handler: Callable[[SuspectT], None]) -> None:
         marked = self._marks.add(queue, self._service)
         if marked:
-            with self._changed:
-                self._marked[work] = queue
+            self._lock.run(self._marked.__setitem__, work, queue)
         handler(work)
         # Here the handler has ended and the process has not, so the message is not guilty. Acknowledge it first: if
         # the process ends now, a message that comes again must find its marks.
         work.flush()
-        with self._changed:
-            mine = self._marked.pop(work, None)
+        mine = self._lock.run(self._marked.pop, work, None)
         if mine is not None or not marked:
             self._marks.remove(queue)
 
@@ -121,49 +122,71 @@ class Suspects:
         def free() -> bool:
             return stopping() or not (self._alone or (alone and self._beside))
 
-        with self._changed:
-            self._changed.wait_for(free, TURN_TIMEOUT)
+        def enter() -> None:
             self._beside += not alone
             self._alone += alone
+
+        self._wait_for(free, TURN_TIMEOUT, enter)
         try:
             yield not stopping()
         finally:
-            with self._changed:
-                self._beside -= not alone
-                self._alone -= alone
-                self._changed.notify_all()
+            self._lock.run(self._leave, alone)
+
+    def _leave(self, alone: bool) -> None:
+        self._beside -= not alone
+        self._alone -= alone
+        self._waiters.wake_all()
 
     def wake(self) -> None:
-        """A consumer stops: those who wait for their turn look again."""
-        with self._changed:
-            self._changed.notify_all()
+        """A consumer stops: those who wait look again."""
+        self._lock.run(self._waiters.wake_all)
+
+    def _wait_for(self, condition: Callable[[], bool], seconds: float, then: Callable[[], None] | None = None) -> None:
+        """Wait until ``condition`` or for ``seconds``, then call ``then`` under the same lock."""
+        waiter = Waiter()
+        deadline = time.monotonic() + seconds
+
+        def look() -> bool:
+            left = remaining(deadline)
+            if left and not condition():
+                self._waiters.add(waiter)
+                return False
+            self._waiters.remove(waiter)
+            if then is not None:
+                then()
+            return True
+
+        while not self._lock.run(look):
+            waiter.wait(remaining(deadline))
 
     # --- taking marks back ------------------------------------------------------------------------
 
     def _connected(self) -> None:
         """The connection is back. This may run on an I/O thread, so another thread does what waits for the broker."""
-        with self._changed:
-            needed = bool(self._marked) or self._marks.any_left
-        if needed:
+        if self._marked or self._marks.any_left:
             name = f"message-hub-{self._service}-marks"
             threading.Thread(target=self._catch_up, name=name, daemon=True).start()
 
     def _catch_up(self) -> None:
         """Remove what a lost connection left: the process lives, so no handler of it has crashed."""
-        with self._changed:
-            stale = [work for work in self._marked if not work.held]
-            queues = [self._marked.pop(work) for work in stale]
-        self._take_back(queues, time.monotonic() + TAKE_BACK_TIMEOUT)
+
+        def take_stale() -> list[QueueSpec]:
+            return [self._marked.pop(work) for work in list(self._marked) if not work.held]
+
+        self._take_back(self._lock.run(take_stale), time.monotonic() + TAKE_BACK_TIMEOUT)
 
     def close(self, deadline: float) -> None:
         """Take the marks of handlers back that still run: the process ends in order, so they did not crash it.
 
         :param deadline: monotonic seconds. There is at least 1 s.
         """
-        with self._changed:
+
+        def take_all() -> list[QueueSpec]:
             queues = list(self._marked.values())
             self._marked.clear()
-        self._take_back(queues, max(deadline, time.monotonic() + CLOSE_TIMEOUT))
+            return queues
+
+        self._take_back(self._lock.run(take_all), max(deadline, time.monotonic() + CLOSE_TIMEOUT))
 
     def _take_back(self, queues: list[QueueSpec], deadline: float) -> None:
         for queue in queues:

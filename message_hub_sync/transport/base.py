@@ -24,6 +24,7 @@ __all__ = [
     "ConnectionStatus",
     "Consumer",
     "Delivery",
+    "DeliverySink",
     "Outgoing",
     "PublishResult",
     "QueueStats",
@@ -234,16 +235,35 @@ class Delivery:
         self.origin = origin
 
 
-def take_untaken(deliveries: SimpleQueue[Delivery | None]) -> list[Delivery]:
-    """Take the deliveries that no worker has taken out of a consumer's queue. The wake-ups stay in it."""
+class DeliverySink(Protocol):
+    """Takes the deliveries of one consumer, in order. A :class:`~queue.SimpleQueue` is one.
+
+    The transport calls it with its locks held, so no method may wait. ``None`` is no delivery.
+    """
+
+    def put(self, delivery: Delivery | None) -> None:
+        """Append a delivery."""
+
+    def get_nowait(self) -> Delivery | None:
+        """The next one that no worker has taken, taken out.
+
+        :raises queue.Empty: there is none.
+        """
+
+    def empty(self) -> bool:
+        """Whether all were taken."""
+
+
+def take_untaken(sink: DeliverySink) -> list[Delivery]:
+    """Take the deliveries that no worker has taken out of a sink. The wake-ups stay in it."""
     taken = []
     try:
         while True:
-            taken.append(deliveries.get_nowait())
+            taken.append(sink.get_nowait())
     except Empty:
         untaken = [delivery for delivery in taken if delivery is not None]
         for _ in range(len(taken) - len(untaken)):
-            deliveries.put(None)
+            sink.put(None)
         return untaken
 
 
@@ -255,7 +275,7 @@ class Consumer(Protocol):
 
     @property
     def deliveries(self) -> SimpleQueue[Delivery | None]:
-        """The deliveries, in order. ``None`` wakes a worker, so that it checks whether to stop."""
+        """The deliveries, in order, if no other sink was given. ``None`` only wakes who takes them."""
 
     @property
     def queue(self) -> str:
@@ -294,7 +314,7 @@ class Consumer(Protocol):
         """
 
     def give_back(self) -> None:
-        """Requeue the deliveries that nobody took from :attr:`deliveries`. After :meth:`cancel`; does not wait."""
+        """Requeue the deliveries that nobody took from the sink. After :meth:`cancel`; does not wait."""
 
     def close(self, deadline: float) -> None:
         """Send the pending acks, then requeue every unacked delivery, in order. Idempotent.
@@ -356,10 +376,14 @@ class Transport(Protocol):
         :returns: the consumer, which lasts until its :meth:`Consumer.close`.
         """
 
-    def consume_many(self, wanted: Sequence[tuple[Topology, int]], deadline: float) -> Sequence[Consumer]:
+    def consume_many(
+        self, wanted: Sequence[tuple[Topology, int]], deadline: float, sinks: Sequence[DeliverySink] = ()
+    ) -> Sequence[Consumer]:
         """The same for several queues at once, each with its prefetch. If one of them fails, none is consumed.
 
         The number of round trips to the broker does not depend on the number of queues.
+
+        :param sinks: where the deliveries of each queue go; by default to :attr:`Consumer.deliveries`.
         """
 
     def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime
 
 import pytest
@@ -211,6 +212,14 @@ def test_sys_exit_in_a_handler_is_a_failure_like_any_other(hub: Hub, collected: 
     assert collected.wait()[0].headers["x-error-type"] == "SystemExit"
 
 
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline
+        pause.wait(0.01)
+
+
 def test_a_message_given_back_unhandled_is_redelivered_to_another_process_and_not_counted(hub: Hub) -> None:
     started, go_on = Collector(), threading.Event()
 
@@ -219,11 +228,12 @@ def test_a_message_given_back_unhandled_is_redelivered_to_another_process_and_no
         go_on.wait(30)
 
     first = hub.client("image")
-    first.subscribe_messages(stuck, prefetch=2)
+    subscription = first.subscribe_messages(stuck, prefetch=2)
     hub.client("character").send_messages((hub.name("image"), {"n": n}) for n in range(2))
     started.wait()
     closing = threading.Thread(target=first.close)
     closing.start()
+    eventually(lambda: not subscription.active)
     go_on.set()
     closing.join(30)
     handled = Collector()

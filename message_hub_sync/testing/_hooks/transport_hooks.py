@@ -12,6 +12,7 @@ from message_hub_sync.transport.base import (
     ConnectionStatus,
     Consumer,
     Delivery,
+    DeliverySink,
     Outgoing,
     PublishResult,
     Receipt,
@@ -170,11 +171,13 @@ class TransportHooks:
         self._watch(consumer)
         return consumer
 
-    def _on_consume_many(self, wanted: Sequence[tuple[Topology, int]], deadline: float) -> Sequence[Consumer]:
+    def _on_consume_many(
+        self, wanted: Sequence[tuple[Topology, int]], deadline: float, sinks: Sequence[DeliverySink] = ()
+    ) -> Sequence[Consumer]:
         for listener in self._listeners:
             for topology, _ in wanted:
                 listener.consuming(topology)
-        consumers = self._consume_many(wanted, deadline)
+        consumers = self._consume_many(wanted, deadline, sinks)
         for consumer in consumers:
             self._watch(consumer)
         return consumers

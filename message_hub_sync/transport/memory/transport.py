@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import repeat
 from queue import SimpleQueue
 
 from message_hub_sync.config import ClientConfig, MemoryAddress
@@ -21,6 +22,7 @@ from message_hub_sync.transport.base import (
     ConnectionState,
     ConnectionStatus,
     Delivery,
+    DeliverySink,
     Outgoing,
     PublishResult,
     QueueStats,
@@ -231,8 +233,10 @@ class MemoryTransport:
 
     # --- consuming -------------------------------------------------------------------------------
 
-    def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> MemoryConsumer:
-        consumer = MemoryConsumer(self, topology, prefetch)
+    def consume(
+        self, topology: Topology, *, prefetch: int, deadline: float, sink: DeliverySink | None = None
+    ) -> MemoryConsumer:
+        consumer = MemoryConsumer(self, topology, prefetch, sink)
         consumer._start()
         if not self._add(consumer):
             consumer.close(deadline)
@@ -245,11 +249,13 @@ class MemoryTransport:
             self._consumers.append(consumer)
         return not self._closed
 
-    def consume_many(self, wanted: Sequence[tuple[Topology, int]], deadline: float) -> list[MemoryConsumer]:
+    def consume_many(
+        self, wanted: Sequence[tuple[Topology, int]], deadline: float, sinks: Sequence[DeliverySink] = ()
+    ) -> list[MemoryConsumer]:
         with ExitStack() as undo:
             consumers = []
-            for topology, prefetch in wanted:
-                consumers.append(self.consume(topology, prefetch=prefetch, deadline=deadline))
+            for (topology, prefetch), sink in zip(wanted, sinks or repeat(None), strict=False):
+                consumers.append(self.consume(topology, prefetch=prefetch, deadline=deadline, sink=sink))
                 undo.callback(consumers[-1].close, deadline)
             undo.pop_all()
         return consumers
@@ -287,11 +293,14 @@ class MemoryConsumer:
     If its queue is deleted, it is declared and consumed again.
     """
 
-    def __init__(self, transport: MemoryTransport, topology: Topology, prefetch: int) -> None:
+    def __init__(
+        self, transport: MemoryTransport, topology: Topology, prefetch: int, sink: DeliverySink | None
+    ) -> None:
         self._transport = transport
         self._topology = topology
         self._prefetch = prefetch
         self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
+        self._sink: DeliverySink = self._deliveries if sink is None else sink
         self._lock = Lock(CONSUMER)
         # The hub and its record of this consumer; None before the start and after the end.
         self._subscription: tuple[Hub, Subscriber] | None = None  # guarded by _lock, also read without it
@@ -355,7 +364,7 @@ class MemoryConsumer:
             hub.cancel(subscriber)
 
     def give_back(self) -> None:
-        for delivery in take_untaken(self._deliveries):
+        for delivery in take_untaken(self._sink):
             self.requeue(delivery)
 
     def close(self, deadline: float) -> None:
@@ -387,7 +396,7 @@ class MemoryConsumer:
         if len(delivery.body) > self._transport.max_message_bytes:
             delivery.properties.headers[BODY_BYTES] = len(delivery.body)
             delivery.body = b""
-        self._deliveries.put(delivery)
+        self._sink.put(delivery)
 
     def _restart(self) -> None:
         """The queue was deleted: declare and consume it again, on the thread that deleted it."""
@@ -406,7 +415,7 @@ class MemoryConsumer:
         """The connection ends: requeue the unacked messages. Their deliveries are stale from now on."""
         self._end()
         # Drop the queued deliveries: they are redelivered, and the handler would run twice.
-        take_untaken(self._deliveries)
+        take_untaken(self._sink)
 
     def _resume(self) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import repeat
 from queue import SimpleQueue
 
 from message_hub_sync.config import ClientConfig
@@ -11,7 +12,7 @@ from message_hub_sync.errors import MessageHubError
 from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.real_time import time
-from message_hub_sync.transport.base import Delivery, take_untaken
+from message_hub_sync.transport.base import Delivery, DeliverySink, take_untaken
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.consumer_channel import ConsumerChannel
 from message_hub_sync.transport.rabbitmq.declaring import Declarations
@@ -39,12 +40,15 @@ _FIRST_RETRY, _LONGEST_RETRY = 0.5, 10.0
 class RabbitMQConsumer:
     """A consumer of one queue. Public methods: see :class:`~message_hub_sync.transport.base.Consumer`."""
 
-    def __init__(self, owner: ConsumeConnection, topology: Topology, prefetch: int) -> None:
+    def __init__(
+        self, owner: ConsumeConnection, topology: Topology, prefetch: int, sink: DeliverySink | None = None
+    ) -> None:
         self._owner = owner
         self._topology = topology
         self._prefetch = prefetch
         self._flush_at = 1 if owner.settle_each else max(1, min(_FLUSH_COUNT, prefetch // 2))
         self._deliveries: SimpleQueue[Delivery | None] = SimpleQueue()
+        self.sink: DeliverySink = self._deliveries if sink is None else sink
         self.tag_prefix = owner.tag_prefix
         self.max_message_bytes = owner.max_message_bytes
         self.cancelled = False  # any thread sets it, once
@@ -93,7 +97,7 @@ class RabbitMQConsumer:
             return
         consumer_channel.pending_acks.mark_handled(tag)
         # Send the pending acks together: once there are enough of them, or no delivery is left that could add one.
-        if consumer_channel.pending_acks.waiting >= self._flush_at or self._deliveries.empty():
+        if consumer_channel.pending_acks.waiting >= self._flush_at or self.sink.empty():
             consumer_channel.flush()
         else:
             consumer_channel.flush_within(_FLUSH_SECONDS)
@@ -145,7 +149,7 @@ class RabbitMQConsumer:
 
     def _requeue_all(self) -> None:
         self._giving_back = True
-        untaken = [(delivery.origin, delivery.delivery_tag) for delivery in take_untaken(self._deliveries)]
+        untaken = [(delivery.origin, delivery.delivery_tag) for delivery in take_untaken(self.sink)]
         late, self._late = self._late, []
         for origin, tag in [*untaken, *late]:
             assert isinstance(origin, ConsumerChannel)
@@ -174,7 +178,7 @@ class RabbitMQConsumer:
 
     def discard_deliveries(self) -> None:
         """Drop the queued deliveries of a closed channel: they are redelivered, and the handler would run twice."""
-        take_untaken(self._deliveries)
+        take_untaken(self.sink)
 
     # --- on the I/O thread ---------------------------------------------------------------------
 
@@ -313,9 +317,14 @@ class ConsumeConnection:
             keep_open=lambda: bool(self._consumers),
         )
 
-    def consume(self, wanted: Sequence[tuple[Topology, int]], deadline: float) -> list[RabbitMQConsumer]:
+    def consume(
+        self, wanted: Sequence[tuple[Topology, int]], deadline: float, sinks: Sequence[DeliverySink] = ()
+    ) -> list[RabbitMQConsumer]:
         """See :meth:`Transport.consume_many`."""
-        consumers = [RabbitMQConsumer(self, topology, prefetch) for topology, prefetch in wanted]
+        consumers = [
+            RabbitMQConsumer(self, topology, prefetch, sink)
+            for (topology, prefetch), sink in zip(wanted, sinks or repeat(None), strict=False)
+        ]
         try:
             self.recovering.call_all([consumer.establish for consumer in consumers], deadline)
             self._lock.run(self._consumers.extend, consumers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from queue import SimpleQueue
 from typing import Any, Protocol
 
 from pika import exceptions as amqp
@@ -12,7 +11,7 @@ from message_hub_sync.envelope.header_names import BODY_BYTES
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.text import printable
-from message_hub_sync.transport.base import Delivery
+from message_hub_sync.transport.base import Delivery, DeliverySink
 from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END, FRAME_START, decode, decode_header
 from message_hub_sync.transport.rabbitmq.frames.encoding import OWN_FRAMES, encode_ack, properties_from_pika
 from message_hub_sync.transport.rabbitmq.frames.fast_decoding import Deliver, decode_deliver, decode_properties
@@ -46,9 +45,8 @@ class Owner(Protocol):
     cancelled: bool
     """Whether further deliveries come late."""
 
-    @property
-    def deliveries(self) -> SimpleQueue[Delivery | None]:
-        """The queue to put deliveries to."""
+    sink: DeliverySink
+    """Where to put deliveries."""
 
     def arrived_late(self, consumer_channel: ConsumerChannel, tag: int) -> None:
         """A delivery came after the cancel. Called with the connection's lock held."""
@@ -188,7 +186,7 @@ class ConsumerChannel:
         if self.consumer.cancelled:
             self.consumer.arrived_late(self, tag)
             return
-        self.consumer.deliveries.put(
+        self.consumer.sink.put(
             Delivery(
                 body, properties, exchange, routing_key, self.queue, redelivered, tag, self.channel_generation, self
             )

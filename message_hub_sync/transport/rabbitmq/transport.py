@@ -11,6 +11,7 @@ from message_hub_sync.transport.base import (
     ConnectionState,
     ConnectionStatus,
     Consumer,
+    DeliverySink,
     Outgoing,
     QueueStats,
     Receipt,
@@ -72,8 +73,10 @@ class RabbitMQTransport:
     def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> Consumer:
         return self.consume_many([(topology, prefetch)], deadline)[0]
 
-    def consume_many(self, wanted: Sequence[tuple[Topology, int]], deadline: float) -> list[Consumer]:
-        return list(self._consume_connection.consume(wanted, deadline))
+    def consume_many(
+        self, wanted: Sequence[tuple[Topology, int]], deadline: float, sinks: Sequence[DeliverySink] = ()
+    ) -> list[Consumer]:
+        return list(self._consume_connection.consume(wanted, deadline, sinks))
 
     def queue_stats(self, names: Sequence[str], deadline: float) -> Mapping[str, QueueStats | None]:
         answers = self._rpc_connection().call_all(

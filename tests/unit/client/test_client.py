@@ -26,12 +26,14 @@ from typing import Any
 import locking
 import pytest
 from collector import Collector
+from interrupting import interrupted
 from mailing import mailing
 from scripted_transport import ScriptedTransport
 
 from message_hub_sync import (
     MESSAGE_COUNTER,
     MESSAGE_LATENCY,
+    Message,
     MessageHubClient,
     MessageHubConfigurationError,
     MessageHubConnectionError,
@@ -602,22 +604,44 @@ def test_a_stuck_handler_does_not_keep_the_interpreter() -> None:
     assert process.returncode == 0
 
 
-def test_a_close_that_is_interrupted_still_ends_the_connections(
-    client: MessageHubClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("interruptions", [1, 2])
+def test_a_close_that_is_interrupted_at_any_moment_is_completed_by_itself_or_by_another_one(
+    interruptions: int, collected: Collector
 ) -> None:
-    session = client._lifecycle.session()
-
-    def interrupted(deadline: float) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(session.subscriptions, "stop", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    moment = 0
+    came_so_far = True
+    while came_so_far:
+        client = MessageHubClient(f"closing-{moment}", "memory://")
+        subscription = client.subscribe_messages(collected)
+        for _ in range(interruptions):
+            came_so_far = interrupted(client.close, moment)
         client.close()
+        assert subscription.wait(60)
+        assert client.run_forever() is True
+        assert [connection["state"] for connection in client.get_health_status()["connections"]] == ["closed"]
+        moment += 1
+    assert moment > 20
 
-    assert [connection["state"] for connection in client.get_health_status()["connections"]] == ["closed"]
-    began = time.monotonic()
-    client.close(60)
-    assert time.monotonic() - began < 30
+
+def test_a_close_that_is_interrupted_needs_no_other_call_once_its_thread_runs(client: MessageHubClient) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def handle(message: Message) -> None:
+        begun.set()
+        go_on.wait(60)
+
+    subscription = client.subscribe_messages(handle)
+    client.send_message(client.service_name, {"n": 1})
+    assert begun.wait(60)
+    moment = 0
+    while subscription.active:
+        assert interrupted(client.close, moment)
+        moment += 1
+
+    go_on.set()
+
+    assert subscription.wait(60)
+    assert client.run_forever() is True
 
 
 def test_a_fault_in_closing_leaves_no_connection_open(

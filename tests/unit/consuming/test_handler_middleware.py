@@ -134,7 +134,7 @@ class Bench:
         self.tag += 1
         fields = {"message_id": ID.format(self.tag), "headers": {}, "type": "event", **properties}
         consumer = self.transport.consumers.items[-1]
-        consumer.deliveries.put(
+        consumer.sink.put(
             Delivery(
                 body=body,
                 properties=Properties(**fields),

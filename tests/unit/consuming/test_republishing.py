@@ -252,7 +252,7 @@ def test_all_that_waits_is_tried_at_once_when_the_broker_accepts_again(patient: 
     tags = [bench.deliver() for _ in range(3)]
     eventually(lambda: len(bench.transport.published) == 3)
     (consumer,) = bench.subscriptions.consumers()
-    eventually(lambda: consumer._republisher is not None and len(consumer._republisher._waiting) == 3)
+    eventually(lambda: len(consumer._moves._waiting) == 3)
 
     connected(bench)
 

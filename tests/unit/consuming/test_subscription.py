@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -17,8 +18,10 @@ from scripted_transport import ScriptedConsumer, Step
 
 from message_hub_sync.client.health import health_status
 from message_hub_sync.config import CircuitBreakerConfig
-from message_hub_sync.consuming import republishing
+from message_hub_sync.consuming import republishing, unprocessed
 from message_hub_sync.consuming.consumed_queue import ConsumeOptions, event_queues
+from message_hub_sync.consuming.delivery_in_progress import DeliveryInProgress
+from message_hub_sync.consuming.delivery_processor import DeliveryProcessor
 from message_hub_sync.consuming.handlers import handler_for
 from message_hub_sync.consuming.queue_consumer import QueueConsumer
 from message_hub_sync.consuming.republishing import FIRST_PAUSE
@@ -268,13 +271,13 @@ def test_a_delivery_taken_while_its_subscription_is_cancelled_is_not_settled_unh
     handled = Collector()
     subscription = bench.subscribe(handled)
     (consumer,) = bench.subscriptions.consumers()
-    cancel = consumer.cancel
+    refuse = consumer.refuse
 
-    def late(deadline: float) -> None:
+    def late() -> None:
+        refuse()
         bench.deliver()
-        cancel(deadline)
 
-    consumer.cancel = late  # type: ignore[method-assign]
+    consumer.refuse = late  # type: ignore[method-assign]
 
     subscription.cancel()
 
@@ -338,26 +341,6 @@ def test_no_handler_begins_while_another_queue_does_not_answer_the_cancel(close:
     assert not stopping.is_alive()
 
 
-@pytest.mark.parametrize("close", [True, False])
-def test_an_interrupted_stop_ends_every_wait_for_its_end(monkeypatch: pytest.MonkeyPatch, close: bool) -> None:
-    bench = Bench()
-    subscription = bench.subscribe(lambda event: None)
-    waited = Collector()
-    waiting = threading.Thread(target=lambda: waited(subscription.wait(20)))
-    waiting.start()
-
-    def interrupted(consumer: QueueConsumer, deadline: float) -> bool:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(QueueConsumer, "join", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            bench.subscriptions.stop(time.monotonic() + 5) if close else subscription.cancel()
-
-    assert waited.wait(1, 20) == [True]
-    assert not subscription.active
-
-
 def test_a_second_start_at_the_same_time_waits_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
     subscription = bench.subscribe(lambda event: None)
@@ -392,10 +375,8 @@ def test_a_stop_that_begins_after_the_last_handler_names_none_as_running(caplog:
     bench.subscribe(lambda event: None)
     bench.deliver()
     bench.transport.settled.wait()
-    (consumer,) = bench.subscriptions.consumers()
-    eventually(lambda: not consumer._taken, 20)
 
-    consumer.log_unfinished(1.0)
+    bench.subscriptions.stop(time.monotonic() + 20)
 
     assert "still ran" not in caplog.text
 
@@ -810,3 +791,158 @@ def test_refusing_takes_no_new_subscription() -> None:
 
     with pytest.raises(MessageHubError, match="closed"):
         bench.subscribe(lambda event: None)
+
+
+# --- what cannot be processed ----------------------------------------------------------------------
+
+
+class Unprocessable(Bench):
+    """Something fails where nothing is expected to fail, for the first deliveries."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, failures: int) -> None:
+        super().__init__()
+        self.given_back, self.ran = Collector(), Collector()
+        self.left = failures
+        if name == "metrics":
+            self._replace(monkeypatch, ServiceMetrics, "count")
+        elif name == "decoding":
+            self._replace(monkeypatch, DeliveryInProgress, "__init__")
+        elif name == "acknowledging":
+            self._replace(monkeypatch, DeliveryInProgress, "ack")
+        else:
+            self._replace(monkeypatch, DeliveryProcessor, "_retry_or_dead_letter")
+
+    def _replace(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+        whole = getattr(owner, name)
+
+        def broken(*arguments: Any, **named: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                raise OSError("no space left on device")
+            return whole(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, broken)
+
+    def handle(self, event: str, envelope: Any) -> None:
+        self.ran(envelope.id)
+        if "fails" in envelope.headers:
+            raise ValueError("always")
+
+    def begin(self, workers: int = 1) -> Subscription:
+        subscription = self.subscribe(self.handle, options=ConsumeOptions(workers=workers))
+        self.transport.consumers[-1].requeue = lambda delivery: self.given_back(  # type: ignore[method-assign]
+            delivery.delivery_tag
+        )
+        return subscription
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name", ["metrics", "decoding", "acknowledging", "moving"])
+def test_a_delivery_that_cannot_be_processed_is_given_back_and_health_shows_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, workers: int
+) -> None:
+    monkeypatch.setattr(unprocessed, "FIRST_PAUSE", 0.2)
+    bench = Unprocessable(monkeypatch, name, failures=1)
+    subscription = bench.begin(workers)
+    (queue,) = subscription.queues
+
+    tag = bench.deliver(headers={"fails": 1} if name == "moving" else {})
+
+    eventually(lambda: "could not be processed" in caplog.text, 60)
+    health = health_status("me", bench.transport, _breakers(), bench.subscriptions, closed=False)
+    assert "cannot be processed (OSError)" in health["queues"][queue]["error"]
+    assert health["status"] == "degraded"
+    assert bench.given_back.wait(1, 60) == [tag]
+    # What comes next is processed, and health is well again.
+    last = bench.deliver()
+    assert last in bench.transport.settled.wait(1, 60)
+    (consumer,) = bench.subscriptions.consumers()
+    eventually(lambda: consumer.error is None, 60)
+
+
+def test_what_never_can_be_processed_is_given_back_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unprocessed, "FIRST_PAUSE", 0.1)
+    bench = Unprocessable(monkeypatch, "decoding", failures=4)
+    bench.begin()
+    began = time.monotonic()
+    for number in range(1, 4):
+        bench.deliver(message_id=ID.format(1))
+        bench.given_back.wait(number, 60)
+
+    assert time.monotonic() - began >= 0.1 + 0.2 + 0.4
+
+
+def test_what_waits_to_be_given_back_does_not_hold_up_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unprocessed, "FIRST_PAUSE", 600.0)
+    bench = Unprocessable(monkeypatch, "decoding", failures=1)
+    subscription = bench.begin()
+    bench.deliver()
+    (consumer,) = bench.subscriptions.consumers()
+    eventually(lambda: consumer.error is not None, 60)
+
+    subscription.cancel(600)
+
+    assert bench.transport.consumers[-1].closed
+
+
+# --- the same function twice -----------------------------------------------------------------------
+
+
+def _cell() -> Callable[[str], None]:
+    """What a notebook defines each time its cell runs."""
+
+    def on_quest(event: str) -> None: ...
+
+    return on_quest
+
+
+def _twins(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "by a function named" in record.getMessage()]
+
+
+def test_the_same_function_subscribed_again_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.subscribe(_cell(), "quest.started", "quest.ended")
+    assert _twins(caplog) == []
+
+    bench.subscribe(_cell(), "quest.started", "quest.ended")
+
+    (line,) = _twins(caplog)
+    assert "image-service.quest.started is consumed by a function named" in line
+    assert "cancel() of the earlier subscription" in line
+
+
+def test_a_decorated_function_is_told_too(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    for _ in range(2):
+        cell = _cell()
+        bench.subscribe(functools.wraps(cell)(lambda event, cell=cell: cell(event)))
+
+    assert len(_twins(caplog)) == 1
+
+
+def test_a_lambda_is_told_if_it_is_the_same_one(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    for _ in range(2):
+        bench.subscribe(lambda event: None)
+
+    assert len(_twins(caplog)) == 1
+
+
+def test_other_functions_and_an_earlier_one_that_was_cancelled_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    class Service:
+        def on_quest(self, event: str) -> None: ...
+
+    bench = Bench()
+    first = bench.subscribe(_cell())
+    bench.subscribe(lambda event: None)
+    bench.subscribe(Service().on_quest)
+    bench.subscribe(Service().on_quest)
+    bench.subscribe(functools.partial(print, end=""))
+    bench.subscribe(functools.partial(print, end="\n\n"))
+    bench.subscribe(lambda event: len(event))
+    bench.subscribe(_cell(), "quest.ended")
+    first.cancel()
+    bench.subscribe(_cell())
+
+    assert _twins(caplog) == []

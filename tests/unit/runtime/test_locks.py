@@ -232,12 +232,6 @@ OTHERS = {
     "runtime/locks.py",
     "testing/",
     "transport/memory/clock.py",
-    # Not converted so far:
-    "client/session.py",
-    "consuming/crash_marks.py",
-    "consuming/queue_consumer.py",
-    "consuming/subscription.py",
-    "consuming/suspects.py",
 }
 
 
