@@ -164,7 +164,7 @@ class Session:
 
     def _finish(self, deadline: float) -> None:
         try:
-            # Every step runs even if another raised. ExitStack runs them bottom up: confirms, requests, the marks of
+            # Every step runs even if another raised. ExitStack runs them bottom up: requests, the marks of
             # suspects, transport, breakers.
             with contextlib.ExitStack() as steps:
                 steps.callback(self.closed.set)
@@ -172,7 +172,6 @@ class Session:
                 steps.callback(self.transport.close, deadline)
                 steps.callback(self.suspects.close, deadline)
                 steps.callback(self.requests.close, deadline)
-                steps.callback(self.publisher.await_confirms, deadline)
         except Exception:
             logger.exception("a step of closing the client failed; all other steps were done")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from typing import Literal
@@ -11,7 +12,6 @@ from message_hub_sync.config import ClientConfig
 from message_hub_sync.envelope.header_names import DESTINATION
 from message_hub_sync.errors import (
     MessageHubCircuitBreakerError,
-    MessageHubConnectionError,
     MessageHubError,
     MessageHubReentryError,
     MessageValidationError,
@@ -23,7 +23,7 @@ from message_hub_sync.publishing.publish_attempts import PublishAttempts, Verdic
 from message_hub_sync.runtime.locks import refuse_where_it_cannot_wait
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.real_time import time
-from message_hub_sync.transport.base import ConnectionState, Outgoing, PublishResult, Receipt, Transport
+from message_hub_sync.transport.base import ConnectionState, Outgoing, Receipt, Transport
 from message_hub_sync.transport.topology import EVENT_EXCHANGE, EVENTS
 
 __all__ = ["BULK_SLICE", "SLICES_UNDER_WAY", "Publisher"]
@@ -49,10 +49,6 @@ class Publisher:
         self._config = config
         self._breakers = breakers
         self._metrics = metrics
-        # The receipts that callers wait for, and one for each slice that is being written. No lock: add(), discard(),
-        # update() and copy() are atomic.
-        self._awaited: set[Receipt] = set()
-        self._closing = False  # set once, by await_confirms()
 
     def publish(self, outgoing: Outgoing, timeout: float, acceptance: Acceptance | None = None) -> UUID:
         """Publish one message. Returns its id after the broker has confirmed it.
@@ -138,20 +134,6 @@ class Publisher:
             raise bulk_error(all_attempts, circuit_error)
         return [attempts.message_id for attempts in all_attempts]
 
-    def await_confirms(self, deadline: float) -> None:
-        """Wait until all messages that are under way are confirmed or failed. Used when the client closes.
-
-        Bulk calls write no further slices, so that the connection may be closed afterwards.
-
-        :param deadline: monotonic seconds.
-        """
-        self._closing = True
-        # A slice that is being written now adds its receipts before its own one is resolved: so look again.
-        while (awaited := self._awaited.copy()) and time.monotonic() < deadline:
-            for receipt in awaited:
-                receipt.wait(deadline)
-                self._awaited.discard(receipt)
-
     def _trial_seconds(self, timeout: float) -> float:
         # While a trial call runs, all other calls to its destination fail, so its time is limited.
         return min(timeout, self._config.circuit_breaker.half_open_timeout, self._config.delivery_timeout)
@@ -186,13 +168,13 @@ class Publisher:
         return None
 
     def _await(self, attempts: PublishAttempts, receipt: Receipt, deadline: float) -> None:
-        self._awaited.add(receipt)
         if attempts.acceptance is not None:
             attempts.acceptance.watch(receipt)
         try:
             result = receipt.wait(deadline)
-        finally:
-            self._awaited.discard(receipt)
+        except BaseException:  # a signal handler raised
+            receipt.abandoned = True
+            raise
         if result is None:
             receipt.abandoned = True
             # The broker tells of an alarm only after the first publish, which it does not confirm.
@@ -244,22 +226,16 @@ class Publisher:
                 self._await_slice(under_way[0], deadline)
                 under_way.popleft()
         finally:  # interrupted: nobody waits for the others any more
-            for waiting in under_way:
-                self._awaited.difference_update([receipt for _, receipt in waiting])
+            for _, receipt in itertools.chain.from_iterable(under_way):
+                receipt.abandoned = True
 
     def _write_slice(self, part: list[PublishAttempts], deadline: float) -> list[Receipt]:
         """Hand these messages to the transport. If it takes none of them, each one gets its verdict.
 
         :returns: a receipt for each message, or nothing.
         """
-        written = Receipt()
-        self._awaited.add(written)  # before _closing is read: await_confirms() sets it, then looks at _awaited
         try:
-            if self._closing:
-                raise MessageHubConnectionError("the client is closed")
-            receipts = self._transport.publish_many([attempts.outgoing for attempts in part], deadline)
-            self._awaited.update(receipts)
-            return receipts
+            return self._transport.publish_many([attempts.outgoing for attempts in part], deadline)
         except MessageHubError as error:
             for attempts in part:
                 attempts.transport_raised(error)
@@ -267,9 +243,6 @@ class Publisher:
             logger.exception("the transport failed in an unexpected way")
             for attempts in part:
                 attempts.transport_failed()
-        finally:
-            written.resolve(PublishResult.CONFIRMED)
-            self._awaited.discard(written)
         return []
 
     def _await_slice(self, waiting: list[tuple[PublishAttempts, Receipt]], deadline: float) -> None:

@@ -105,6 +105,16 @@ class ConfirmChannel:
         # With the lock: a receipt is resolved shortly before its tag is removed from in_flight.
         return self.connection.lock.run(lambda: not self._pending and not self._outstanding.in_flight)
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a caller waits for the answer to a publish that is written."""
+        return self.connection.lock.run(self._is_awaited)
+
+    def _is_awaited(self) -> bool:
+        return any(
+            receipt.result is None and not receipt.abandoned for receipt, _ in self._outstanding.in_flight.values()
+        )
+
     def submit(self, receipt: Receipt, outgoing: Outgoing, data: bytes) -> None:
         """Write one message, or leave it to another thread that writes.
 

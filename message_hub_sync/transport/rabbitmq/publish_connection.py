@@ -38,6 +38,7 @@ class PublishConnection:
         # Own channels that are idle or whose last publish is unanswered. No lock: pop() is atomic, so exactly one
         # caller gets a channel. An interrupted caller could leave a lock held.
         self._own_channels: deque[ConfirmChannel] = deque()
+        self._channels: list[ConfirmChannel] = []  # I/O thread only; all that are open
         self.recovering = RecoveringConnection(
             "publish",
             config,
@@ -45,6 +46,7 @@ class PublishConnection:
             restore_patience=math.inf,  # without its channel the connection is of no use
             keep_open=lambda: False,
             on_open=self._announce,
+            awaited_at_close=self._awaited,
         )
 
     def publish(self, outgoing: Outgoing, deadline: float) -> Receipt:
@@ -171,9 +173,7 @@ class PublishConnection:
                 continue
             opening = self._opening_shared = Answer(connection)
             try:
-                self._shared = yield from ConfirmChannel.open(
-                    connection, self.recovering.request_restore, self._announce
-                )
+                self._shared = yield from self._open(connection, self.recovering.request_restore)
             except Exception:
                 self._end_opening(opening)
                 raise
@@ -185,7 +185,16 @@ class PublishConnection:
 
     def _open_own_channel(self, connection: ThreadedConnection) -> Steps[None]:
         # Into the deque, not returned: if the caller stopped waiting, the next caller uses it.
-        self._own_channels.append((yield from ConfirmChannel.open(connection, lambda: None, self._announce)))
+        self._own_channels.append((yield from self._open(connection, lambda: None)))
+
+    def _open(self, connection: ThreadedConnection, on_lost: Callable[[], None]) -> Steps[ConfirmChannel]:
+        channel = yield from ConfirmChannel.open(connection, on_lost, self._announce)
+        self._channels = [*(one for one in self._channels if one.usable), channel]
+        return channel
+
+    def _awaited(self) -> bool:
+        """Whether a caller waits for the answer to a publish that is written."""
+        return any(channel.awaited for channel in self._channels)
 
     def _announce(self) -> None:
         for listener in list(self._listeners):

@@ -59,6 +59,7 @@ class RecoveringConnection:
         restore_patience: float,
         keep_open: Callable[[], bool],
         on_open: Callable[[], None] = lambda: None,
+        awaited_at_close: Callable[[], bool] = lambda: False,
     ) -> None:
         addresses = config.address
         assert isinstance(addresses, tuple)
@@ -68,6 +69,7 @@ class RecoveringConnection:
         self._restore_patience = restore_patience
         self._keep_open = keep_open
         self._on_open = on_open
+        self._awaited_at_close = awaited_at_close
         self._gate = ConnectionGate(f"{role} connection of {config.service_name}")
         self._thread: threading.Thread | None = None  # guarded by the gate's lock
         self._waker: Waker | None = None  # guarded by the gate's lock
@@ -367,9 +369,12 @@ class RecoveringConnection:
                 connection.serve(time.monotonic() + _LONG)
             self._tasks.end_running()
             if self._gate.closing:
+                # Nothing more is written from here on, so what is awaited now is all that was written.
+                connection.stop_writes()
+                while self._awaited_at_close() and self._may_answer(connection):
+                    connection.step(self._close_deadline)
                 connection.send_close()
-                # A broker with an alarm does not read this, so it will not answer it.
-                while connection.alive and not self._unread and time.monotonic() < self._close_deadline:
+                while self._may_answer(connection):
                     connection.step(self._close_deadline)
         finally:
             connection.end("the connection is no longer used")
@@ -389,6 +394,10 @@ class RecoveringConnection:
         # On the I/O thread, no lock held. A circuit treats "accepts messages again" like "connected again".
         self._unread = blocked
         self._gate.announce_blocked(blocked, self._on_open)
+
+    def _may_answer(self, connection: ThreadedConnection) -> bool:
+        """Whether the broker may still answer at closing. With an alarm it reads nothing, and so answers nothing."""
+        return connection.alive and not self._unread and time.monotonic() < self._close_deadline
 
     def _may_serve(self, connection: ThreadedConnection) -> bool:
         return connection.alive and not self._gate.closing

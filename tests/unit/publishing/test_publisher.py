@@ -499,78 +499,22 @@ def test_the_messages_to_an_open_circuit_are_not_sent() -> None:
         many(bench, 2)
 
 
-def test_closing_waits_for_what_is_under_way() -> None:
-    bench = Bench(None)
-    waited_for = threading.Event()
-
-    class Watched(Receipt):
-        def wait(self, deadline: float) -> PublishResult | None:
-            waited_for.set()
-            return super().wait(deadline)
-
-    receipt = Watched()
-    bench.transport.publish = lambda outgoing, deadline, own_channel=False: receipt  # type: ignore[method-assign,misc]
-    sender = threading.Thread(target=bench.send, args=(5,))
-    sender.start()
-    assert waited_for.wait(30)
-    threading.Timer(0.05, receipt.resolve, [PublishResult.CONFIRMED]).start()
-
-    bench.publisher.await_confirms(time.monotonic() + 5)
-
-    assert receipt.result is PublishResult.CONFIRMED
-    sender.join(30)
-
-
-def test_closing_waits_for_a_bulk_slice_that_is_being_written_and_no_other_is_written() -> None:
-    bench = Bench()
-    writing, closing = threading.Event(), threading.Event()
-    written: list[Receipt] = []
-    unknown: list[str] = []
-
-    def write(batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:
-        writing.set()
-        assert closing.wait(20)
-        new = [Receipt() for _ in batch]
-        written.extend(new)
-        threading.Timer(0.05, lambda: [receipt.resolve(PublishResult.CONFIRMED) for receipt in new]).start()
-        return new
-
-    def call() -> None:
-        try:
-            many(bench, BULK_SLICE + 1, timeout=30)
-        except MessageHubDeliveryError as error:
-            unknown.extend(failure.outcome for failure in error.failures)
-
-    class Watched(set[Receipt]):
-        def copy(self) -> Watched:
-            closing.set()
-            return Watched(self)
-
-    bench.publisher._awaited = Watched()
-    bench.transport.publish_many = write  # type: ignore[method-assign]
-    caller = threading.Thread(target=call)
-    caller.start()
-    assert writing.wait(20)
-
-    bench.publisher.await_confirms(time.monotonic() + 30)
-
-    assert [receipt.result for receipt in written] == [PublishResult.CONFIRMED] * BULK_SLICE
-    caller.join(20)
-    assert not caller.is_alive()
-    assert unknown == ["rejected"]
-
-
-def test_an_interrupted_bulk_call_leaves_nothing_for_closing_to_wait_for() -> None:
+def test_nobody_waits_for_the_receipts_of_an_interrupted_call() -> None:
     class Interrupt(BaseException):
         pass
 
-    bench = Bench()
-
     class Interrupted(Receipt):
+        __slots__ = ()
+
         def wait(self, deadline: float) -> PublishResult | None:
             raise Interrupt
 
-    bench.transport.publish_many = lambda batch, deadline: [Interrupted() for _ in batch]  # type: ignore[method-assign]
+    bench, receipts = Bench(), [Interrupted() for _ in range(BULK_SLICE * 3 + 1)]
+    left = iter(receipts)
+    bench.transport.publish_many = lambda batch, deadline: [next(left) for _ in batch]  # type: ignore[method-assign]
     with pytest.raises(Interrupt):
         many(bench, BULK_SLICE * 3)
-    bench.publisher.await_confirms(time.monotonic() + 30)
+    bench.transport.publish = lambda outgoing, deadline, own_channel=False: next(left)  # type: ignore[method-assign,misc]
+    with pytest.raises(Interrupt):
+        bench.send(5)
+    assert all(receipt.abandoned for receipt in receipts)
