@@ -227,7 +227,7 @@ ROWS = {
             "dead letters: put back",
             "put-back",
             ("pika",),
-            messages=10_000,
+            messages=3_000,
             targets=(Target("pika", 3.0),),
             sized=False,
             paced=False,
