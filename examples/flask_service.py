@@ -13,7 +13,15 @@ from typing import Any
 
 from flask import Flask, request
 
-from message_hub_sync import Event, HandlerGroup, Message, MessageHubClient, MessageHubError, MessageValidationError
+from message_hub_sync import (
+    Event,
+    HandlerGroup,
+    HealthStatus,
+    Message,
+    MessageHubClient,
+    MessageHubError,
+    MessageValidationError,
+)
 from message_hub_sync.catalogue import CharacterCreated
 
 URL = os.environ.get("MESSAGE_HUB_URL", "memory://")
@@ -51,7 +59,7 @@ def create_app() -> Flask:
         return {"entries": journal}
 
     @app.get("/health")
-    def health() -> dict[str, Any]:
+    def health() -> HealthStatus:
         return hub.get_health_status()
 
     @app.errorhandler(MessageHubError)

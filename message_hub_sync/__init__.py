@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from message_hub_sync import catalogue
     from message_hub_sync.catalogue import ActionPayload, EventType
     from message_hub_sync.client import MessageHubClient
+    from message_hub_sync.client.health import HealthStatus
     from message_hub_sync.config import CircuitBreakerConfig
     from message_hub_sync.consuming.deduplication import DeduplicationStore, MemoryDeduplication
     from message_hub_sync.consuming.handler_group import HandlerGroup
@@ -55,6 +56,7 @@ else:
         "Event": "envelope.values",
         "EventType": "catalogue",
         "HandlerGroup": "consuming.handler_group",
+        "HealthStatus": "client.health",
         "MemoryDeduplication": "consuming.deduplication",
         "Message": "envelope.values",
         "MessageHubClient": "client",
@@ -99,6 +101,7 @@ __all__ = [
     "Event",
     "EventType",
     "HandlerGroup",
+    "HealthStatus",
     "MemoryDeduplication",
     "Message",
     "MessageHubAuthorizationError",

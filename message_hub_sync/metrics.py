@@ -12,13 +12,22 @@ Metrics only observe: no error of prometheus_client leaves this module, for exam
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -26,7 +35,7 @@ from message_hub_sync.runtime.fork import call_after_fork_in_child
 from message_hub_sync.runtime.locks import Lock
 from message_hub_sync.runtime.log import SafeLogger
 
-__all__ = ["MESSAGE_COUNTER", "MESSAGE_LATENCY", "ServiceMetrics"]
+__all__ = ["MESSAGE_COUNTER", "MESSAGE_LATENCY", "ServiceMetrics", "exposition"]
 
 #: prometheus_client's default buckets, and smaller ones for a hub in the same network. As they are a superset of the
 #: default buckets, the sum with a histogram of default buckets is a valid histogram.
@@ -340,6 +349,20 @@ REGISTRY.register(_exposition)
 # A scrape restricted to names (``?name[]=``) asks only the collectors that claim them and those in this list. Old
 # versions of prometheus_client have no list.
 getattr(REGISTRY, "_collectors_without_names", []).append(_exposition)
+
+
+def exposition() -> tuple[bytes, str]:
+    """All metrics of this process as Prometheus reads them, and their content type.
+
+    In multiprocess mode, those of all processes.
+    """
+    registry = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
 def _let_locks_be_taken_again(metric: Any, *, anew: bool = False) -> None:

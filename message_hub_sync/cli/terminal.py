@@ -7,13 +7,13 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from enum import IntEnum
 from types import FrameType, TracebackType
 from typing import Any
 
 import click
 from rich.cells import cell_len, set_cell_size
 
+from message_hub_sync.cli.exits import Exit
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import printable, printable_json
 
@@ -27,27 +27,6 @@ _ROWS_FOR_WIDTHS = 200
 _LAST_COLUMN = 24
 #: Seconds until progress is shown, and between two updates.
 _PROGRESS_AFTER, _PROGRESS_EVERY = 2.0, 0.25
-
-
-class Exit(IntEnum):
-    """Exit codes, by kind. 0 is success."""
-
-    FAILED = 1
-    """What was asked for is not there, or any other error."""
-    USAGE = 2
-    """Wrong options."""
-    NO_HUB = 3
-    """No connection, or no answer in time."""
-    NOT_ALLOWED = 4
-    """The hub refuses the login, or the user lacks a permission."""
-    NOT_ALL = 5
-    """The rest was done. What was left is named."""
-    DOUBTFUL = 6
-    """Some messages may be there twice, because a connection was lost. They are named."""
-    NEEDS_FORCE = 7
-    """Reading would cost messages: see ``--force``."""
-    SIGNALLED = 128
-    """Plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 class CommandError(click.ClickException):

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from message_hub_sync.client.calls import ClientCalls
-from message_hub_sync.client.health import health_status, queue_stats
+from message_hub_sync.client.health import HealthStatus, health_status, queue_stats
 from message_hub_sync.client.lifecycle import Lifecycle
 from message_hub_sync.client.receiving import ReceivingCalls
 from message_hub_sync.client.sending import SendingCalls
@@ -237,7 +237,7 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
 
     # --- state ------------------------------------------------------------------------------------
 
-    def get_health_status(self) -> dict[str, Any]:
+    def get_health_status(self) -> HealthStatus:
         """The state of the client now, as plain values. It asks the broker nothing, so it returns at once.
 
         * ``service_name``: the name of this service.
@@ -246,6 +246,11 @@ class MessageHubClient(SendingCalls, ReceivingCalls):
         * ``status``: ``ok``, ``idle`` (no connection was needed so far), ``degraded`` (a circuit is not closed, a
           subscription is inactive, a queue has an ``error``, or a heartbeat of the broker is overdue), ``blocked`` or
           ``disconnected``.
+        * ``live``: false if only a new process can work again: the client is closed. For a liveness probe.
+        * ``ready``: whether ``status`` is ``ok``, ``idle`` or ``degraded``. For a readiness probe.
+        * ``reasons``: why ``status`` is not ``ok``, each with a ``code`` and a ``text``. The codes: ``closed``,
+          ``login_refused`` (the broker is there, and refuses the user), ``disconnected``, ``blocked``, ``silent``,
+          ``circuit_open``, ``subscription_inactive`` and ``queue_stuck``.
         * ``circuit_breaker_state``: the worst state of all circuits.
         * ``circuit_breakers``, ``connections``, ``queues``: the state of each one. Circuits are named by destination or
           event type, and ``*`` is that of the connection. A queue has an ``error`` if failed messages cannot be moved

@@ -78,6 +78,8 @@ _CIRCUIT: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 #: Read elsewhere: by the frames, the tests, and the integrations of web frameworks.
 _ELSEWHERE = (
+    "MESSAGE_HUB_CONSUME",
+    "MESSAGE_HUB_CORRELATION_HEADERS",
     "MESSAGE_HUB_FRAMES",
     "MESSAGE_HUB_TEST_RABBITMQ",
     "MESSAGE_HUB_TEST_URL",

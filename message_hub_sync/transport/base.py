@@ -67,6 +67,8 @@ class ConnectionStatus:
     """When that was: wall clock, seconds since the epoch."""
     silent: bool = False
     """Whether it is open, and a heartbeat of the broker is overdue: the broker may be frozen or cut off."""
+    login_refused: bool = False
+    """Whether it is not open because the broker refuses the login, or the virtual host to this user."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from message_hub_sync import (
     ActionPayload,
     CircuitBreakerConfig,
     Event,
+    HealthStatus,
     Message,
     MessageHubClient,
     MessageHubDeliveryError,
@@ -74,7 +75,9 @@ except MessageHubDeliveryError as error:
     assert_type(error.reason, str)
     assert_type([failure.index for failure in error.failures], list[int])
 
-assert_type(client.get_health_status(), dict[str, Any])
+assert_type(client.get_health_status(), HealthStatus)
+assert_type(client.get_health_status()["queues"]["q"]["error"], str | None)
+client.get_health_status()["conected"]  # type: ignore[typeddict-item]
 assert_type(client.get_queue_stats(), dict[str, dict[str, int]])
 
 

@@ -56,6 +56,7 @@ def test_the_page_lists_these_modules() -> None:
         "message_hub_sync.client",
         "message_hub_sync.errors",
         "message_hub_sync.catalogue",
+        "message_hub_sync.contrib.flask",
         "message_hub_sync.dead_letters",
         "message_hub_sync.testing",
         "message_hub_sync.testing.rabbitmq_node",

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "message_hub_sync"
 UNIT = ROOT / "tests" / "unit"
 
-MOST_ROOT_NAMES = 17
+MOST_ROOT_NAMES = 18
 MOST_FILE_LINES = 450
 MOST_FUNCTION_LINES = 60
 

@@ -8,17 +8,13 @@ from collections.abc import Iterator
 
 import click
 
+from message_hub_sync.cli import exits
 from message_hub_sync.cli.terminal import CommandError, Exit, Stop, say
 from message_hub_sync.client.session import _transport
 from message_hub_sync.config import ClientConfig, MemoryAddress, parse_addresses
 from message_hub_sync.dead_letters.letter import DeadLetter
 from message_hub_sync.dead_letters.reading import ReadingIsNotFree
-from message_hub_sync.errors import (
-    MessageHubAuthorizationError,
-    MessageHubConnectionError,
-    MessageHubError,
-    MessageValidationError,
-)
+from message_hub_sync.errors import MessageHubError, MessageValidationError
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.base import LARGEST_BODY, Transport
 
@@ -56,12 +52,7 @@ def connected(url: str) -> Iterator[tuple[Transport, Stop]]:
 
 def exit_code(error: MessageHubError) -> int:
     """The exit code of an error of the hub."""
-    kinds: dict[type[MessageHubError], Exit] = {
-        ReadingIsNotFree: Exit.NEEDS_FORCE,
-        MessageHubAuthorizationError: Exit.NOT_ALLOWED,
-        MessageHubConnectionError: Exit.NO_HUB,
-    }
-    return next((code for kind, code in kinds.items() if isinstance(error, kind)), Exit.FAILED)
+    return Exit.NEEDS_FORCE if isinstance(error, ReadingIsNotFree) else exits.exit_code(error)
 
 
 def end_if_stopped(stop: Stop, done: str) -> None:

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar, cast
 
 from message_hub_sync.config import ClientConfig
-from message_hub_sync.errors import MessageHubConnectionError
+from message_hub_sync.errors import MessageHubAuthorizationError, MessageHubConnectionError
 from message_hub_sync.runtime.deadlines import SHORTEST_WAIT, remaining, take
 from message_hub_sync.runtime.locks import refuse_where_it_cannot_wait
 from message_hub_sync.runtime.log import SafeLogger
@@ -109,7 +109,9 @@ class RecoveringConnection:
         silent = self._gate.state in (ConnectionState.OPEN, ConnectionState.BLOCKED) and (
             connection is not None and connection.silent
         )
-        return ConnectionStatus(self._role, self._gate.state, str(self._address), error, at, silent)
+        refusal = self._gate.refusal
+        login_refused = refusal is not None and refusal.kind is MessageHubAuthorizationError
+        return ConnectionStatus(self._role, self._gate.state, str(self._address), error, at, silent, login_refused)
 
     def wait_open(self, deadline: float, *, accept_blocked: bool = True) -> ConnectionState:
         """Wait until the connection is open. Start the I/O thread if there is none.

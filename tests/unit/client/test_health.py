@@ -127,3 +127,51 @@ def test_without_subscriptions_nobody_is_asked_for_stats() -> None:
     transport = Connected()
 
     assert queue_stats(transport, SubscriptionRegistry(CONTEXT), time.monotonic()) == {}
+
+
+def codes(found: dict[str, Any]) -> list[str]:
+    return [reason["code"] for reason in found["reasons"]]
+
+
+def test_what_is_well_has_no_reasons_and_is_live_and_ready() -> None:
+    for found in (status(), status(connection(ConnectionState.OPEN))):
+        assert (found["reasons"], found["live"], found["ready"]) == ([], True, True)
+
+
+def test_a_refused_login_is_not_a_broker_that_is_down() -> None:
+    down = connection(ConnectionState.RECOVERING, "publish", "the host did not answer", 1.0)
+    refused = dataclasses.replace(connection(ConnectionState.CONNECTING, "consume", "bad login"), login_refused=True)
+
+    found = status(down, refused)
+
+    assert codes(found) == ["disconnected", "login_refused"]
+    assert [reason["text"] for reason in found["reasons"]] == [
+        "the publish connection is recovering: the host did not answer",
+        "the broker does not accept the login of the consume connection: bad login",
+    ]
+    assert (found["live"], found["ready"]) == (True, False)
+
+
+def test_a_login_that_was_refused_before_the_connection_opened_is_no_reason() -> None:
+    assert codes(status(dataclasses.replace(connection(ConnectionState.OPEN), login_refused=True))) == []
+
+
+def test_a_closed_client_is_neither_live_nor_ready_and_nothing_else_is_told() -> None:
+    found = status(connection(ConnectionState.CLOSED), closed=True)
+    assert (codes(found), found["live"], found["ready"]) == (["closed"], False, False)
+
+
+def test_a_blocked_and_a_silent_connection_are_reasons() -> None:
+    silent = dataclasses.replace(connection(ConnectionState.OPEN, "consume"), silent=True)
+    found = status(connection(ConnectionState.BLOCKED), silent)
+    assert (codes(found), found["ready"]) == (["blocked", "silent"], False)
+
+
+def test_each_circuit_that_is_not_closed_is_named() -> None:
+    breakers = CircuitBreakers(CircuitBreakerConfig(failure_threshold=1), "me")
+    breakers.admit("image-service").failed()
+
+    found = status(connection(ConnectionState.OPEN), breakers=breakers)
+
+    assert found["reasons"] == [{"code": "circuit_open", "text": "the circuit of image-service is open"}]
+    assert found["ready"] is True

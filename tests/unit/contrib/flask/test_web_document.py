@@ -1,0 +1,21 @@
+"""docs/web.md, its Python run as it stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from code_blocks import python_blocks
+from programs import ROOT
+
+
+def test_the_documents_app_and_its_test_work() -> None:
+    namespace: dict[str, Any] = {"__name__": "quests"}
+    for block in python_blocks(ROOT / "docs" / "web.md"):
+        block.run(namespace, lambda text: text)
+    fixture = namespace["app"].__wrapped__()
+    app = next(fixture)
+    namespace["test_a_quest_is_announced"](app)
+    assert app.test_client().get("/health/live").status_code == 200
+    with pytest.raises(StopIteration):
+        next(fixture)
