@@ -249,6 +249,7 @@ ROWS = {
             ("pika", "kombu", "aio_pika"),
             messages=1500,
             metrics=_SINGLE,
+            targets=(Target("pika", 1.0, metric="p50_us"),),
             sized=False,
             paced=False,
         ),

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 from uuid import uuid4
 
-__all__ = ["Countdown", "Operation", "Stopwatch", "Task", "encoded", "envelope", "in_threads", "measured", "payload_of"]
+__all__ = [
+    "Countdown",
+    "Operation",
+    "Stopwatch",
+    "Task",
+    "encoded",
+    "envelope",
+    "in_threads",
+    "measured",
+    "payload_of",
+    "responding",
+    "serve_for_ever",
+]
 
+_ROOT = Path(__file__).resolve().parent.parent
 #: Exists on Linux only; elsewhere a measurement has no memory number.
 STATUS = Path("/proc/self/status")
 #: How messages are acknowledged: as by default, each message alone, or half of the prefetch at once.
@@ -95,6 +111,27 @@ class Stopwatch:
 
 #: One operation of a peer. It connects, starts and stops the watch, and disconnects.
 Operation = Callable[[Task, Stopwatch], None]
+
+
+@contextmanager
+def responding(task: Task) -> Iterator[None]:
+    """The same competitor answers requests during the block, in a process of its own: with one interpreter lock for
+    both sides, they would wait for each other.
+    """
+    words = [sys.executable, "-m", "benchmarks.worker", replace(task, operation="respond").to_json(), "90"]
+    with subprocess.Popen(words, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "responding\n"
+            yield
+        finally:
+            process.kill()
+
+
+def serve_for_ever() -> None:
+    """In the process of :func:`responding`: it answers requests now. Returns never."""
+    print("responding", flush=True)
+    threading.Event().wait()
 
 
 class Countdown:

@@ -11,7 +11,17 @@ from uuid import uuid4
 
 import aio_pika
 
-from benchmarks.work import Countdown, Operation, Stopwatch, Task, encoded, envelope, payload_of
+from benchmarks.work import (
+    Countdown,
+    Operation,
+    Stopwatch,
+    Task,
+    encoded,
+    envelope,
+    payload_of,
+    responding,
+    serve_for_ever,
+)
 
 DISTRIBUTION = "aio-pika"
 
@@ -92,18 +102,24 @@ async def latency(task: Task, watch: Stopwatch) -> None:
         watch.stop()
 
 
+async def respond(task: Task, watch: Stopwatch) -> None:
+    """Answers requests, in a process of its own."""
+    async with await aio_pika.connect(task.url) as connection:
+        channel = await connection.channel()
+
+        async def handle(message: Any) -> None:
+            reply = _message(task, message.body, correlation_id=message.correlation_id)
+            await channel.default_exchange.publish(reply, message.reply_to)
+            await message.ack()
+
+        await (await channel.get_queue(task.queue)).consume(handle)
+        await asyncio.to_thread(serve_for_ever)
+
+
 async def request(task: Task, watch: Stopwatch) -> None:
     """As in aio-pika's tutorial on remote procedure calls: an exclusive reply queue, futures by correlation id."""
     payload = payload_of(task.body_bytes)
-    async with await aio_pika.connect(task.url) as responding, await aio_pika.connect(task.url) as asking:
-        answering = await responding.channel()
-
-        async def respond(message: Any) -> None:
-            reply = _message(task, message.body, correlation_id=message.correlation_id)
-            await answering.default_exchange.publish(reply, message.reply_to)
-            await message.ack()
-
-        await (await answering.get_queue(task.queue)).consume(respond)
+    async with await aio_pika.connect(task.url) as asking:
         channel = await asking.channel()
         replies_to = await channel.declare_queue(exclusive=True)
         waiting: dict[str, asyncio.Future[bytes]] = {}
@@ -126,6 +142,11 @@ async def request(task: Task, watch: Stopwatch) -> None:
         watch.stop()
 
 
+async def _with_responder(task: Task, watch: Stopwatch) -> None:
+    with responding(task):
+        await request(task, watch)
+
+
 def _run(operation: Callable[[Task, Stopwatch], Coroutine[Any, Any, None]]) -> Operation:
     return lambda task, watch: asyncio.run(operation(task, watch))
 
@@ -135,5 +156,6 @@ OPERATIONS: dict[str, Operation] = {
     "bulk": _run(bulk),
     "consume": _run(consume),
     "latency": _run(latency),
-    "request": _run(request),
+    "request": _run(_with_responder),
+    "respond": _run(respond),
 }

@@ -14,7 +14,18 @@ from uuid import uuid4
 
 from kombu import Connection, Consumer, Queue, pools
 
-from benchmarks.work import Countdown, Operation, Stopwatch, Task, encoded, envelope, in_threads, payload_of
+from benchmarks.work import (
+    Countdown,
+    Operation,
+    Stopwatch,
+    Task,
+    encoded,
+    envelope,
+    in_threads,
+    payload_of,
+    responding,
+    serve_for_ever,
+)
 
 DISTRIBUTION = "kombu"
 
@@ -95,17 +106,27 @@ def latency(task: Task, watch: Stopwatch) -> None:
         watch.stop()
 
 
-def request(task: Task, watch: Stopwatch) -> None:
-    """As in kombu's examples of remote procedure calls: an exclusive reply queue."""
-    payload = payload_of(task.body_bytes)
+def respond(task: Task, watch: Stopwatch) -> None:
+    """Answers requests, in a process of its own."""
     answering = Connection(f"{task.url}//").Producer()
 
-    def respond(message: Any) -> None:
+    def handle(message: Any) -> None:
         properties = message.properties
         _send(answering, task, message.body, properties["reply_to"], correlation_id=properties["correlation_id"])
         message.ack()
 
-    threading.Thread(target=_serve, args=(task, respond), daemon=True).start()
+    threading.Thread(target=_serve, args=(task, handle), daemon=True).start()
+    serve_for_ever()
+
+
+def request(task: Task, watch: Stopwatch) -> None:
+    """As in kombu's examples of remote procedure calls: an exclusive reply queue."""
+    with responding(task):
+        _request(task, watch)
+
+
+def _request(task: Task, watch: Stopwatch) -> None:
+    payload = payload_of(task.body_bytes)
     replies: dict[str, bytes] = {}
 
     def on_reply(message: Any) -> None:
@@ -143,4 +164,5 @@ OPERATIONS: dict[str, Operation] = {
     "consume": consume,
     "latency": latency,
     "request": request,
+    "respond": respond,
 }

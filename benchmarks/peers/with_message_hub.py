@@ -12,7 +12,16 @@ from queue import SimpleQueue
 
 from benchmarks.peers.dead_letters import dead_letters
 from benchmarks.peers.fresh_imports import fresh_imports
-from benchmarks.work import Countdown, Operation, Stopwatch, Task, in_threads, payload_of
+from benchmarks.work import (
+    Countdown,
+    Operation,
+    Stopwatch,
+    Task,
+    in_threads,
+    payload_of,
+    responding,
+    serve_for_ever,
+)
 from message_hub_sync import MessageHubClient
 from message_hub_sync.client.session import _transport
 from message_hub_sync.config import ClientConfig, parse_addresses
@@ -91,11 +100,15 @@ def latency(task: Task, watch: Stopwatch) -> None:
         watch.stop()
 
 
+def respond(task: Task, watch: Stopwatch) -> None:
+    with _client(task) as responder:
+        responder.subscribe_messages(lambda message: message["payload"])
+        serve_for_ever()
+
+
 def request(task: Task, watch: Stopwatch) -> None:
     payload = payload_of(task.body_bytes)
-    caller = MessageHubClient(service_name=f"{task.service}-caller", rabbitmq_url=task.url)
-    with _client(task) as responder, caller:
-        responder.subscribe_messages(lambda message: message["payload"])
+    with responding(task), MessageHubClient(f"{task.service}-caller", task.url) as caller:
         for number in range(-task.warm_up, task.messages):
             if number == 0:
                 watch.start()
@@ -169,6 +182,7 @@ OPERATIONS: dict[str, Operation] = {
     "consume": consume,
     "latency": latency,
     "request": request,
+    "respond": respond,
     "connect": connect,
     "idle": idle,
     "import": import_time,

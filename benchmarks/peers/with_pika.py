@@ -13,7 +13,18 @@ from uuid import uuid4
 import pika
 
 from benchmarks.peers.dead_letters import dead_letters
-from benchmarks.work import Countdown, Operation, Stopwatch, Task, encoded, envelope, in_threads, payload_of
+from benchmarks.work import (
+    Countdown,
+    Operation,
+    Stopwatch,
+    Task,
+    encoded,
+    envelope,
+    in_threads,
+    payload_of,
+    responding,
+    serve_for_ever,
+)
 
 DISTRIBUTION = "pika"
 
@@ -114,23 +125,29 @@ def latency(task: Task, watch: Stopwatch) -> None:
     watch.stop()
 
 
+def respond(task: Task, watch: Stopwatch) -> None:
+    """Answers requests, in a process of its own."""
+    channel = _connect(task).channel()
+
+    def handle(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        reply = _properties(task.service)
+        reply.correlation_id = properties.correlation_id
+        channel.basic_publish("", properties.reply_to, body, reply)
+        channel.basic_ack(method.delivery_tag)
+
+    channel.basic_consume(task.queue, handle)
+    threading.Thread(target=channel.start_consuming, daemon=True).start()
+    serve_for_ever()
+
+
 def request(task: Task, watch: Stopwatch) -> None:
     """As in pika's tutorial on remote procedure calls: an exclusive reply queue, no confirms."""
+    with responding(task):
+        _request(task, watch)
+
+
+def _request(task: Task, watch: Stopwatch) -> None:
     payload = payload_of(task.body_bytes)
-
-    def respond() -> None:
-        channel = _connect(task).channel()
-
-        def handle(channel: Any, method: Any, properties: Any, body: bytes) -> None:
-            reply = _properties(task.service)
-            reply.correlation_id = properties.correlation_id
-            channel.basic_publish("", properties.reply_to, body, reply)
-            channel.basic_ack(method.delivery_tag)
-
-        channel.basic_consume(task.queue, handle)
-        channel.start_consuming()
-
-    threading.Thread(target=respond, daemon=True).start()
     connection = _connect(task)
     channel = connection.channel()
     replies_to = channel.queue_declare("", exclusive=True).method.queue
@@ -223,6 +240,7 @@ OPERATIONS: dict[str, Operation] = {
     "consume": consume,
     "latency": latency,
     "request": request,
+    "respond": respond,
     "connect": connect,
     "idle": idle,
 }

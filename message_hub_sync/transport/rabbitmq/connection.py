@@ -396,8 +396,7 @@ class ThreadedConnection(FrameStream):
         except OSError:
             self._send_failed = True
             self.usable = False
-            self._out.clear()
-            self._room.wake_all()
+            self._out.clear()  # _flush() wakes those that wait for room
             self.call_later(_END_AFTER_FAILED_SEND, lambda: self.kill(amqp.StreamLostError("sending failed")))
             return 0
 

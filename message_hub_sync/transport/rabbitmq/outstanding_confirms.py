@@ -105,7 +105,6 @@ class OutstandingConfirms:
         """The channel ended, so no answer will come: resolve every publish in flight with ``result``."""
         in_flight = dict(self.in_flight)
         self.in_flight.clear()  # not replaced by a new dict: the reader role holds a reference to this one
-        self._returned.clear()
         for receipt, _ in in_flight.values():
             receipt.resolve(result, reason, code)
 

@@ -93,7 +93,7 @@ class ReaderRole:
             return  # a caller is reading: it leaves the rest to the I/O thread at its end
         # If this caller itself reads, its signal handler publishes: two are in flight, so the I/O thread reads.
         alone = receipt is not None and receipt.result is None and len(in_flight) == 1
-        if receipt is not None and alone and not (self._wanted or self._connection.needs_its_thread):
+        if receipt is not None and alone and not self._connection.needs_its_thread:
             self._reader_until = now + _SLICE
             self._reader = threading.get_ident()
             self._in_flight = in_flight

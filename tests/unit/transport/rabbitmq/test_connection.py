@@ -161,6 +161,18 @@ def test_whoever_waits_for_room_is_told_when_the_connection_dies(wire: Wire, mon
     assert waited == [True]
 
 
+def test_whoever_waits_for_room_is_told_when_a_send_fails(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OUT_BUFFER_BYTES", 100_000)
+    with held(wire.connection.lock):
+        wire.connection.write(b"x" * 2_000_000)
+    waiter, waited = waiting_for_room(wire.connection)
+    wire.connection._socket.shutdown(socket.SHUT_WR)
+    wire.connection.lock.run(wire.connection._flush)
+    waiter.join(30)
+    assert waited == [True]
+    assert not wire.connection.ended
+
+
 def test_a_failed_send_leaves_the_reader_its_turn_and_nothing_is_written_any_more(wire: Wire) -> None:
     connection = wire.connection
     connection._socket.shutdown(socket.SHUT_WR)

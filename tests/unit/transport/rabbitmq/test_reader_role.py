@@ -20,6 +20,7 @@ from message_hub_sync.transport.rabbitmq import confirm_channel as module
 from message_hub_sync.transport.rabbitmq.confirm_channel import ConfirmChannel
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.polling import Waker
+from message_hub_sync.transport.rabbitmq.reader_role import ReaderRole
 
 NUMBER = 1
 MESSAGE = b"a message's frames."
@@ -58,16 +59,16 @@ class Line:
 
     def _serve(self) -> None:
         while self.connection.alive and not self.stopping:
-            self.connection.serve(time.monotonic() + 5)
+            self.connection.serve(time.monotonic() + 600)
             self.rung += 1
         # As a link does: the channel is told.
         self.connection.end("the test is over")
         with held(self.connection.lock):
             self.channel._fail(ConnectionResetError())
 
-    def submit(self) -> Receipt:
+    def submit(self, reply_to: str | None = None) -> Receipt:
         receipt = Receipt()
-        self.channel.submit(receipt, Outgoing("", "q", b"", SimpleNamespace(reply_to=None)), MESSAGE)  # type: ignore[arg-type]
+        self.channel.submit(receipt, Outgoing("", "q", b"", SimpleNamespace(reply_to=reply_to)), MESSAGE)  # type: ignore[arg-type]
         return receipt
 
     def got(self, messages: int) -> None:
@@ -225,6 +226,42 @@ def test_a_caller_that_reads_is_not_left_asleep_by_another_one_that_publishes(
     assert other.result is PublishResult.CONFIRMED
 
 
+def test_the_io_thread_gets_the_socket_back_from_the_caller_that_reads(
+    lasting: None, long_slice: None, line: Line
+) -> None:
+    line.offer()
+    thread, results = lone_caller(line)
+    before = line.rung
+    line.waker.wake()
+    assert eventually(lambda: line.connection.reader_role._wanted)
+    line.ack(line.channel._outstanding._next_tag - 1)
+    thread.join(20)
+    assert results == [PublishResult.CONFIRMED]
+    assert eventually(lambda: line.rung > before, 20)
+
+
+def test_the_caller_of_a_request_does_not_read(lasting: None, line: Line) -> None:
+    # It waits for the reply too, which comes on another connection.
+    line.offer()
+    receipt = line.submit(reply_to="svc.replies.1")
+    assert receipt.read_until_resolved is None
+    assert not line.connection.reader_role.callers_may_read
+    line.got(1)
+    line.ack(line.channel._outstanding._next_tag - 1)
+    assert eventually(lambda: receipt.result is PublishResult.CONFIRMED)
+
+
+@pytest.mark.parametrize(("count", "others", "single"), [(1, 0, True), (2, 0, False), (1, 1, False), (0, 0, True)])
+def test_callers_may_read_after_answers_to_one_message_at_a_time(
+    line: Line, count: int, others: int, single: bool
+) -> None:
+    role = ReaderRole(line.connection)
+    for _ in range(10):
+        role.answered(1, 0)
+    role.answered(count, others)
+    assert role.single_caller is single
+
+
 def test_a_caller_that_writes_for_another_one_does_not_read(
     lasting: None, long_slice: None, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,11 +312,13 @@ def test_a_bulk_between_two_lone_calls_is_answered(line: Line) -> None:
     line.confirmed()
 
 
-def test_who_gives_up_leaves_its_tag_and_the_socket_behind(line: Line) -> None:
+def test_who_gives_up_leaves_its_tag_and_the_socket_behind(lasting: None, line: Line) -> None:
     line.offer()
     abandoned = line.submit()
     line.got(1)
-    assert abandoned.wait(soon(0.2)) is None
+    thread, results = in_thread(lambda: abandoned.wait(soon(0.2)))
+    thread.join(20)
+    assert results == [None]
     assert eventually(lambda: not line.connection.reader_role.callers_may_read)
     late = line.channel._outstanding._next_tag - 1
     following = line.submit()
@@ -360,8 +399,9 @@ def test_an_answer_to_somebody_who_gave_up_is_told_once_on_the_io_thread(line: L
     for receipt in abandoned[:2]:
         assert receipt.wait(time.monotonic()) is None
         receipt.abandoned = True
-    line.ack(2, multiple=True)
-    assert eventually(lambda: line.late == [line.io])
+    both = (frame.Method(NUMBER, spec.Basic.Ack(tag, False)).marshal() for tag in (1, 2))
+    line.peer.sendall(b"".join(both))
+    assert eventually(lambda: line.late)
     line.ack(3)
     assert abandoned[2].wait(soon()) is PublishResult.CONFIRMED
     line.confirmed()
@@ -599,6 +639,21 @@ def test_who_comes_while_another_one_writes_has_it_written_by_that_one(
     line.got(1 + module._ROUNDS)
     # Nobody is kept at it for ever: what came during the last round is written by the I/O thread.
     assert written == [threading.current_thread()] * module._ROUNDS + [line.io]
+
+
+def test_messages_left_to_the_io_thread_after_the_channel_closed_are_not_written(line: Line) -> None:
+    receipt, outgoing = Receipt(), Outgoing("", "q", b"", SimpleNamespace(reply_to=None))  # type: ignore[arg-type]
+    with held(line.connection.lock):
+        line.channel._fail(ConnectionResetError())
+        line.channel._pending.append((receipt, outgoing, MESSAGE))
+        line.channel._leave_the_rest()
+        assert receipt.result is PublishResult.NOT_WRITTEN
+
+
+def test_nothing_is_written_once_the_connection_is_not_usable(line: Line, writes: list[bytes]) -> None:
+    line.connection.stop_writes()
+    assert line.submit().result is PublishResult.NOT_WRITTEN
+    assert writes == []
 
 
 def test_messages_left_to_the_io_thread_are_not_written_if_the_channel_closes_first(line: Line) -> None:
