@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from message_hub_sync.errors import MessageHubConnectionError
+from message_hub_sync.transport.rabbitmq.consume_connection import RabbitMQConsumer
 from message_hub_sync.transport.topology import event_subscription
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
@@ -146,3 +147,24 @@ def test_a_channel_whose_answer_never_came_is_closed(bench: Any, silent: str, ev
             transport.queue_stats([silent], bench.within(0.3))
     silence(bench, silent, silent=False)
     assert eventually(lambda: len(connection._channels) == 1, timeout=20), "channels stay open"
+
+
+def test_a_queue_is_declared_and_consumed_in_one_round_trip(bench: Any) -> None:
+    transport = bench.transport()
+    connection = transport._consume_connection
+    bench.consume(transport)  # declares the exchange
+    waits = []
+
+    def counted(steps: Any) -> Any:
+        for answer in steps:
+            waits.append(answer)
+            yield answer
+
+    for number in range(2):  # a new queue; one that exists
+        consumer = RabbitMQConsumer(connection, topologies(bench, 1)[0][0], 5)
+        connection.recovering.call(
+            lambda there, consumer=consumer: counted(consumer.establish(there)), bench.within(20)
+        )
+        assert consumer.active
+        assert len(waits) == number + 1
+        consumer.close(bench.within(20))

@@ -18,7 +18,7 @@ from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END
 from message_hub_sync.transport.rabbitmq.frames.encoding import OWN_FRAMES
 from message_hub_sync.transport.rabbitmq.io_tasks import Steps
 from message_hub_sync.transport.rabbitmq.outstanding_confirms import OutstandingConfirms
-from message_hub_sync.transport.rabbitmq.rpc_channel import RpcChannel, open_channel
+from message_hub_sync.transport.rabbitmq.rpc_channel import RpcChannel
 from message_hub_sync.transport.rabbitmq.translation import describe
 
 __all__ = ["ConfirmChannel"]
@@ -76,7 +76,7 @@ class ConfirmChannel:
         :raises ConnectionEnded: the connection ended.
         :raises RpcTimedOut: no answer before the deadline of the task.
         """
-        raw = yield from open_channel(connection)
+        raw = RpcChannel(connection)
         channel = cls(raw, on_late)
 
         def closed(reason: BaseException) -> None:
@@ -89,9 +89,11 @@ class ConfirmChannel:
         if OWN_FRAMES:
             connection.frame_handlers[channel.number] = channel
         raw.pika.add_on_return_callback(channel._on_return)
-        # Without a callback pika asks for no answer, which saves a round trip: the broker reads this method before any
-        # message that is published on the channel.
-        raw.send(lambda pika: pika.confirm_delivery(channel._on_confirm))
+        try:
+            yield from raw.call(lambda pika, done: pika.confirm_delivery(channel._on_confirm, callback=done))
+        except Exception:
+            raw.close()
+            raise
         return channel
 
     @property

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from queue import SimpleQueue
+
+from pika.channel import Channel
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.errors import MessageHubError
@@ -15,12 +17,12 @@ from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.base import Delivery, DeliverySink, take_untaken
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.consumer_channel import ConsumerChannel
-from message_hub_sync.transport.rabbitmq.declaring import Declarations
+from message_hub_sync.transport.rabbitmq.declaring import Declarations, Start
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_reject
 from message_hub_sync.transport.rabbitmq.io_tasks import Steps, Work
 from message_hub_sync.transport.rabbitmq.recovering_connection import RecoveringConnection
 from message_hub_sync.transport.rabbitmq.rpc_channel import RpcChannel
-from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, RpcTimedOut, describe, entity_error
+from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, RpcTimedOut, describe
 from message_hub_sync.transport.topology import Topology, declared_name
 
 __all__ = ["ConsumeConnection", "RabbitMQConsumer"]
@@ -173,7 +175,7 @@ class RabbitMQConsumer:
         consumer_channel = self._consumer_channel
         if consumer_channel is not None and not consumer_channel.closed:
             self._owner.recovering.on_connection(
-                consumer_channel.connection, lambda: _close(consumer_channel.channel), deadline
+                consumer_channel.connection, lambda: _close(consumer_channel), deadline
             )
 
     def discard_deliveries(self) -> None:
@@ -208,39 +210,41 @@ class RabbitMQConsumer:
             self._queue = declared_name(self._topology.queue)
         self._establishing = connection
         try:
-            channel = yield from self._owner.declarations.topology(
-                connection, self._topology, self._queue, self._prefetch
-            )
-            yield from self._consume(channel)
+            yield from self._owner.declarations.topology(connection, self._topology, self._queue, self._consume)
         except Exception:
             self._establishing = None
-            raise
+            consumer_channel = self._consumer_channel
+            if consumer_channel is not None and consumer_channel.connection is connection:
+                connection.lock.run(consumer_channel.close)
+            if not self._closed:  # else close() has closed the channel
+                raise
+            return
         self._establishing = None
+        self._consumed()
         if self._failures:
             logger.info("the queue %s is consumed again", self._queue)
         self._failures = 0
 
-    def _consume(self, channel: RpcChannel) -> Steps[None]:
-        name, lock = self._queue, channel.connection.lock
-        consumer_channel = ConsumerChannel(self, channel, name, self._channel_generation + 1)
-        try:
-            lock.run(channel.pika.add_on_cancel_callback, consumer_channel.cancelled_by_broker)
-            self._consumer_channel = consumer_channel
-            self._channel_generation += 1  # before basic_consume: deliveries may come before its answer
-            yield from channel.call(
-                lambda pika, done: pika.basic_consume(
-                    name, consumer_channel.deliver, consumer_tag=consumer_channel.consumer_tag, callback=done
-                )
+    def _consume(self, channel: RpcChannel) -> Start:
+        """What consumes the queue on a new channel."""
+        self._channel_generation += 1  # before basic_consume: deliveries may come before its answer
+        consumer_channel = ConsumerChannel(self, channel, self._queue, self._channel_generation)
+        self._consumer_channel = consumer_channel
+
+        def send(pika: Channel, done: Callable[..., None]) -> None:
+            pika.add_on_cancel_callback(consumer_channel.cancelled_by_broker)
+            pika.basic_qos(prefetch_count=self._prefetch)
+            pika.basic_consume(
+                self._queue, consumer_channel.deliver, consumer_tag=consumer_channel.consumer_tag, callback=done
             )
-        except ChannelClosed as closed:
-            raise entity_error(closed, f"consuming the queue {name!r}") from None
-        except Exception:
-            lock.run(consumer_channel.close)
-            channel.close()
-            if not self._closed:
-                raise
-            return
-        lock.run(setattr, consumer_channel, "consuming", True)
+
+        return send
+
+    def _consumed(self) -> None:
+        """The broker consumes the queue for it."""
+        consumer_channel = self._consumer_channel
+        assert consumer_channel is not None
+        consumer_channel.connection.lock.run(setattr, consumer_channel, "consuming", True)
         # Another thread or the broker may have acted before `consuming` was set:
         # 1: the channel was closed after its answer: restore the consumer.
         # 2: close() was called, perhaps before there was a channel to close: close it now.
@@ -248,7 +252,7 @@ class RabbitMQConsumer:
         if consumer_channel.closed:
             self.restore()
         elif self._closed:
-            channel.close()
+            consumer_channel.channel.close()
         elif self.cancelled:
             consumer_channel.cancel()
 
@@ -356,6 +360,7 @@ class ConsumeConnection:
         return [consumer.establish_again for consumer in consumers if consumer.due(connection)]
 
 
-def _close(channel: RpcChannel) -> Steps[None]:
-    channel.close()
-    yield from channel.wait_closed()
+def _close(consumer_channel: ConsumerChannel) -> Steps[None]:
+    consumer_channel.channel.close()
+    if consumer_channel.consuming:  # else it waits for an answer of its queue, and has no messages to give back
+        yield from consumer_channel.channel.wait_closed()

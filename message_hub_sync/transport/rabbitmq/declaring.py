@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from pika.channel import Channel
+from pika.spec import Queue
 
 from message_hub_sync.errors import MessageHubError
 from message_hub_sync.runtime.log import SafeLogger
@@ -14,15 +17,25 @@ from message_hub_sync.transport.base import QueueStats
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.delivery_limit import LIMIT, first_difference
 from message_hub_sync.transport.rabbitmq.io_tasks import Answer, Steps
-from message_hub_sync.transport.rabbitmq.rpc_channel import RpcChannel, open_channel
+from message_hub_sync.transport.rabbitmq.rpc_channel import RpcChannel
 from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, entity_error
-from message_hub_sync.transport.topology import ExchangeSpec, QueueSpec, Topology
+from message_hub_sync.transport.topology import Binding, ExchangeSpec, QueueSpec, Topology
 
-__all__ = ["Declarations"]
+__all__ = ["Declarations", "Start"]
 
 logger = SafeLogger("message_hub_sync.rabbitmq")
 
+#: Sends methods on a channel, the last one with the callback for its answer.
+Start: TypeAlias = Callable[[Channel, Callable[..., None]], Any]
+#: Given a new channel, returns what to send on it.
+Use: TypeAlias = Callable[[RpcChannel], Start]
+
 _ACCESS_REFUSED, _NOT_FOUND, _RESOURCE_LOCKED, _PRECONDITION_FAILED = 403, 404, 405, 406
+
+
+def _answer_alone(_channel: RpcChannel) -> Start:
+    """Use the queue for nothing: ask for an answer to what was sent before."""
+    return lambda pika, done: pika.basic_qos(callback=done)
 
 
 class Declarations:
@@ -45,66 +58,56 @@ class Declarations:
         self._exchanges: WeakKeyDictionary[ThreadedConnection, dict[ExchangeSpec, Answer]] = WeakKeyDictionary()
 
     def topology(
-        self, connection: ThreadedConnection, topology: Topology, name: str, prefetch: int = 0
+        self, connection: ThreadedConnection, topology: Topology, name: str, then: Use = _answer_alone
     ) -> Steps[RpcChannel]:
-        """Declare the exchange, the queue with the name ``name``, and its bindings.
+        """Declare the exchange, the queue with the name ``name``, and its bindings. Then use them.
 
-        :param prefetch: the prefetch of the returned channel; 0 is no limit.
-        :returns: an open channel; the caller closes it.
+        A queue that exists with other arguments is used as it is.
+
+        :param then: called with a new channel; returns a call that sends the last methods, one of which is answered.
+            May be called several times: an error of the broker closes the channel, and another one is needed.
+        :returns: the channel; the caller closes it.
         """
+        spec: QueueSpec | None = topology.queue
         while True:
             known = topology.exchange is None or (yield from self.exchange(connection, topology.exchange))
-            channel = yield from self.queue(connection, topology.queue, name)
+            channel = RpcChannel(connection)
+            # Sent together: the broker handles them in order, and closes the channel at the first that fails.
+            declare = functools.partial(_declare, spec, name, topology.bindings, then(channel))
             try:
-                yield from channel.call(lambda pika, done: _bind(pika, done, topology, name, prefetch))
+                yield from channel.call(declare)
             except ChannelClosed as closed:
-                if closed.code == _NOT_FOUND and known and topology.exchange is not None:
+                if spec is not None and closed.method == Queue.Declare.INDEX:
+                    yield from self._declare_failed(connection, name, closed)
+                    spec = None
+                elif known and closed.method == Queue.Bind.INDEX and closed.code == _NOT_FOUND and topology.exchange:
                     # The exchange was deleted after this connection had declared it.
                     self._exchanges[connection].pop(topology.exchange, None)
-                    continue
-                exchanges = ", ".join(repr(binding.exchange) for binding in topology.bindings)
-                raise entity_error(closed, f"binding the queue {name!r} to the exchange {exchanges}") from None
+                else:
+                    raise entity_error(closed, _what_failed(closed, topology, name)) from None
             except Exception:
                 channel.close()
                 raise
-            return channel
+            else:
+                return channel
 
-    def queue(self, connection: ThreadedConnection, spec: QueueSpec, name: str) -> Steps[RpcChannel]:
-        """Declare one queue with the name ``name``. One that exists with other arguments is used as it is.
-
-        :returns: an open channel; the caller closes it.
-        """
+    def _declare_failed(self, connection: ThreadedConnection, name: str, closed: ChannelClosed) -> Steps[None]:
+        """A queue could not be declared. Raise unless it can be used as it is."""
+        # 1: it exists with other arguments: use it as it is.
+        # 2: the user may not declare it: use it if it exists.
+        # 3: anything else is an error.
         what = f"declaring the queue {name!r}"
-        channel = yield from open_channel(connection)
-        try:
-            yield from channel.call(
-                lambda pika, done: pika.queue_declare(
-                    name,
-                    passive=spec.passive,
-                    durable=spec.durable,
-                    exclusive=spec.exclusive,
-                    auto_delete=spec.auto_delete,
-                    arguments=spec.arguments or None,
-                    callback=done,
-                )
+        difference = first_difference(closed.text) if closed.code == _PRECONDITION_FAILED else None
+        if difference is not None:
+            if difference.name == LIMIT or difference.current == "quorum":
+                self.other_limits.add(name)
+            self._adopt(f"queue {name!r}", closed)
+        elif closed.code == _ACCESS_REFUSED:
+            yield from self._check_exists(
+                connection, what, closed, lambda pika, done: pika.queue_declare(name, passive=True, callback=done)
             )
-        except ChannelClosed as closed:
-            # 1: it exists with other arguments: use it as it is.
-            # 2: the user may not declare it: use it if it exists.
-            # 3: anything else is an error.
-            difference = first_difference(closed.text) if closed.code == _PRECONDITION_FAILED else None
-            if difference is not None:
-                if difference.name == LIMIT or difference.current == "quorum":
-                    self.other_limits.add(name)
-                self._adopt(f"queue {name!r}", closed)
-                return (yield from open_channel(connection))
-            if closed.code == _ACCESS_REFUSED:
-                return (yield from self._existing(connection, what, closed, name, None))
-            raise entity_error(closed, what) from None
-        except Exception:
-            channel.close()
-            raise
-        return channel
+        else:
+            raise entity_error(closed, what)
 
     def exchange(self, connection: ThreadedConnection, spec: ExchangeSpec) -> Steps[bool]:
         """Declare one exchange, unless this connection has done it.
@@ -122,34 +125,34 @@ class Declarations:
                 raise type(error)(str(error))  # another object: raising adds a traceback
         declared = known[spec] = Answer(connection)
         try:
-            channel = yield from self._declare_exchange(connection, spec)
+            yield from self._declare_exchange(connection, spec)
         except Exception as failed:
             del known[spec]
             connection.lock.run(declared.set, failed)
             raise
-        channel.close()
         connection.lock.run(declared.set, None)
         return False
 
-    def _declare_exchange(self, connection: ThreadedConnection, spec: ExchangeSpec) -> Steps[RpcChannel]:
+    def _declare_exchange(self, connection: ThreadedConnection, spec: ExchangeSpec) -> Steps[None]:
         what = f"declaring the exchange {spec.name!r}"
-        channel = yield from open_channel(connection)
         try:
-            yield from channel.call(
-                lambda pika, done: pika.exchange_declare(spec.name, spec.kind, durable=spec.durable, callback=done)
+            yield from _ask(
+                connection,
+                lambda pika, done: pika.exchange_declare(spec.name, spec.kind, durable=spec.durable, callback=done),
             )
         except ChannelClosed as closed:
             difference = first_difference(closed.text) if closed.code == _PRECONDITION_FAILED else None
             if difference is not None and difference.name != "type":
                 self._adopt(f"exchange {spec.name!r}", closed)
             elif closed.code == _ACCESS_REFUSED:
-                return (yield from self._existing(connection, what, closed, None, spec.name))
+                yield from self._check_exists(
+                    connection,
+                    what,
+                    closed,
+                    lambda pika, done: pika.exchange_declare(spec.name, passive=True, callback=done),
+                )
             else:
                 raise entity_error(closed, what) from None
-        except Exception:
-            channel.close()
-            raise
-        return channel
 
     def _adopt(self, entity: str, closed: ChannelClosed) -> None:
         """Warn once that the entity exists with other arguments and is used as it is."""
@@ -160,37 +163,28 @@ class Declarations:
                 "the %s exists with other arguments and is used as it is: %s", entity, printable(closed.text)
             )
 
-    def _existing(
-        self, connection: ThreadedConnection, what: str, denied: ChannelClosed, queue: str | None, exchange: str | None
-    ) -> Steps[RpcChannel]:
+    def _check_exists(
+        self, connection: ThreadedConnection, what: str, denied: ChannelClosed, look: Start
+    ) -> Steps[None]:
         """The user may not declare the entity: check whether it exists, which needs no configure permission.
 
         :param what: what was done, for the error text.
         :param denied: the error of the declare; raised if the entity does not exist.
+        :param look: declares it passively.
         """
-        channel = yield from open_channel(connection)
         try:
-            if queue is not None:
-                yield from channel.call(lambda pika, done: pika.queue_declare(queue, passive=True, callback=done))
-            else:
-                yield from channel.call(lambda pika, done: pika.exchange_declare(exchange, passive=True, callback=done))
+            yield from _ask(connection, look)
         except ChannelClosed as closed:
-            if closed.code == _RESOURCE_LOCKED:
-                raise entity_error(closed, what) from None
-            raise entity_error(denied, what) from None
-        except Exception:
-            channel.close()
-            raise
-        return channel
+            raise entity_error(closed if closed.code == _RESOURCE_LOCKED else denied, what) from None
 
     def stats(self, connection: ThreadedConnection, names: Sequence[str]) -> Steps[dict[str, QueueStats | None]]:
         """The number of ready messages and of consumers of queues; ``None`` for one that does not exist."""
         found: dict[str, QueueStats | None] = {}
-        channel = yield from open_channel(connection)
+        channel = RpcChannel(connection)
         try:
             for name in names:
                 if channel.closed_by is not None:
-                    channel = yield from open_channel(connection)
+                    channel = RpcChannel(connection)
                 found[name] = yield from self._stats(channel, name)
         except Exception:
             channel.close()
@@ -209,22 +203,49 @@ class Declarations:
 
     def delete(self, connection: ThreadedConnection, names: Sequence[str]) -> Steps[None]:
         """Delete queues with their bindings and messages. A queue that does not exist is no error."""
-        channel = yield from open_channel(connection)
         try:
-            yield from channel.call(lambda pika, done: _delete(pika, done, names))
+            yield from _ask(connection, lambda pika, done: _delete(pika, done, names))
         except ChannelClosed as closed:
             raise entity_error(closed, f"deleting the queue {', '.join(map(repr, names))}") from None
-        except Exception:
-            channel.close()
-            raise
+
+
+def _ask(connection: ThreadedConnection, start: Start) -> Steps[Any]:
+    """Send methods on a channel of their own, and wait for the answer to the last one."""
+    channel = RpcChannel(connection)
+    try:
+        answer = yield from channel.call(start)
+    except Exception:
         channel.close()
+        raise
+    channel.close()
+    return answer
 
 
-def _bind(pika: Channel, done: Callable[..., None], topology: Topology, name: str, prefetch: int) -> None:
-    # The answer to the last method stands for all of them: had one failed, the channel would be closed.
-    for binding in topology.bindings:
+def _declare(
+    spec: QueueSpec | None, name: str, bindings: Sequence[Binding], use: Start, pika: Channel, done: Callable[..., None]
+) -> None:
+    # Without a callback the broker sends no answer to a method that succeeds.
+    if spec is not None:
+        pika.queue_declare(
+            name,
+            passive=spec.passive,
+            durable=spec.durable,
+            exclusive=spec.exclusive,
+            auto_delete=spec.auto_delete,
+            arguments=spec.arguments or None,
+        )
+    for binding in bindings:
         pika.queue_bind(name, binding.exchange, binding.routing_key)
-    pika.basic_qos(prefetch_count=prefetch, callback=done)
+    use(pika, done)
+
+
+def _what_failed(closed: ChannelClosed, topology: Topology, name: str) -> str:
+    if closed.method == Queue.Declare.INDEX:
+        return f"declaring the queue {name!r}"
+    if closed.method == Queue.Bind.INDEX:
+        exchanges = ", ".join(repr(binding.exchange) for binding in topology.bindings)
+        return f"binding the queue {name!r} to the exchange {exchanges}"
+    return f"consuming the queue {name!r}"
 
 
 def _delete(pika: Channel, done: Callable[..., None], names: Sequence[str]) -> None:

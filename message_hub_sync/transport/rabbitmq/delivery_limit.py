@@ -13,7 +13,7 @@ from typing import Any
 
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.io_tasks import Steps
-from message_hub_sync.transport.rabbitmq.rpc_channel import open_channel
+from message_hub_sync.transport.rabbitmq.rpc_channel import RpcChannel
 from message_hub_sync.transport.rabbitmq.translation import ChannelClosed
 from message_hub_sync.transport.topology import DELIVERY_LIMIT
 
@@ -75,7 +75,7 @@ def _guessed(connection: ThreadedConnection, queue: str, arguments: dict[str, An
 
 def _declared(connection: ThreadedConnection, queue: str, arguments: dict[str, Any]) -> Steps[str]:
     """Declare a queue that exists; the broker's text if it refuses, or an empty text."""
-    channel = yield from open_channel(connection)
+    channel = RpcChannel(connection)
     try:
         yield from channel.call(
             lambda pika, done: pika.queue_declare(queue, durable=True, arguments=arguments, callback=done)

@@ -6,37 +6,56 @@ from collections.abc import Callable
 from typing import Any
 
 from pika import exceptions as amqp
-from pika.channel import Channel
 
 from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.io_tasks import Answer, Steps
+from message_hub_sync.transport.rabbitmq.pika_channel import PipelinedChannel
 from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, ConnectionEnded, RpcTimedOut
 
-__all__ = ["RpcChannel", "open_channel"]
+__all__ = ["RpcChannel"]
 
 
 class RpcChannel:
-    """One channel for RPCs, one at a time. I/O thread only. It is opened by :func:`open_channel`."""
+    """A new channel for RPCs, one at a time. I/O thread only.
+
+    ``channel.open`` is sent, and its answer is not awaited: the methods that follow may be sent with it.
+
+    :raises ConnectionEnded: the connection ended.
+    :raises MessageHubConnectionError: the connection has as many channels as the broker allows.
+    """
 
     def __init__(self, connection: ThreadedConnection) -> None:
         self.connection = connection
         self.closed_by: BaseException | None = None  # set once, by pika's close callback, with the lock held
         #: Called with the reason when the channel closes, with the connection's lock held.
         self.on_closed: Callable[[BaseException], None] | None = None
-        self.pika: Channel
         self._answer: Answer | None = None  # of the latest call
         self._closed = Answer(connection)
+        self.pika: PipelinedChannel = connection.lock.run(self._open)
+
+    def _open(self) -> PipelinedChannel:
+        self.connection.check_usable()
+        try:
+            pika: PipelinedChannel = self.connection.channel()
+        except amqp.NoFreeChannels:
+            raise MessageHubConnectionError(
+                "the broker allows no more channels on this connection: raise channel_max on the broker"
+            ) from None
+        except amqp.AMQPError:
+            raise ConnectionEnded from None
+        pika.add_on_close_callback(self._note_close)
+        return pika
 
     @property
     def number(self) -> int:
         """The channel number."""
         return int(self.pika.channel_number)
 
-    def call(self, start: Callable[[Channel, Callable[..., None]], Any]) -> Steps[Any]:
-        """Send one method and wait for its answer.
+    def call(self, start: Callable[[PipelinedChannel, Callable[..., None]], Any]) -> Steps[Any]:
+        """Send methods and wait for the answer to the last one.
 
-        :param start: sends the method; called with pika's channel and the callback to register, with the connection's
+        :param start: sends the methods; called with pika's channel and the callback to register, with the connection's
             lock held.
         :returns: the answer.
         :raises ChannelClosed: the broker closed the channel instead of answering.
@@ -45,14 +64,14 @@ class RpcChannel:
         """
         answer = Answer(self.connection)
 
-        def begin(pika: Channel) -> None:
+        def begin(pika: PipelinedChannel) -> None:
             self._answer = answer
             start(pika, lambda *answers: answer.set(answers[-1] if answers else None))
 
         self.send(begin)
         return (yield from answer.wait())
 
-    def send(self, start: Callable[[Channel], Any]) -> None:
+    def send(self, start: Callable[[PipelinedChannel], Any]) -> None:
         """Send methods that the broker does not answer.
 
         :param start: sends them; called with pika's channel, with the connection's lock held.
@@ -62,9 +81,9 @@ class RpcChannel:
         """
         self.connection.lock.run(self._start, start)
 
-    def _start(self, start: Callable[[Channel], Any]) -> None:
+    def _start(self, start: Callable[[PipelinedChannel], Any]) -> None:
         if self.closed_by is not None:
-            raise _why(self.closed_by)
+            raise self._why(self.closed_by)
         self.connection.check_usable()
         try:
             start(self.pika)
@@ -80,10 +99,7 @@ class RpcChannel:
     def close_locked(self) -> None:
         """The same, for a caller that holds the connection's lock."""
         pika = self.pika
-        if self.connection.usable and (pika.is_open or pika.is_opening):
-            # pika would send it only after the answer to an earlier method, which may never come.
-            pika._blocking = None
-            pika._blocked.clear()
+        if self.connection.usable and pika.is_open:
             pika.close()
         if self._answer is not None:
             self._answer.fail(RpcTimedOut())
@@ -93,56 +109,19 @@ class RpcChannel:
         if self.closed_by is None:
             yield from self._closed.wait()
 
-    def send_open(self, answer: Answer) -> None:
-        """Send ``channel.open``. The caller holds the connection's lock.
-
-        :param answer: set when the broker has answered.
-        """
-        self.connection.check_usable()
-        self._answer = answer
-        try:
-            self.pika = self.connection.channel(on_open_callback=answer.set)
-        except amqp.NoFreeChannels:
-            raise MessageHubConnectionError(
-                "the broker allows no more channels on this connection: raise channel_max on the broker"
-            ) from None
-        except amqp.AMQPError:
-            raise ConnectionEnded from None
-        self.pika.add_on_close_callback(self._note_close)
-
-    def _note_close(self, _channel: Channel, reason: BaseException) -> None:
+    def _note_close(self, _channel: object, reason: BaseException) -> None:
         self.closed_by = reason
         if self._answer is not None:
             # A 404 on a declare closes the channel and never calls the method's own callback.
-            self._answer.fail(_why(reason))
+            self._answer.fail(self._why(reason))
         self._closed.set()
         if self.on_closed is not None:
             self.on_closed(reason)
 
-
-def _why(reason: BaseException) -> Exception:
-    """The error of a call on a channel that closed for this reason of pika's."""
-    if isinstance(reason, amqp.ChannelClosedByBroker):
-        return ChannelClosed(reason.reply_code, reason.reply_text)
-    if isinstance(reason, amqp.ChannelClosedByClient):
-        return RpcTimedOut()
-    return ConnectionEnded()
-
-
-def open_channel(connection: ThreadedConnection) -> Steps[RpcChannel]:
-    """Open a new channel.
-
-    :raises ChannelClosed: the broker closed the channel instead of answering.
-    :raises ConnectionEnded: the connection ended.
-    :raises RpcTimedOut: no answer by the deadline of the task.
-    :raises MessageHubConnectionError: the connection has as many channels as the broker allows.
-    """
-    channel = RpcChannel(connection)
-    answer = Answer(connection)
-    connection.lock.run(channel.send_open, answer)
-    try:
-        yield from answer.wait()
-    except RpcTimedOut:
-        channel.close()  # else a late answer would leave an unused channel open
-        raise
-    return channel
+    def _why(self, reason: BaseException) -> Exception:
+        """The error of a call on this channel after it closed for this reason of pika's."""
+        if isinstance(reason, amqp.ChannelClosedByBroker):
+            return ChannelClosed(reason.reply_code, reason.reply_text, self.pika.failed_method)
+        if isinstance(reason, amqp.ChannelClosedByClient):
+            return RpcTimedOut()
+        return ConnectionEnded()

@@ -51,12 +51,16 @@ class NoConfirmsError(Exception):
 
 
 class ChannelClosed(Exception):
-    """The broker closed the channel. Never leaves this package."""
+    """The broker closed the channel. Never leaves this package.
 
-    def __init__(self, code: int, text: str) -> None:
+    :param method: class and method of the method that failed, as in ``pika.spec.Queue.Declare.INDEX``.
+    """
+
+    def __init__(self, code: int, text: str, method: int = 0) -> None:
         super().__init__(f"{code} {text}")
         self.code = code
         self.text = text
+        self.method = method
 
 
 class RpcTimedOut(Exception):

@@ -67,7 +67,7 @@ class RabbitMQTransport:
     def declare_queue(self, queue: QueueSpec, deadline: float) -> None:
         name = declared_name(queue)
         self._rpc_connection().call(
-            lambda connection: _and_close(self._declarations.queue(connection, queue, name)), deadline
+            lambda connection: _and_close(self._declarations.topology(connection, Topology(queue), name)), deadline
         )
 
     def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> Consumer:
