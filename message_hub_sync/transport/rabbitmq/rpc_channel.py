@@ -30,14 +30,14 @@ class RpcChannel:
         self.closed_by: BaseException | None = None  # set once, by pika's close callback, with the lock held
         #: Called with the reason when the channel closes, with the connection's lock held.
         self.on_closed: Callable[[BaseException], None] | None = None
-        self._answer: Answer | None = None  # of the latest call
+        self._opened = self._answer = Answer(connection)  # _answer: to the latest call
         self._closed = Answer(connection)
         self.pika: PipelinedChannel = connection.lock.run(self._open)
 
     def _open(self) -> PipelinedChannel:
         self.connection.check_usable()
         try:
-            pika: PipelinedChannel = self.connection.channel()
+            pika: PipelinedChannel = self.connection.channel(on_open_callback=self._opened.set)
         except amqp.NoFreeChannels:
             raise MessageHubConnectionError(
                 "the broker allows no more channels on this connection: raise channel_max on the broker"
@@ -101,8 +101,11 @@ class RpcChannel:
         pika = self.pika
         if self.connection.usable and pika.is_open:
             pika.close()
-        if self._answer is not None:
-            self._answer.fail(RpcTimedOut())
+        self._answer.fail(RpcTimedOut())
+
+    def wait_open(self) -> Steps[None]:
+        """Wait until the broker has opened the channel. The errors are those of :meth:`call`."""
+        yield from self._opened.wait()
 
     def wait_closed(self) -> Steps[None]:
         """Wait until the broker has closed the channel."""
@@ -111,9 +114,8 @@ class RpcChannel:
 
     def _note_close(self, _channel: object, reason: BaseException) -> None:
         self.closed_by = reason
-        if self._answer is not None:
-            # A 404 on a declare closes the channel and never calls the method's own callback.
-            self._answer.fail(self._why(reason))
+        # A 404 on a declare closes the channel and never calls the method's own callback.
+        self._answer.fail(self._why(reason))
         self._closed.set()
         if self.on_closed is not None:
             self.on_closed(reason)
