@@ -152,7 +152,8 @@ def test_a_channel_whose_answer_never_came_is_closed(bench: Any, silent: str, ev
 def test_a_queue_is_declared_and_consumed_in_one_round_trip(bench: Any) -> None:
     transport = bench.transport()
     connection = transport._consume_connection
-    bench.consume(transport)  # declares the exchange
+    first, second = topologies(bench, 2)
+    transport.consume_many([first], bench.within(20))  # declares the exchange
     waits = []
 
     def counted(steps: Any) -> Any:
@@ -161,7 +162,7 @@ def test_a_queue_is_declared_and_consumed_in_one_round_trip(bench: Any) -> None:
             yield answer
 
     for number in range(2):  # a new queue; one that exists
-        consumer = RabbitMQConsumer(connection, topologies(bench, 1)[0][0], 5)
+        consumer = RabbitMQConsumer(connection, *second)
         connection.recovering.call(
             lambda there, consumer=consumer: counted(consumer.establish(there)), bench.within(20)
         )

@@ -89,8 +89,7 @@ class ConfirmChannel:
         if OWN_FRAMES:
             connection.frame_handlers[channel.number] = channel
         raw.pika.add_on_return_callback(channel._on_return)
-        # Without a callback pika asks for no answer. The broker reads this method before any message that is published on
-        # the channel.
+        # Without a callback pika asks for no answer. The broker reads this before any message on the channel.
         raw.send(lambda pika: pika.confirm_delivery(channel._on_confirm))
         try:
             yield from raw.wait_open()
