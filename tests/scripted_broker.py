@@ -10,24 +10,27 @@ from typing import Any
 
 from pika import frame, spec
 
-__all__ = ["CAPABILITIES", "ScriptedBroker"]
+__all__ = ["CAPABILITIES", "USUAL", "ScriptedBroker"]
 
 _PROTOCOL_HEADER = 8
 CAPABILITIES = dict.fromkeys(("authentication_failure_close", "basic.nack", "connection.blocked"), True) | {
     "consumer_cancel_notify": True,
     "publisher_confirms": True,
 }
+#: See ``answers``.
+USUAL = "usual"
 
 
 class ScriptedBroker:
-    """Answers what a client needs to connect and to publish.
+    """Answers what a client needs to connect, to publish and to consume.
 
-    :param answers: by the name of a method (``Connection.StartOk``; ``header`` for the protocol header), what is sent
-        instead of the usual answer: called with the socket.
+    :param answers: by the name of a method (``Connection.StartOk``; ``header`` for the protocol header), or of a method
+        and its queue (``Queue.Declare svc.messages``), what is sent instead of the usual answer: called with the
+        socket. If it returns ``USUAL``, the usual answer is sent.
     :param host: the IP address to listen on.
     """
 
-    def __init__(self, answers: Mapping[str, Callable[[socket.socket], None]] | None = None, host: str = "127.0.0.1"):
+    def __init__(self, answers: Mapping[str, Callable[[socket.socket], object]] | None = None, host: str = "127.0.0.1"):
         self._script = dict(answers or {})
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._server = socket.create_server((host, 0), family=family)
@@ -92,27 +95,32 @@ class ScriptedBroker:
 
     def _take(self, peer: socket.socket, found: Any) -> None:
         method = found.method
-        answer = _ANSWERS.get(type(method))
-        if isinstance(method, spec.Confirm.Select) and method.nowait:
-            return
-        if answer is not None or method.NAME in self._script:
-            self._answer(peer, method.NAME, found.channel_number, answer() if answer else None)
+        usual = None if getattr(method, "nowait", False) else _ANSWERS.get(type(method))
+        of_queue = f"{method.NAME} {getattr(method, 'queue', '')}"
+        name = of_queue if of_queue in self._script else method.NAME
+        if usual is not None or name in self._script:
+            self._answer(peer, name, found.channel_number, usual(method) if usual else None)
 
     def _answer(self, peer: socket.socket, name: str, channel: int, usual: Any) -> None:
         with self.changed:
             self.answered.append(name)
             self.changed.notify_all()
-        if name in self._script:
-            self._script[name](peer)
-        else:
+        if name in self._script and self._script[name](peer) != USUAL:
+            return
+        if usual is not None:
             peer.sendall(frame.Method(channel, usual).marshal())
 
 
-_ANSWERS: dict[Any, Callable[[], Any]] = {
-    spec.Connection.StartOk: lambda: spec.Connection.Tune(2047, 131072, 60),
-    spec.Connection.Open: spec.Connection.OpenOk,
-    spec.Connection.Close: spec.Connection.CloseOk,
-    spec.Channel.Open: spec.Channel.OpenOk,
-    spec.Channel.Close: spec.Channel.CloseOk,
-    spec.Confirm.Select: spec.Confirm.SelectOk,
+_ANSWERS: dict[Any, Callable[[Any], Any]] = {
+    spec.Connection.StartOk: lambda _: spec.Connection.Tune(2047, 131072, 60),
+    spec.Connection.Open: lambda _: spec.Connection.OpenOk(),
+    spec.Connection.Close: lambda _: spec.Connection.CloseOk(),
+    spec.Channel.Open: lambda _: spec.Channel.OpenOk(),
+    spec.Channel.Close: lambda _: spec.Channel.CloseOk(),
+    spec.Confirm.Select: lambda _: spec.Confirm.SelectOk(),
+    spec.Basic.Qos: lambda _: spec.Basic.QosOk(),
+    spec.Basic.Consume: lambda method: spec.Basic.ConsumeOk(method.consumer_tag),
+    spec.Exchange.Declare: lambda _: spec.Exchange.DeclareOk(),
+    spec.Queue.Declare: lambda method: spec.Queue.DeclareOk(method.queue, 0, 0),
+    spec.Queue.Delete: lambda _: spec.Queue.DeleteOk(0),
 }

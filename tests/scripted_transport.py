@@ -136,6 +136,10 @@ class ScriptedConsumer:
         return not self.closed
 
     @property
+    def error(self) -> str | None:
+        return None
+
+    @property
     def other_limit(self) -> bool:
         return False
 

@@ -107,9 +107,12 @@ class QueueConsumer:
 
     @property
     def error(self) -> str | None:
-        """Why messages stay unacked, so that they take up the prefetch; ``None`` if none do."""
-        if self.consumer is None:
+        """Why the queue is not consumed, or why messages stay unacked and take up the prefetch."""
+        consumer = self.consumer
+        if consumer is None:
             return None
+        if consumer.error is not None:
+            return f"it is not consumed: {printable(consumer.error, 500)}"
         stuck = self._moves.stuck()
         if not stuck:
             return self._unprocessed.error

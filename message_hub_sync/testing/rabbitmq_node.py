@@ -252,7 +252,7 @@ class RabbitMQNode:
 
         :raises RabbitMQNodeError: the node has not been started.
         """
-        self._process().signal(signal.SIGSTOP)
+        self._process().stop()
 
     def resume(self) -> None:
         """Continue the broker process with SIGCONT after ``suspend()``.

@@ -288,6 +288,10 @@ class Consumer(Protocol):
         """Whether the broker delivers to this consumer now."""
 
     @property
+    def error(self) -> str | None:
+        """Why the queue is not consumed now, if that is known."""
+
+    @property
     def other_limit(self) -> bool:
         """Whether the queue was found to be a quorum queue with another delivery limit than declared."""
 

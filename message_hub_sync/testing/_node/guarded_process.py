@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from message_hub_sync.runtime.fork import call_after_fork_in_child
+from message_hub_sync.runtime.real_time import time
 
 # Reads lists of process groups until its stdin ends. That happens in two cases. 1: the owner sent an empty list and
 # closed the pipe: nothing is killed. 2: the owner ended in any way: all groups of the last list are killed.
@@ -27,6 +28,9 @@ rm -rf -- "$1"
 # Waits for one line before it starts the command, so that the guard knows the process first. If the owner dies in
 # between, this `read` fails, and nothing was started.
 _LAUNCHER = 'read -r go && exec "$@" </dev/null'
+
+#: The longest wait in seconds until a process has stopped.
+_STOP_TIMEOUT = 10.0
 
 _guards: weakref.WeakSet[ProcessGuard] = weakref.WeakSet()
 
@@ -146,6 +150,18 @@ class GuardedProcess:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process, not to its group. If it has ended, do nothing."""
         self._popen.send_signal(number)
+
+    def stop(self) -> None:
+        """Send SIGSTOP, and wait until the process has stopped: it runs on for a moment after the signal was sent."""
+        self.signal(signal.SIGSTOP)
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            return
+        # Nothing announces it without taking the status from the thread that waits for the end.
+        flags = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+        deadline = time.monotonic() + _STOP_TIMEOUT
+        with contextlib.suppress(ChildProcessError):  # it has ended
+            while os.waitid(os.P_PID, self.pid, flags) is None and time.monotonic() < deadline:
+                self._exited.wait(0.001)
 
     def end(self, timeout: float) -> None:
         """Send SIGTERM. If the process does not end within ``timeout`` seconds, send SIGKILL to its group."""

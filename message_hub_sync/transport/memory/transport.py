@@ -322,6 +322,10 @@ class MemoryConsumer:
         return self._delivering and subscription is not None and not subscription[1].queue.gone
 
     @property
+    def error(self) -> str | None:
+        return None
+
+    @property
     def other_limit(self) -> bool:
         subscription = self._subscription
         if subscription is None or not subscription[1].queue.arguments.quorum:

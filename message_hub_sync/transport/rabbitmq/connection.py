@@ -31,7 +31,6 @@ from message_hub_sync.runtime.locks import Lock
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.transport.rabbitmq.frame_stream import FrameStream
-from message_hub_sync.transport.rabbitmq.pika_channel import PipelinedChannel
 from message_hub_sync.transport.rabbitmq.polling import Poller, Waker
 from message_hub_sync.transport.rabbitmq.reader_role import ReaderRole
 from message_hub_sync.transport.rabbitmq.timers import Timers
@@ -414,9 +413,6 @@ class ThreadedConnection(FrameStream):
             self._room.wake_all()
 
     # --- the methods of a pika adapter, the lock held ------------------------------------------
-
-    def _create_channel(self, channel_number: int, on_open_callback: Any) -> PipelinedChannel:
-        return PipelinedChannel(self, channel_number, on_open_callback)
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if not self._send_failed:

@@ -35,8 +35,9 @@ _FLUSH_SECONDS, _FLUSH_COUNT = 0.05, 64
 #: queue without its majority).
 _RESTORE_PATIENCE = 2.0
 #: Seconds until the first retry of a consumer that could not be restored; each pause is twice the one before, up to
-#: the second number.
+#: the second number. The others are for an attempt that cost the connection, and with it all consumers.
 _FIRST_RETRY, _LONGEST_RETRY = 0.5, 10.0
+_FIRST_COSTLY_RETRY, _LONGEST_COSTLY_RETRY = 300.0, 3600.0
 
 
 class RabbitMQConsumer:
@@ -66,6 +67,8 @@ class RabbitMQConsumer:
         self._establishing: ThreadedConnection | None = None  # the connection on which a task establishes it now
         self._failures = 0  # failed attempts since the last success
         self._retry_at = 0.0  # monotonic seconds
+        self._costly = False  # whether the latest attempt cost the connection
+        self._error: str | None = None  # why it is not consumed now
 
     @property
     def deliveries(self) -> SimpleQueue[Delivery | None]:
@@ -84,6 +87,10 @@ class RabbitMQConsumer:
             and not (consumer_channel.closed or self.cancelled)
             and consumer_channel.connection.usable
         )
+
+    @property
+    def error(self) -> str | None:
+        return None if self.active else self._error
 
     @property
     def other_limit(self) -> bool:
@@ -192,7 +199,9 @@ class RabbitMQConsumer:
         )
         if self.cancelled or established or self._establishing is connection:
             return False
-        return self._tried_on is not connection or time.monotonic() >= self._retry_at
+        if time.monotonic() >= self._retry_at:
+            return True
+        return self._tried_on is not connection and not self._costly
 
     def establish(self, connection: ThreadedConnection) -> Steps[None]:
         """Declare the queue and consume it on this connection, unless that is done already.
@@ -223,7 +232,7 @@ class RabbitMQConsumer:
         self._consumed()
         if self._failures:
             logger.info("the queue %s is consumed again", self._queue)
-        self._failures = 0
+        self._failures, self._error = 0, None
 
     def _consume(self, channel: RpcChannel) -> Start:
         """What consumes the queue on a new channel."""
@@ -269,15 +278,27 @@ class RabbitMQConsumer:
     def _retry_later(self, connection: ThreadedConnection, error: Exception) -> None:
         """Log the first failure as an error, and retry after a growing pause."""
         self._failures += 1
-        pause = min(_LONGEST_RETRY, _FIRST_RETRY * 2.0 ** min(self._failures - 1, 10))
+        self._costly = connection.refused_task
+        first, longest = (
+            (_FIRST_COSTLY_RETRY, _LONGEST_COSTLY_RETRY) if self._costly else (_FIRST_RETRY, _LONGEST_RETRY)
+        )
+        pause = min(longest, first * 2.0 ** min(self._failures - 1, 10))
         self._retry_at = time.monotonic() + pause
+        self._error = describe(error)
         logger.log(
             logging.ERROR if self._failures == 1 else logging.DEBUG,
             "the consumer of %s cannot be restored: %s; next attempt in %.1f s",
             self._queue,
-            describe(error),
+            self._error,
             pause,
         )
+        self.retry_on(connection)
+
+    def retry_on(self, connection: ThreadedConnection) -> None:
+        """Have it established on this connection when its pause is over, if there is one."""
+        if not self._failures:
+            return
+        pause = self._retry_at - time.monotonic()
         connection.lock.run(connection.call_later, pause, lambda: connection.after_unlock.append(self.restore))
 
     def restore(self) -> None:
@@ -357,7 +378,11 @@ class ConsumeConnection:
 
     def _restore(self, connection: ThreadedConnection) -> list[Work[object]]:
         consumers = self._lock.run(self._consumers.copy)
-        return [consumer.establish_again for consumer in consumers if consumer.due(connection)]
+        due = [consumer for consumer in consumers if consumer.due(connection)]
+        for consumer in consumers:
+            if consumer not in due:
+                consumer.retry_on(connection)
+        return [consumer.establish_again for consumer in due]
 
 
 def _close(consumer_channel: ConsumerChannel) -> Steps[None]:

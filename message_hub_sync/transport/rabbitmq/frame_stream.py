@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import pika
 from pika import exceptions as amqp
 from pika import frame, spec
-from pika.connection import Connection
 
 from message_hub_sync.transport.rabbitmq.frames.decoding import decode, frame_start
+from message_hub_sync.transport.rabbitmq.pika_channel import PipelinedConnection
 
 __all__ = ["FrameHandler", "FrameStream"]
 
@@ -26,7 +26,7 @@ class FrameHandler(Protocol):
         """
 
 
-class FrameStream(Connection):
+class FrameStream(PipelinedConnection):
     """pika's connection, with its own splitting of the stream into frames.
 
     A base class and not a part: pika calls ``_on_data_available`` on the connection, and a part would cost one more

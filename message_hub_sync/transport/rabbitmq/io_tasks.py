@@ -29,6 +29,9 @@ logger = SafeLogger("message_hub_sync.rabbitmq")
 
 T = TypeVar("T")
 
+#: Seconds in which tasks run one by one after the broker has closed a connection because of one of several.
+_ONE_BY_ONE_SECONDS = 30.0
+
 
 class Answer:
     """Something that tasks wait for. It comes once: a value or an error. I/O thread only."""
@@ -98,15 +101,14 @@ class IOTask:
         self.abandoned = False  # set by the caller
         self._steps: Steps[Any] | None = None  # I/O thread only, as all below
         self._awaited: Answer | None = None
-        self._running: set[IOTask] = set()
+        self._left: Callable[[IOTask], object]
 
-    def start(self, connection: ThreadedConnection, running: set[IOTask]) -> None:
+    def start(self, connection: ThreadedConnection, left: Callable[[IOTask], object]) -> None:
         """Run it until it waits for the first time.
 
-        :param running: the tasks that wait for the broker; this one is among them until it ends.
+        :param left: called with this task when it waits for nothing any more, before ``ended``.
         """
-        self._running = running
-        running.add(self)
+        self._left = left
         try:
             self._steps = self._work(connection)
         except Exception as error:
@@ -148,7 +150,7 @@ class IOTask:
     def _end(self, result: Any, error: Exception | None) -> None:
         """Record how it ended. ``error`` becomes one that is never an error of pika, ssl or a socket."""
         self._steps = None
-        self._running.discard(self)
+        self._left(self)
         self.result = result
         if error is None or isinstance(error, (ConnectionEnded, MessageHubError)):
             self.error = error
@@ -169,6 +171,8 @@ class IOTasks:
         self._waiting: deque[IOTask] = deque()  # any thread appends, the I/O thread pops; a deque is thread-safe
         # I/O thread only, as all below.
         self._running: set[IOTask] = set()  # those that wait for the broker
+        self._held: deque[IOTask] = deque()  # those that are started when no other one runs
+        self._one_by_one_until = 0.0  # monotonic seconds
         self._connection: ThreadedConnection | None = None
         self._next_check = math.inf  # when a timer of that connection looks at the deadlines; monotonic seconds
 
@@ -189,15 +193,47 @@ class IOTasks:
                 self.start(task, connection)
 
     def start(self, task: IOTask, connection: ThreadedConnection) -> None:
-        """Start one task."""
+        """Start one task; later, if another one runs and the broker may refuse one of them."""
         if connection is not self._connection:
             self._connection, self._next_check = connection, math.inf
-        task.start(connection, self._running)
+        if self._running and time.monotonic() < self._one_by_one_until:
+            self._held.append(task)
+            return
+        self._running.add(task)
+        task.start(connection, lambda task: self._ended(task, connection))
         if task in self._running:
             self._check_at(task.deadline, connection)
 
+    def _ended(self, task: IOTask, connection: ThreadedConnection) -> None:
+        self._running.discard(task)
+        if self._held and not self._running:
+            connection.lock.run(connection.after_unlock.append, lambda: self._start_held(connection))
+
+    def _start_held(self, connection: ThreadedConnection) -> None:
+        while self._held and not self._running and connection.usable:
+            task = self._held.popleft()
+            if not task.abandoned:
+                self.start(task, connection)
+
+    def refused(self, reason: Exception) -> bool:
+        """The broker closed the connection because of a method. Call it before the tasks get ``ConnectionEnded``.
+
+        If one task runs, it is the one: ``reason`` is raised in it. Otherwise the tasks of the next connections run one
+        by one for a while, so that only the one that is refused fails.
+
+        :returns: whether it was one task.
+        """
+        if len(self._running) == 1:
+            next(iter(self._running)).interrupt(reason)
+            return True
+        if self._running:
+            self._one_by_one_until = time.monotonic() + _ONE_BY_ONE_SECONDS
+        return False
+
     def end_running(self) -> None:
-        """Raise ``ConnectionEnded`` in all tasks that wait for the broker."""
+        """Raise ``ConnectionEnded`` in all tasks that wait for the broker, or for another task."""
+        while self._held:
+            self._held.popleft().fail()
         for task in list(self._running):
             task.interrupt(ConnectionEnded())
 

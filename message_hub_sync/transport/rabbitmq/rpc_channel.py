@@ -7,11 +7,10 @@ from typing import Any
 
 from pika import exceptions as amqp
 
-from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 from message_hub_sync.transport.rabbitmq.io_tasks import Answer, Steps
 from message_hub_sync.transport.rabbitmq.pika_channel import PipelinedChannel
-from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, ConnectionEnded, RpcTimedOut
+from message_hub_sync.transport.rabbitmq.translation import ChannelClosed, ConnectionEnded, RpcTimedOut, no_channel
 
 __all__ = ["RpcChannel"]
 
@@ -36,12 +35,13 @@ class RpcChannel:
 
     def _open(self) -> PipelinedChannel:
         self.connection.check_usable()
+        refused = self.connection.refused_channel()
+        if refused is not None:
+            raise no_channel(refused)
         try:
             pika: PipelinedChannel = self.connection.channel(on_open_callback=self._opened.set)
         except amqp.NoFreeChannels:
-            raise MessageHubConnectionError(
-                "the broker allows no more channels on this connection: raise channel_max on the broker"
-            ) from None
+            raise no_channel("channel_max is reached") from None
         except amqp.AMQPError:
             raise ConnectionEnded from None
         pika.add_on_close_callback(self._note_close)

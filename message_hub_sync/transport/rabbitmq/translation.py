@@ -28,6 +28,7 @@ __all__ = [
     "connect_failure",
     "describe",
     "entity_error",
+    "no_channel",
 ]
 
 
@@ -222,6 +223,17 @@ def entity_error(closed: ChannelClosed, what: str) -> MessageHubError:
     return MessageHubConfigurationError(text)
 
 
+def no_channel(why: str) -> MessageHubError:
+    """The broker does not open another channel.
+
+    :param why: what it said.
+    """
+    return MessageHubConnectionError(
+        f"the broker allows no more channels on this connection: {printable(why)}. Raise the limit (max-channels of "
+        "the user, channel_max of the broker), or consume fewer queues"
+    )
+
+
 def _reason(error: ssl.SSLError) -> str:
     reason = getattr(error, "reason", None)  # only OpenSSL's errors have it
     return reason if isinstance(reason, str) else ""
@@ -231,6 +243,8 @@ def describe(error: BaseException | None) -> str:
     """Describe any error in one line, without an address or a credential."""
     if error is None:
         return "the connection ended"
+    if isinstance(error, MessageHubError):
+        return printable(str(error), 500)
     if isinstance(error, amqp.ConnectionClosed):
         return f"the broker closed the connection: {error.reply_code} {printable(error.reply_text)}"
     if isinstance(error, amqp.AMQPHeartbeatTimeout):
