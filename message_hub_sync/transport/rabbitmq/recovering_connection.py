@@ -22,15 +22,13 @@ from message_hub_sync.transport.rabbitmq.connection_gate import ConnectionGate
 from message_hub_sync.transport.rabbitmq.connection_opening import GivenUp, Opening
 from message_hub_sync.transport.rabbitmq.endpoints import Endpoints, in_turn
 from message_hub_sync.transport.rabbitmq.io_tasks import IOTask, IOTasks, Steps, Work
-from message_hub_sync.transport.rabbitmq.pika_channel import ChannelLimit
 from message_hub_sync.transport.rabbitmq.polling import Waker
+from message_hub_sync.transport.rabbitmq.refusals import Refusals
 from message_hub_sync.transport.rabbitmq.translation import (
-    ChannelClosed,
     ConnectionEnded,
     Refusal,
     connect_failure,
     describe,
-    no_channel,
 )
 from message_hub_sync.transport.threads import IOThread, on_io_thread
 
@@ -42,12 +40,6 @@ T = TypeVar("T")
 
 #: Seconds within which the broker must answer while a connection is restored.
 _RESTORE_SECONDS = 10.0
-#: The codes with which a broker refuses a method and closes the connection: a limit, or what it cannot do. Others say
-#: that the broker stops (320), or that the stream is broken (501, 505).
-_REFUSALS = frozenset((502, 503, 504, 506, 530, 540, 541))
-_NOT_ALLOWED = 530
-#: Seconds until a channel is asked for again after the broker has allowed no more, at first and at most.
-_FIRST_CHANNEL_PAUSE, _LONGEST_CHANNEL_PAUSE = 300.0, 3600.0
 #: The longest round in seconds.
 _LONG = 60.0
 
@@ -100,7 +92,7 @@ class RecoveringConnection:
         #: Why the connection was lost or the latest attempt failed, whichever came last; and when, by the wall clock.
         self._last_error: tuple[str, float] | None = None  # written by the I/O thread only
         self._tasks = IOTasks()  # added to with the gate's lock held, and only while there is a thread
-        self._channel_limit: ChannelLimit | None = None  # I/O thread only
+        self._refusals = Refusals(self._tasks)  # I/O thread only
         self._restoring = 0  # I/O thread only; the number of restoring tasks that run
         self._restore_requested = False  # any thread sets it, the I/O thread clears it
 
@@ -367,10 +359,7 @@ class RecoveringConnection:
         try:
             connection.quiet = not self._backoff.first
             connection.on_blocked(self._blocked)
-            connection.channel_limit = self._channel_limit
-            connection.on_closed_by_broker = lambda reason: connection.after_unlock.append(
-                lambda: self._closed_by_broker(connection, reason)
-            )
+            self._refusals.watch(connection)
             self._start_restoring(connection)
             patience = time.monotonic() + self._restore_patience
             while self._restoring and self._may_serve(connection) and time.monotonic() < patience:
@@ -410,21 +399,6 @@ class RecoveringConnection:
             # Change the state before failing the tasks: their callers then wait for the next connection.
             self._gate.enter(ConnectionState.RECOVERING, why)
             self._tasks.fail()
-
-    def _closed_by_broker(self, connection: ThreadedConnection, reason: ChannelClosed) -> None:
-        # On the I/O thread, no lock held, before the tasks get ConnectionEnded.
-        if reason.code not in _REFUSALS:
-            return
-        opened = connection.answered_channels
-        # RabbitMQ names no method when it does not open a channel.
-        of_channels = reason.code == _NOT_ALLOWED and not reason.method and opened < connection.open_channels
-        connection.refused_task = not of_channels  # read by the task
-        if not self._tasks.refused(no_channel(reason.text) if of_channels else reason) or not (of_channels and opened):
-            return
-        # One more channel would cost the connection again, and with it all consumers.
-        last = self._channel_limit
-        pause = _FIRST_CHANNEL_PAUSE if last is None else min(_LONGEST_CHANNEL_PAUSE, last.seconds * 2)
-        self._channel_limit = ChannelLimit(opened, reason.text, pause, time.monotonic() + pause)
 
     def _blocked(self, blocked: bool) -> None:
         # On the I/O thread, no lock held. A circuit treats "accepts messages again" like "connected again".

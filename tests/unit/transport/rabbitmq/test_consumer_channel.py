@@ -28,7 +28,7 @@ def consumer_channel() -> ConsumerChannel:
         tag_prefix="a.1234",
         max_message_bytes=1_000,
         cancelled=False,
-        deliveries=SimpleQueue(),
+        sink=SimpleQueue(),
         discard_deliveries=lambda: None,
     )
     channel: Any = SimpleNamespace(connection=SimpleNamespace(frame_handlers={}), number=CHANNEL)
@@ -64,7 +64,7 @@ def arrived(stream: bytes, cuts: list[int]) -> tuple[list[tuple[int, bool, bytes
         held = held[position:]
     assert held == b""
     found = []
-    deliveries: SimpleQueue[Delivery | None] = taking.consumer.deliveries
+    deliveries: SimpleQueue[Delivery | None] = taking.consumer.sink
     while not deliveries.empty():
         one = deliveries.get()
         assert one is not None
@@ -142,7 +142,7 @@ def test_a_body_that_is_too_large_is_counted_and_not_kept() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 1_000_000
-    found: Any = taking.consumer.deliveries.get_nowait()
+    found: Any = taking.consumer.sink.get_nowait()
     assert (found.body, found.properties.headers) == (b"", {"own": 1, "x-body-bytes": 60_000_000})
 
 
@@ -154,7 +154,7 @@ def test_a_body_is_kept_up_to_the_limit(size: int, fragment: int) -> None:
     taking = consumer_channel()
     stream = b"".join([method, header, *pieces, *delivery(2, b"{}")])
     assert taking.take(stream, 0) == len(stream)
-    first, second = (taking.consumer.deliveries.get_nowait() for _ in range(2))
+    first, second = (taking.consumer.sink.get_nowait() for _ in range(2))
     assert first is not None
     assert second is not None
     assert len(first.body) == (size if size <= LIMIT else 0)
@@ -167,7 +167,7 @@ def test_a_large_body_decoded_by_pika_is_not_kept_either(size: int) -> None:
     taking = consumer_channel()
     method = SimpleNamespace(delivery_tag=1, redelivered=False, exchange="events", routing_key=b"b.\xff")
     taking.deliver(None, method, spec.BasicProperties(message_id="a"), b"x" * size)
-    found = taking.consumer.deliveries.get_nowait()
+    found = taking.consumer.sink.get_nowait()
     assert found is not None
     assert (len(found.body), found.routing_key) == (size if size <= LIMIT else 0, "b.\\xff")
     assert found.properties.headers == ({} if size <= LIMIT else {"x-body-bytes": size})
@@ -181,7 +181,7 @@ def test_a_routing_key_that_is_not_utf_8_is_taken_as_text() -> None:
     for stream in ([method, header, *body], [method, *delivery(1, b"{}")[1:]]):
         taking = consumer_channel()
         assert taking.take(b"".join(stream), 0) == len(b"".join(stream))
-        found = taking.consumer.deliveries.get_nowait()
+        found = taking.consumer.sink.get_nowait()
         assert found is not None
         assert found.routing_key == "b.\\xff"
 
@@ -202,5 +202,5 @@ def test_a_delivery_without_its_content_ends_the_connection(order: str) -> None:
         taking.take(each, 0)
     with pytest.raises(amqp.UnexpectedFrameError):
         taking.take(last, 0)
-    assert taking.consumer.deliveries.get_nowait() is not None
-    assert taking.consumer.deliveries.empty(), "it has the id of the message before"
+    assert taking.consumer.sink.get_nowait() is not None
+    assert taking.consumer.sink.empty(), "it has the id of the message before"
