@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Protocol
 
 import pika
@@ -12,6 +13,11 @@ from message_hub_sync.transport.rabbitmq.frames.decoding import decode, frame_st
 from message_hub_sync.transport.rabbitmq.pika_channel import PipelinedConnection
 
 __all__ = ["FrameHandler", "FrameStream"]
+
+
+#: Heartbeats in a row. pika gets one of them: handling each one takes 10 µs with the connection's lock held, so in a
+#: flood of them callers would wait for the lock beyond their deadlines.
+_HEARTBEATS = re.compile(b"(?:" + re.escape(frame.Heartbeat().marshal()) + b")+")
 
 
 class FrameHandler(Protocol):
@@ -69,6 +75,10 @@ class FrameStream(PipelinedConnection):
                         continue
                 if answers_only:
                     break
+                if beats := _HEARTBEATS.match(data, position):
+                    position = beats.end()
+                    self._process_frame(frame.Heartbeat())
+                    continue
                 kind, _, size = frame_start(data, position)  # raises at once if this is no frame
                 if position + size > len(data):
                     break
