@@ -37,7 +37,7 @@ def run_worker(client: MessageHubClient, subscribe: Callable[[], object], livene
         if liveness_file is not None:
             ends.enter_context(_kept_alive(client, liveness_file))
         client._lifecycle.session().on_close(lambda: notify("STOPPING=1"))
-        notify("READY=1")
+        notify(f"READY=1\nMAINPID={os.getpid()}")
         logger.info("%s consumes, as process %d", client.service_name, os.getpid())
         return client.run_forever()
 
