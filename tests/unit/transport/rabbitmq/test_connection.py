@@ -272,6 +272,14 @@ def test_what_follows_from_a_frame_may_fail_without_ending_the_thread(wire: Wire
     assert not wire.connection.usable
 
 
+def test_the_first_reason_for_an_end_is_told(wire: Wire) -> None:
+    first, second = amqp.StreamLostError("the cause"), amqp.StreamLostError("what follows from it")
+    wire.connection.lock.run(wire.connection.kill, first)
+    wire.connection.lock.run(wire.connection.kill, second)
+    wire.connection.finish()
+    assert wire.connection.end_reason is first
+
+
 def test_the_end_is_told_once_and_frees_the_socket(wire: Wire) -> None:
     wire.connection.end("one")
     wire.connection.end("two")

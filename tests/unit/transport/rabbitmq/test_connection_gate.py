@@ -34,7 +34,7 @@ def waiting(gate: ConnectionGate, **how: Any) -> SimpleQueue[Any]:
     def run() -> None:
         try:
             how.setdefault("accept_blocked", True)
-            results.put(gate.wait(time.monotonic() + 5, attended.set, lambda: "amqp://host", **how))
+            results.put(gate.wait(time.monotonic() + 600, attended.set, lambda: "amqp://host", **how))
         except Exception as error:
             results.put(error)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from message_hub_sync.transport.rabbitmq.polling import Poller, Waker
+from message_hub_sync.transport.rabbitmq.polling import Poller, Waker, wait_readable
 
 
 class Scene:
@@ -38,6 +38,29 @@ def scene(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 def test_nothing_happens_within_the_time_given(scene: Scene) -> None:
     assert scene.poller.wait(0.01, False) == (False, False)
     assert scene.poller.wait(-1.0, False) == (False, False)
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="this platform has no poll")
+def test_a_wait_of_less_than_a_millisecond_is_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    # poll() counts in whole milliseconds. With 0 the I/O thread would spin until its timer is due.
+    asked: list[int] = []
+
+    class Poll:
+        def register(self, *_: object) -> None:
+            pass
+
+        def poll(self, milliseconds: int) -> list[tuple[int, int]]:
+            asked.append(milliseconds)
+            return []
+
+    monkeypatch.setattr(select, "poll", Poll)
+    scene = Scene()
+    scene.poller.wait(0.0004, False)
+    wait_readable(scene.ours.fileno(), 0.0004)
+    scene.poller.wait(0.0, False)
+    wait_readable(scene.ours.fileno(), -1.0)
+    scene.close()
+    assert asked == [1, 1, 0, 0]
 
 
 def test_bytes_and_the_end_of_the_stream_can_be_read(scene: Scene) -> None:
