@@ -40,7 +40,7 @@ except MessageHubConnectionError:
     pass
 else:
     raise AssertionError("it consumes without a descriptor")
-assert time.monotonic() - started < 6
+assert time.monotonic() - started < 30
 
 for descriptor in taken:
     os.close(descriptor)
