@@ -38,6 +38,8 @@ _RESTORE_PATIENCE = 2.0
 #: the second number. The others are for an attempt that cost the connection, and with it all consumers.
 _FIRST_RETRY, _LONGEST_RETRY = 0.5, 10.0
 _FIRST_COSTLY_RETRY, _LONGEST_COSTLY_RETRY = 300.0, 3600.0
+#: After so many seconds without a loss, the next one is not taken for a repetition.
+_RARE_LOSS = 3 * _LONGEST_RETRY
 
 
 class RabbitMQConsumer:
@@ -67,6 +69,8 @@ class RabbitMQConsumer:
         self._establishing: ThreadedConnection | None = None  # the connection on which a task establishes it now
         self._failures = 0  # failed attempts since the last success
         self._retry_at = 0.0  # monotonic seconds
+        self._losses = 0  # how often in a row the broker has ended its channel soon after it consumed
+        self._lost_at = 0.0  # monotonic seconds
         self._costly = False  # whether the latest attempt cost the connection
         self._error: str | None = None  # why it is not consumed now
 
@@ -229,10 +233,10 @@ class RabbitMQConsumer:
                 raise
             return
         self._establishing = None
-        self._consumed()
         if self._failures:
             logger.info("the queue %s is consumed again", self._queue)
         self._failures, self._error = 0, None
+        self._consumed()
 
     def _consume(self, channel: RpcChannel) -> Start:
         """What consumes the queue on a new channel."""
@@ -255,11 +259,11 @@ class RabbitMQConsumer:
         assert consumer_channel is not None
         consumer_channel.connection.lock.run(setattr, consumer_channel, "consuming", True)
         # Another thread or the broker may have acted before `consuming` was set:
-        # 1: the channel was closed after its answer: restore the consumer.
+        # 1: the broker closed the channel after its answer: restore the consumer.
         # 2: close() was called, perhaps before there was a channel to close: close it now.
         # 3: cancel() was called, perhaps before there was a channel: cancel it now.
-        if consumer_channel.closed:
-            self.restore()
+        if consumer_channel.ended is not None:
+            self.lost(consumer_channel.ended)
         elif self._closed:
             consumer_channel.channel.close()
         elif self.cancelled:
@@ -296,14 +300,27 @@ class RabbitMQConsumer:
 
     def retry_on(self, connection: ThreadedConnection) -> None:
         """Have it established on this connection when its pause is over, if there is one."""
-        if not self._failures:
-            return
         pause = self._retry_at - time.monotonic()
+        if pause <= 0:
+            return
         connection.lock.run(connection.call_later, pause, lambda: connection.after_unlock.append(self.restore))
 
     def restore(self) -> None:
         """Its channel is closed: have the I/O thread open another one. The caller holds no lock."""
         self._owner.recovering.request_restore()
+
+    def lost(self, why: str) -> None:
+        """The broker ended the channel: open another one, later if the one before was ended soon as well."""
+        now = time.monotonic()
+        if now - self._lost_at > _RARE_LOSS:
+            self._losses = 0
+        self._lost_at = now
+        self._losses += 1
+        if self._losses > 1:
+            self._retry_at = now + min(_LONGEST_RETRY, _FIRST_RETRY * 2.0 ** min(self._losses - 2, 10))
+        self._error = why
+        logger.log(logging.WARNING if self._losses == 1 else logging.DEBUG, "%s; consuming it again soon", why)
+        self.restore()
 
     def replace(self, consumer_channel: ConsumerChannel) -> None:
         """The broker cancelled the consumer: close its channel and open another one. The caller holds no lock.
@@ -317,7 +334,10 @@ class RabbitMQConsumer:
             consumer_channel.channel.close_locked()
 
         consumer_channel.connection.lock.run(close)
-        self.restore()
+        self.lost(
+            f"the broker cancelled the consumer of {consumer_channel.queue}: the queue was deleted or moved, or a "
+            "message stayed unacknowledged for longer than the queue's consumer timeout"
+        )
 
 
 class ConsumeConnection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import Any, Protocol
 
@@ -9,7 +10,6 @@ from pika import exceptions as amqp
 
 from message_hub_sync.envelope.header_names import BODY_BYTES
 from message_hub_sync.envelope.values import Properties
-from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.text import printable
 from message_hub_sync.transport.base import Delivery, DeliverySink
 from message_hub_sync.transport.rabbitmq.frames.decoding import FRAME_END, FRAME_START, decode, decode_header
@@ -19,8 +19,6 @@ from message_hub_sync.transport.rabbitmq.pending_acks import PendingAcks
 from message_hub_sync.transport.rabbitmq.rpc_channel import RpcChannel
 
 __all__ = ["ConsumerChannel"]
-
-logger = SafeLogger("message_hub_sync.rabbitmq")
 
 
 #: Frame types (AMQP 0-9-1, section 4.2.3), class and method of ``basic.deliver`` (1.8.3.13), class and weight of its
@@ -54,7 +52,7 @@ class Owner(Protocol):
     def discard_deliveries(self) -> None:
         """Drop the deliveries that no worker has taken yet."""
 
-    def restore(self) -> None:
+    def lost(self, why: str) -> None:
         """The broker closed the channel. Called on the I/O thread, no lock held."""
 
     def replace(self, consumer_channel: ConsumerChannel) -> None:
@@ -78,6 +76,7 @@ class ConsumerChannel:
         self.pending_acks = PendingAcks()  # guarded by the connection's lock
         self.consuming = False  # guarded by the connection's lock, also read without it
         self.closed = False  # guarded by the connection's lock, also read without it
+        self.ended: str | None = None  # guarded by the connection's lock; why the broker closed it
         self._timer_runs = False  # guarded by the connection's lock
         self._max_message_bytes = consumer.max_message_bytes
         # The message that is arriving in pieces; no message if _method is None.
@@ -212,30 +211,16 @@ class ConsumerChannel:
     def cancelled_by_broker(self, _frame: Any) -> None:
         """pika's callback for a ``basic.cancel`` of the broker. The caller holds the connection's lock."""
 
-        def replace() -> None:
-            logger.warning(
-                "the broker cancelled the consumer of %s: the queue was deleted or moved, or a message stayed "
-                "unacknowledged for longer than the queue's consumer timeout; consuming it again soon",
-                self.queue,
-            )
-            self.consumer.replace(self)
-
-        self.connection.after_unlock.append(replace)
+        self.connection.after_unlock.append(lambda: self.consumer.replace(self))
 
     def _lost(self, reason: BaseException) -> None:
         """The channel is closed. The caller holds the connection's lock."""
         self.connection.frame_handlers.pop(self.number, None)
         self.close()
-        if self.consuming and isinstance(reason, amqp.ChannelClosedByBroker):
-            text = printable(reason.reply_text)
-
-            def restore() -> None:
-                logger.warning(
-                    "the broker closed the channel that consumes %s: %s; consuming it again soon", self.queue, text
-                )
-                self.consumer.restore()
-
-            self.connection.after_unlock.append(restore)
+        if isinstance(reason, amqp.ChannelClosedByBroker):
+            self.ended = f"the broker closed the channel that consumes {self.queue}: {printable(reason.reply_text)}"
+            if self.consuming:
+                self.connection.after_unlock.append(functools.partial(self.consumer.lost, self.ended))
 
     def flush_within(self, seconds: float) -> None:
         """Have the I/O thread send the pending acks within ``seconds``. The caller holds the connection's lock."""
