@@ -8,7 +8,7 @@ from message_hub_sync.config import ClientConfig
 from message_hub_sync.consuming.handler_group import HandlerGroup
 from message_hub_sync.errors import MessageHubConnectionError
 from message_hub_sync.runtime.log import SafeLogger
-from message_hub_sync.runtime.process_kind import has_running_loop, reloader_parent
+from message_hub_sync.runtime.process_kind import has_running_loop, refuse_late_patch, reloader_parent
 
 __all__ = ["ClientCalls"]
 
@@ -30,7 +30,9 @@ class ClientCalls:
         """Check that a call may be made now, and return the session.
 
         :raises MessageHubConnectionError: the client is closed.
+        :raises MessageHubConfigurationError: gevent has replaced Python's threads after this library was imported.
         """
+        refuse_late_patch()
         session = self._lifecycle.session()
         session.admit()
         self._warn_of_loop()

@@ -21,7 +21,7 @@ from message_hub_sync.runtime.deadlines import deadline_after, remaining, timeou
 from message_hub_sync.runtime.final_event import FinalEvent
 from message_hub_sync.runtime.locks import Lock, locked, refuse_where_it_cannot_wait
 from message_hub_sync.runtime.log import SafeLogger
-from message_hub_sync.runtime.process_kind import reloader_parent
+from message_hub_sync.runtime.process_kind import refuse_late_patch, reloader_parent
 from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import shown
 from message_hub_sync.runtime.uninterrupted import start_uninterrupted
@@ -154,6 +154,7 @@ class SubscriptionRegistry:
 
         :param deadline: monotonic seconds.
         """
+        refuse_late_patch()
         parent = reloader_parent()
         joined, mine, warning = self._join(subscription, parent is None)
         if parent is not None:

@@ -1,4 +1,4 @@
-"""The kind of this process: a reloader's parent, a finished script, an event loop's thread, uWSGI without threads.
+"""The kind of this process: a reloader's parent, a finished script, an event loop's thread, uWSGI, gevent.
 
 It matters for threads and connections. The functions only inspect ``sys.modules``, the command line and the
 environment; they import none of the frameworks.
@@ -6,12 +6,25 @@ environment; they import none of the frameworks.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
 from typing import Any
 
-__all__ = ["became_reloader_parent", "has_running_loop", "reloader_parent", "script_ended", "uwsgi_hint"]
+from message_hub_sync.errors import MessageHubConfigurationError
+
+__all__ = [
+    "became_reloader_parent",
+    "has_running_loop",
+    "refuse_late_patch",
+    "reloader_parent",
+    "script_ended",
+    "uwsgi_hint",
+]
+
+#: What makes locks: Python's function, or the one by which gevent had replaced it when this module was imported.
+_ALLOCATE_LOCK = _thread.allocate_lock
 
 _RELOADER = "werkzeug._reloader"
 #: Commands that start a development server.
@@ -106,3 +119,19 @@ def uwsgi_hint() -> str:
     if not isinstance(options, dict) or options.get("enable-threads") or options.get("threads"):
         return ""
     return "; this process runs under uWSGI without enable-threads, so no thread of the client runs: set enable-threads"
+
+
+def refuse_late_patch() -> None:
+    """Refuse to work with threads of two kinds: those that this library has imported, and gevent's that replaced them.
+
+    A thread of one kind that waits for the other kind stops the whole process.
+
+    :raises MessageHubConfigurationError: they were replaced after this library was imported.
+    """
+    if _thread.allocate_lock is not _ALLOCATE_LOCK:
+        patch = "eventlet.monkey_patch()" if "eventlet" in sys.modules else "gevent's monkey.patch_all()"
+        raise MessageHubConfigurationError(
+            f"{patch} must be called before message_hub_sync is imported, not after it: this process would wait for "
+            "ever, so nothing was done. Call it in the first lines of the program; under gunicorn with --preload, in "
+            "the first lines of gunicorn.conf.py"
+        )
