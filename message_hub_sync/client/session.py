@@ -31,9 +31,13 @@ from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.uninterrupted import start_uninterrupted
 from message_hub_sync.transport.base import Transport
 
-__all__ = ["Session", "prepare"]
+__all__ = ["Session", "around_hub", "prepare"]
 
 logger = SafeLogger("message_hub_sync.client")
+
+#: The outermost middleware of each client of an embedded hub, by the hub's name. For the test framework, as the
+#: code under test creates the clients. No lock: single operations.
+around_hub: dict[str, Middleware] = {}
 
 
 class Session:
@@ -53,6 +57,8 @@ class Session:
         inherited: Sequence[Subscription] = (),
     ) -> None:
         self.config = config
+        if isinstance(config.address, MemoryAddress) and config.address.name in around_hub:
+            middleware = (around_hub[config.address.name], *middleware)
         metrics = ServiceMetrics(config.service_name)
         self.breakers = CircuitBreakers(
             config.circuit_breaker,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from message_hub_sync.dead_letters import DeadLetter, load_dead_letter, save_dead_letter
 from message_hub_sync.testing.faults import Faults
 from message_hub_sync.testing.framework import MessageHubTestFramework
+from message_hub_sync.testing.making import make_event, make_message
 from message_hub_sync.testing.mock_service import MockService
 from message_hub_sync.testing.rabbitmq_node import (
     RabbitMQNode,
@@ -31,6 +32,8 @@ __all__ = [
     "RecordingMiddleware",
     "Traffic",
     "load_dead_letter",
+    "make_event",
+    "make_message",
     "provide_rabbitmq",
     "save_dead_letter",
 ]

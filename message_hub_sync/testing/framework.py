@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from message_hub_sync.client.client import MessageHubClient
-from message_hub_sync.config import parse_addresses
+from message_hub_sync.config import MemoryAddress, parse_addresses
 from message_hub_sync.dead_letters import DeadLetter, fetch_dead_letter, save_dead_letter, send_again
 from message_hub_sync.envelope.names import validate_event_type, validate_service_name
 from message_hub_sync.errors import MessageHubConfigurationError, MessageValidationError
@@ -52,16 +52,21 @@ class MessageHubTestFramework:
     :param isolated: ``True``: use a hub or virtual host of its own, or raise. ``False``: use the one of the URL.
         ``None`` (the default): as described for ``url``.
     :param virtual_clock: on ``memory://`` only: the hub's time stands still until :meth:`advance` moves it.
+    :param eager: on ``memory://`` only: handlers run in the thread that publishes, and its call returns when all of
+        them have returned. Retries run in :meth:`advance`. It includes ``virtual_clock``.
     :raises MessageHubConfigurationError: the URL is invalid.
 
     A framework that is dropped without :meth:`stop` is stopped when it is garbage-collected, or at interpreter exit.
     """
 
-    def __init__(self, url: str = "memory://", *, isolated: bool | None = None, virtual_clock: bool = False) -> None:
+    def __init__(
+        self, url: str = "memory://", *, isolated: bool | None = None, virtual_clock: bool = False, eager: bool = False
+    ) -> None:
         parse_addresses(url)
+        self._eager = eager
         self._asked_url = url
         self._isolated = isolated
-        self._virtual_clock = virtual_clock
+        self._virtual_clock = virtual_clock or eager
         self._lock = threading.RLock()
         self._state: FrameworkState | None = None  # guarded by _lock
         self._finalizer: weakref.finalize[..., MessageHubTestFramework] | None = None  # guarded by _lock
@@ -87,7 +92,8 @@ class MessageHubTestFramework:
     def start(self) -> None:
         """Find or create the hub. Optional: every method that needs the hub calls it. Idempotent.
 
-        :raises MessageHubConfigurationError: ``isolated`` or ``virtual_clock`` is not possible with this URL.
+        :raises MessageHubConfigurationError: ``isolated``, ``virtual_clock`` or ``eager`` is not possible with this
+            URL.
         """
         self._started()
 
@@ -113,8 +119,10 @@ class MessageHubTestFramework:
     def _started(self) -> FrameworkState:
         with self._lock:
             if self._state is None:
+                if self._eager and not isinstance(parse_addresses(self._asked_url), MemoryAddress):
+                    raise MessageHubConfigurationError("eager must be False on RabbitMQ, not True: use memory://")
                 target = find_target(self._asked_url, isolated=self._isolated, virtual_clock=self._virtual_clock)
-                state = self._state = FrameworkState(target)
+                state = self._state = FrameworkState(target, eager=self._eager)
                 self._finalizer = weakref.finalize(self, state.stop_in_thread)
                 self._finalizer.atexit = False  # the state has registered its stop() with atexit
             return self._state
@@ -301,7 +309,8 @@ class MessageHubTestFramework:
         :raises MessageHubConfigurationError: this framework was created without ``virtual_clock=True``.
         :raises AssertionError: a handler did not return, or a queue was not emptied, within ``timeout``.
         """
-        target = self._started().target
+        state = self._started()
+        target, eager = state.target, state.eager
         if target.clock is None or target.hub is None:
             raise MessageHubConfigurationError(
                 "advance() needs a virtual clock: create the framework with virtual_clock=True and a memory:// URL"
@@ -315,8 +324,13 @@ class MessageHubTestFramework:
                     "let the handlers return, or raise timeout"
                 )
 
-        settle()
-        target.clock.advance(seconds, settle)
+        if eager is None:
+            settle()
+            target.clock.advance(seconds, settle)
+            return
+        with eager.until_rest():
+            eager.run_until_rest()
+            target.clock.advance(seconds, eager.run_until_rest)
 
     # --- dead letters -----------------------------------------------------------------------------
 

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from message_hub_sync.client.client import MessageHubClient
-from message_hub_sync.client.session import _transport
+from message_hub_sync.client.session import _transport, around_hub
 from message_hub_sync.config import ClientConfig, parse_addresses
 from message_hub_sync.consuming.retry_policy import RETRY_DELAYS_MS
 from message_hub_sync.errors import MessageHubConnectionError, MessageHubError
 from message_hub_sync.runtime.deadlines import remaining
 from message_hub_sync.runtime.real_time import time
+from message_hub_sync.testing._hooks.eager import EagerHandling
 from message_hub_sync.testing._hooks.handler_failures import HandlerFailures
 from message_hub_sync.testing._hooks.transport_hooks import hooks_of
 from message_hub_sync.testing.targets import Target
@@ -39,8 +40,11 @@ class FrameworkState:
     It holds no reference to the framework, so that a framework that the test drops can be garbage-collected.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, eager: bool = False) -> None:
         self.target = target
+        self.eager = EagerHandling(target.hub) if eager and target.hub is not None else None
+        if self.eager is not None and target.hub is not None:
+            around_hub[target.hub.name] = self.eager
         self.failures = HandlerFailures()
         self._lock = threading.RLock()
         self._clients: list[MessageHubClient] = []  # guarded by _lock
@@ -107,6 +111,8 @@ class FrameworkState:
         if transport is not None:
             self._tried(self._delete_queues)
             self._tried(lambda: transport.close(time.monotonic() + TIMEOUT))
+        if self.target.hub is not None:
+            around_hub.pop(self.target.hub.name, None)
         self._tried(self.target.remove)
         self.failures.stop()
         self.stopped.set()

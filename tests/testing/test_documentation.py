@@ -16,7 +16,7 @@ def run(pytester: pytest.Pytester, *arguments: str) -> None:
     blocks = [block.text for block in python_blocks(ROOT / "docs" / "testing.md")]
     module = "\n".join(["", *blocks])
     tests = module.count("\ndef test_")
-    assert tests == 7
+    assert tests == 9
     pytester.makepyfile(module)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))

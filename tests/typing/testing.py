@@ -9,7 +9,7 @@ from typing_extensions import assert_type
 
 from message_hub_sync import Event, Message, MessageHubClient, Subscription
 from message_hub_sync.catalogue import CharacterCreated
-from message_hub_sync.testing import MessageHubTestFramework, MockService, RabbitMQNode
+from message_hub_sync.testing import MessageHubTestFramework, MockService, RabbitMQNode, make_event
 
 with MessageHubTestFramework("amqp://localhost:5672") as framework:
     assert_type(framework, MessageHubTestFramework)
@@ -35,3 +35,10 @@ with MessageHubTestFramework("amqp://localhost:5672") as framework:
 with RabbitMQNode() as node:
     assert_type(node.url, str)
     assert_type(node.ctl("list_queues"), str)
+
+
+def made() -> None:
+    assert_type(make_event(CharacterCreated(character_id="1")), Event[CharacterCreated])
+    assert_type(make_event("quest.started", {}), Event[dict[str, Any]])
+    assert_type(make_event("quest.started", CharacterCreated(character_id="1")), Event[CharacterCreated])
+    make_event(42)  # type: ignore[call-overload]
