@@ -19,7 +19,7 @@ from message_hub_sync.middleware import Middleware
 from message_hub_sync.runtime.fork import call_after_fork_in_child
 from message_hub_sync.runtime.locks import Lock, locked
 from message_hub_sync.runtime.log import SafeLogger
-from message_hub_sync.runtime.process_kind import script_ended
+from message_hub_sync.runtime.process_kind import script_ended, under_forking_server
 from message_hub_sync.runtime.real_time import time
 
 __all__ = ["Lifecycle"]
@@ -46,6 +46,7 @@ class Lifecycle:
         self._process = os.getpid()  # set in a forked child only
         self._session: Session | None = None  # set under _lock; after_fork_in_child() resets it
         self._inherited: list[Subscription] = []  # set in a forked child only
+        self._told = False  # that those are inactive; reset in a forked child
         prepare(config)
         _all.add(self)
 
@@ -59,13 +60,18 @@ class Lifecycle:
     def _created(self) -> Session:
         session, inactive = self._find_or_create()
         if inactive:
-            # After releasing _lock: a logging handler may publish through this client.
-            logger.info(
-                "%d subscriptions of %s are inactive in this forked process until their start()",
-                inactive,
+            self._warn_of_inherited()  # after releasing _lock: a logging handler may publish through this client
+        return session
+
+    def _warn_of_inherited(self) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "%d subscriptions of %s consume in the process that made them, and are inactive in this forked process "
+                "until their start(): to consume in a process of its own, run `message-hub consume`",
+                len(self._inherited),
                 self._config.service_name,
             )
-        return session
 
     @locked
     def _find_or_create(self) -> tuple[Session, int]:
@@ -97,6 +103,10 @@ class Lifecycle:
         if session is not None:
             self._inherited = session.subscriptions.known_unlocked()
             session.transport.after_fork_in_child()
+        self._told = False
+        # A worker of a web server may never use the client, and wait for messages. Others are told at the first use.
+        if self._inherited and under_forking_server():
+            self._warn_of_inherited()
 
     def exiting(self, deadline: float) -> None:
         """Close the session at interpreter exit.

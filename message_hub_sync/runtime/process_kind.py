@@ -20,6 +20,7 @@ __all__ = [
     "refuse_late_patch",
     "reloader_parent",
     "script_ended",
+    "under_forking_server",
     "uwsgi_hint",
 ]
 
@@ -104,6 +105,11 @@ def script_ended() -> bool:
         and signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.SIG_IGN)
         and signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN)
     )
+
+
+def under_forking_server() -> bool:
+    """Whether this process belongs to a web server that may fork its workers after it has loaded the application."""
+    return "gunicorn" in sys.modules or "uwsgi" in sys.modules
 
 
 def has_running_loop() -> bool:

@@ -308,7 +308,8 @@ def test_a_logging_handler_that_publishes_through_the_client_holds_no_forked_chi
         return heard
 
     assert in_a_child(child) == [
-        "1 subscriptions of image-service are inactive in this forked process until their start()"
+        "1 subscriptions of image-service consume in the process that made them, and are inactive in this forked "
+        "process until their start(): to consume in a process of its own, run `message-hub consume`"
     ]
 
 

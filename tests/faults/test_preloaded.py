@@ -1,4 +1,4 @@
-"""gevent replaces Python's threads after the client was made: each call is refused at once, and says what to do."""
+"""The client was made before gunicorn forked, or gevent replaced Python's threads: each says at once what to do."""
 
 from __future__ import annotations
 
@@ -112,3 +112,15 @@ def test_gunicorn_with_preload_and_gevent_works_if_its_configuration_patches_fir
         eventually(ask, 40)
     assert len(answers) == 1
     assert answers[0].startswith("handled {" if patched_first else "refused: gevent's monkey.patch_all()")
+
+
+@pytest.mark.faults
+@pytest.mark.row(22)
+def test_each_worker_says_at_once_that_the_subscriptions_of_its_master_are_inactive_in_it() -> None:
+    needs("gunicorn")
+    tests = str(Path(__file__).parents[1])
+    command = ["-m", "gunicorn", "--preload", "--workers", "2", "--bind", f"127.0.0.1:{free_port()}"]
+    command.append("faults.scripts.consuming_at_import:application")
+    with running(command, LATE_URL="memory://late", PYTHONPATH=f"{tests}:{Path(tests).parent}") as server:
+        for _ in range(2):
+            server.wait_for("1 subscriptions of forked-service consume in the process that made them", 40)
