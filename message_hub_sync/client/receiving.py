@@ -25,6 +25,7 @@ from message_hub_sync.consuming.subscription import Subscription
 from message_hub_sync.envelope.values import Message
 from message_hub_sync.errors import MessageHubConfigurationError
 from message_hub_sync.runtime.log import SafeLogger
+from message_hub_sync.runtime.real_time import time
 from message_hub_sync.runtime.text import shown
 
 __all__ = ["ReceivingCalls"]
@@ -75,9 +76,9 @@ class ReceivingCalls(ClientCalls):
     ) -> Subscription:
         self._entered()
         consumed_queues = event_queues(self._config, event_types, durable=durable)
-        subscription = self._subscribed("event", consumed_queues, callback, options)
-        for pattern in subscription.event_types:
-            catalogue.check_subscribe(pattern)
+        subscription = self._subscription("event", consumed_queues, callback, options)
+        subscription.start()
+        _check_catalogue(subscription)
         return subscription
 
     def subscribe_messages(
@@ -106,11 +107,11 @@ class ReceivingCalls(ClientCalls):
         :raises MessageHubConfigurationError: the inbox is consumed already with other options, or a queue or exchange
             on the broker contradicts the settings.
         """
-        return self._subscribe_messages(callback, consume_options(prefetch, workers, retry, deduplicate))
-
-    def _subscribe_messages(self, callback: Callable[..., Any], options: ConsumeOptions) -> Subscription:
+        options = consume_options(prefetch, workers, retry, deduplicate)
         self._entered()
-        return self._subscribed("message", inbox_queues(self._config), callback, options)
+        subscription = self._subscription("message", inbox_queues(self._config), callback, options)
+        subscription.start()
+        return subscription
 
     def on_event(
         self,
@@ -196,7 +197,7 @@ class ReceivingCalls(ClientCalls):
         return decorate if callback is None else decorate(callback)
 
     def include(self, group: HandlerGroup) -> list[Subscription]:
-        """Subscribe all handlers of a group. If one of them fails, subscribe none.
+        """Subscribe all handlers of a group, all at once. If one of them fails, subscribe none.
 
         :param group: a :class:`HandlerGroup`. It takes no more handlers afterwards.
         :returns: one subscription for each handler, in the order in which they were declared.
@@ -228,19 +229,22 @@ class ReceivingCalls(ClientCalls):
                     "before include()",
                     group,
                 )
-            subscriptions: list[Subscription] = []
-            for each in declared:
-                subscriptions.append(self._subscribe_declared(each))
-                undo.callback(subscriptions[-1].cancel)
+            subscriptions = [self._declared(each) for each in declared]
+            deadline = time.monotonic() + self._config.connect_timeout
+            self._lifecycle.subscriptions().start_all(subscriptions, deadline)
             undo.pop_all()
+        for subscription in subscriptions:
+            _check_catalogue(subscription)
         return subscriptions
 
-    def _subscribe_declared(self, declared: DeclaredHandler) -> Subscription:
+    def _declared(self, declared: DeclaredHandler) -> Subscription:
         if declared.kind == "event":
-            return self._subscribe(declared.event_types, declared.callback, declared.durable, declared.options)
-        return self._subscribe_messages(declared.callback, declared.options)
+            queues = event_queues(self._config, declared.event_types, durable=declared.durable)
+        else:
+            queues = inbox_queues(self._config)
+        return self._subscription(declared.kind, queues, declared.callback, declared.options)
 
-    def _subscribed(
+    def _subscription(
         self,
         kind: Kind,
         consumed_queues: tuple[ConsumedQueue, ...],
@@ -251,6 +255,9 @@ class ReceivingCalls(ClientCalls):
             return self._publishing().replies.reply(message, payload)
 
         handler = handler_for(callback, kind, reply if kind == "message" else None)
-        subscription = Subscription(self._lifecycle.subscriptions, self._config, consumed_queues, handler, options)
-        subscription.start()
-        return subscription
+        return Subscription(self._lifecycle.subscriptions, self._config, consumed_queues, handler, options)
+
+
+def _check_catalogue(subscription: Subscription) -> None:
+    for pattern in subscription.event_types:
+        catalogue.check_subscribe(pattern)

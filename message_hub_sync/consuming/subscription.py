@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from message_hub_sync.config import ClientConfig
 from message_hub_sync.consuming.callbacks import limited, same_function
@@ -148,25 +149,37 @@ class SubscriptionRegistry:
     # --- one subscription -------------------------------------------------------------------------
 
     def start(self, subscription: Subscription, deadline: float) -> None:
-        """Consume the queues of a subscription. If one of them fails, consume none.
+        """Consume the queues of a subscription: see :meth:`start_all`."""
+        self.start_all([subscription], deadline)
 
-        If another thread starts it now, wait for the result.
+    def start_all(self, subscriptions: Sequence[Subscription], deadline: float) -> None:
+        """Consume the queues of subscriptions, all at once. If one of them fails, consume none.
+
+        If another thread starts one now, wait for the result.
 
         :param deadline: monotonic seconds.
         """
         refuse_late_patch()
         parent = reloader_parent()
-        joined, mine, warning = self._join(subscription, parent is None)
-        if parent is not None:
-            logger.info("%r stays inactive: this process is the parent of the %s reloader", subscription, parent)
-            return
-        if warning is not None:
-            logger.warning("%s", warning)
+        started: list[Subscription] = []
+        consumers: dict[QueueConsumer, None] = {}  # each once, in order
         try:
-            QueueConsumer.start_all(joined, deadline)
+            for subscription in subscriptions:
+                joined, mine, warning = self._join(subscription, parent is None)
+                consumers.update(dict.fromkeys(joined))
+                if parent is not None:
+                    logger.info(
+                        "%r stays inactive: this process is the parent of the %s reloader", subscription, parent
+                    )
+                elif mine:
+                    started.append(subscription)
+                if warning is not None:
+                    logger.warning("%s", warning)
+            QueueConsumer.start_all(list(consumers), deadline)
         except BaseException:
-            if mine:
-                self.cancel(subscription, deadline)
+            with ExitStack() as undo:  # all of them, even if cancelling one is interrupted
+                for subscription in started:
+                    undo.callback(self.cancel, subscription, deadline)
             raise
 
     @locked

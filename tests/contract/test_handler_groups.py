@@ -21,6 +21,7 @@ from message_hub_sync import (
     RetryPolicy,
     Subscription,
 )
+from message_hub_sync.consuming.subscription import SubscriptionRegistry
 
 
 def test_a_group_consumes_once_it_is_included(hub: Hub, collected: Collector) -> None:
@@ -274,22 +275,22 @@ def test_an_include_that_is_interrupted_leaves_nothing_subscribed(
     group.on_event("character.deleted")(lambda event: collected("event"))
     group.on_message(lambda message: collected("message"))
     client, subscribed = hub.client("image"), Collector()
-    start, cancel = Subscription.start, Subscription.cancel
+    join, cancel = SubscriptionRegistry._join, SubscriptionRegistry.cancel
 
-    def interrupted_start(subscription: Subscription) -> None:
+    def interrupted_join(registry: Any, subscription: Subscription, consume: bool) -> Any:
         subscribed(subscription)
         if not subscription.event_types:
             raise KeyboardInterrupt
-        start(subscription)
+        return join(registry, subscription, consume)
 
-    def interrupted_cancel(subscription: Subscription, timeout: float | None = None) -> None:
-        cancel(subscription, timeout)
+    def interrupted_cancel(registry: Any, subscription: Subscription, deadline: float) -> None:
+        cancel(registry, subscription, deadline)
         if subscription.event_types == ("character.deleted",):
             raise KeyboardInterrupt  # a second Ctrl-C, while the first one is cleaned up
 
     with monkeypatch.context() as patched:
-        patched.setattr(Subscription, "start", interrupted_start)
-        patched.setattr(Subscription, "cancel", interrupted_cancel)
+        patched.setattr(SubscriptionRegistry, "_join", interrupted_join)
+        patched.setattr(SubscriptionRegistry, "cancel", interrupted_cancel)
         with pytest.raises(KeyboardInterrupt):
             client.include(group)
 
@@ -326,3 +327,23 @@ def test_a_forked_child_can_declare_and_include_although_the_lock_was_held_at_th
     assert sorted(collected.wait(2)) == ["event", "message"]
     # One lock from now on, not one for each call.
     assert group._guard() is group._guard()
+
+
+def test_all_handlers_of_a_group_are_subscribed_together(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = HandlerGroup()
+    group.on_event("character.created", "character.deleted")(lambda event: None)
+    group.on_event("character.deleted")(lambda event: None)  # shares a queue with the first one
+    group.on_message(lambda message: None)
+    client = hub.client("image")
+    calls = Collector()
+    transport = client._lifecycle.session().transport
+    consume_many = transport.consume_many
+
+    def counted(wanted: Any, *others: Any, **more: Any) -> Any:
+        calls(len(wanted))
+        return consume_many(wanted, *others, **more)
+
+    monkeypatch.setattr(transport, "consume_many", counted)
+    subscriptions = client.include(group)
+    assert calls.items == [3]
+    assert all(subscription.active for subscription in subscriptions)
