@@ -129,7 +129,7 @@ class DecodedDelivery:
     def own_payload(self) -> dict[str, Any]:
         """A decoded payload that the caller may change. Decoded again only if the first one is shared."""
         if self._payload_shared:
-            return self._decode()
+            return decode_payload(self.delivery.body, self._max_bytes, self.delivery.properties.headers)
         payload = self._decoded()
         self._payload = None
         return payload
@@ -227,12 +227,9 @@ class DecodedDelivery:
 
     def _decoded(self) -> dict[str, Any]:
         if self._payload is None:
-            self._payload = self._decode()
+            delivery = self.delivery
+            self._payload = decode_payload(delivery.body, self._max_bytes, delivery.properties.headers)
         return self._payload
-
-    def _decode(self) -> dict[str, Any]:
-        delivery = self.delivery
-        return decode_payload(delivery.body, self._max_bytes, delivery.properties.headers)
 
 
 def _check_reply_to(queue: str, source: str | None) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from itertools import repeat
 from queue import SimpleQueue
+from typing import Any
 
 from pika.channel import Channel
 
@@ -101,16 +102,15 @@ class RabbitMQConsumer:
         return self._queue in self._owner.declarations.other_limits
 
     def ack(self, delivery: Delivery) -> None:
-        consumer_channel = delivery.origin
-        assert isinstance(consumer_channel, ConsumerChannel)
+        consumer_channel: Any = delivery.origin  # a ConsumerChannel; isinstance() would cost more, at every message
         consumer_channel.connection.lock.run(self._ack, consumer_channel, delivery.delivery_tag)
 
     def _ack(self, consumer_channel: ConsumerChannel, tag: int) -> None:
         if consumer_channel.closed:
             return
-        consumer_channel.pending_acks.mark_handled(tag)
+        waiting = consumer_channel.pending_acks.mark_handled(tag)
         # Send the pending acks together: once there are enough of them, or no delivery is left that could add one.
-        if consumer_channel.pending_acks.waiting >= self._flush_at or self.sink.empty():
+        if waiting >= self._flush_at or self.sink.empty():
             consumer_channel.flush()
         else:
             consumer_channel.flush_within(_FLUSH_SECONDS)

@@ -79,6 +79,7 @@ class ConsumerChannel:
         self.ended: str | None = None  # guarded by the connection's lock; why the broker closed it
         self._timer_runs = False  # guarded by the connection's lock
         self._max_message_bytes = consumer.max_message_bytes
+        self._put = consumer.sink.put
         # The message that is arriving in pieces; no message if _method is None.
         self._method: Deliver | None = None  # guarded by the connection's lock
         self._properties: Properties | None = None  # guarded by the connection's lock; None until its header is there
@@ -185,7 +186,7 @@ class ConsumerChannel:
         if self.consumer.cancelled:
             self.consumer.arrived_late(self, tag)
             return
-        self.consumer.sink.put(
+        self._put(
             Delivery(
                 body, properties, exchange, routing_key, self.queue, redelivered, tag, self.channel_generation, self
             )

@@ -17,15 +17,14 @@ class PendingAcks:
         self._handled: set[int] = set()  # guarded; handled, ack not sent yet
         self._sent: set[int] = set()  # guarded; above the prefix: acked one by one, or rejected
 
-    @property
-    def waiting(self) -> int:
-        """How many handled messages are not acked yet."""
-        return len(self._handled)
+    def mark_handled(self, tag: int) -> int:
+        """The message with this tag is handled: :meth:`take` acks it. A tag that was sent before is ignored.
 
-    def mark_handled(self, tag: int) -> None:
-        """The message with this tag is handled: :meth:`take` acks it. A tag that was sent before is ignored."""
+        :returns: how many handled messages are not acked yet.
+        """
         if tag > self._prefix and tag not in self._sent:
             self._handled.add(tag)
+        return len(self._handled)
 
     def mark_rejected(self, tag: int) -> bool:
         """The caller rejects the message with this tag.
