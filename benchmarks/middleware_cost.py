@@ -58,7 +58,9 @@ def main() -> None:
 class _Confirming:
     """A transport that confirms at once."""
 
-    def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+    def publish(
+        self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False, together: bool = False
+    ) -> Receipt:
         receipt = Receipt()
         receipt.resolve(PublishResult.CONFIRMED)
         return receipt

@@ -214,6 +214,16 @@ ROWS = {
             filled=True,
         ),
         Row(
+            "moves",
+            "failing messages, moved to another queue",
+            "move",
+            ("pika",),
+            messages=2_000,
+            targets=(Target("pika", 1.0),),
+            paced=False,
+            filled=True,
+        ),
+        Row(
             "letters-look",
             "dead letters: looked at",
             "look",

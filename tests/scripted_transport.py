@@ -47,7 +47,9 @@ class ScriptedTransport:
     def connect(self, deadline: float) -> None:
         self.log.append(("connect", deadline))
 
-    def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+    def publish(
+        self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False, together: bool = False
+    ) -> Receipt:
         self.log.append(("own channel" if own_channel else "publish", deadline - time.monotonic()))
         return self._take(outgoing, deadline)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -22,7 +23,7 @@ from benchmarks.work import (
     responding,
     serve_for_ever,
 )
-from message_hub_sync import MessageHubClient
+from message_hub_sync import MessageHubClient, MessageHubRejectError
 from message_hub_sync.client.session import _transport
 from message_hub_sync.config import ClientConfig, parse_addresses
 from message_hub_sync.dead_letters.queues import requeue_selected, take_dead_letters
@@ -78,6 +79,25 @@ def consume(task: Task, watch: Stopwatch) -> None:
         else:
             client.subscribe_messages(handle_raw, prefetch=task.prefetch)
         countdown.done.wait()
+
+
+def move(task: Task, watch: Stopwatch) -> None:
+    """The handler rejects each message, so that it is moved to the dead-letter queue."""
+    logging.getLogger("message_hub_sync").setLevel(logging.CRITICAL)
+    countdown = Countdown(task, Stopwatch())
+
+    def reject(message):  # type: ignore[no-untyped-def]  # as in consume()
+        countdown.one()
+        raise MessageHubRejectError("not for us")
+
+    with _client(task) as client:
+        client.subscribe(["benchmark.opened"], lambda event: None)
+        client.connect()
+        watch.start()
+        subscription = client.subscribe_messages(reject)
+        countdown.done.wait()
+        subscription.cancel()  # waits until all are moved
+        watch.stop()
 
 
 def latency(task: Task, watch: Stopwatch) -> None:
@@ -180,6 +200,7 @@ OPERATIONS: dict[str, Operation] = {
     "put-back": put_back,
     "bulk": bulk,
     "consume": consume,
+    "move": move,
     "latency": latency,
     "request": request,
     "respond": respond,

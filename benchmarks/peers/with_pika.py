@@ -97,6 +97,26 @@ def consume(task: Task, watch: Stopwatch) -> None:
     channel.start_consuming()
 
 
+def move(task: Task, watch: Stopwatch) -> None:
+    """Each message is published to another queue, and acknowledged after the confirm."""
+    connection = _connect(task)
+    channel, publishing = connection.channel(), _connect(task).channel()
+    publishing.confirm_delivery()
+    publishing.queue_declare(f"{task.queue}.dead", durable=True)
+    countdown = Countdown(task, watch)
+
+    def handle(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        publishing.basic_publish("", f"{task.queue}.dead", body, properties, mandatory=True)
+        channel.basic_ack(method.delivery_tag)
+        if countdown.one():
+            channel.stop_consuming()
+
+    channel.basic_qos(prefetch_count=64)
+    watch.start()
+    channel.basic_consume(task.queue, handle)
+    channel.start_consuming()
+
+
 def latency(task: Task, watch: Stopwatch) -> None:
     payload = payload_of(task.body_bytes)
     arrivals: SimpleQueue[float] = SimpleQueue()
@@ -238,6 +258,7 @@ OPERATIONS: dict[str, Operation] = {
     "publish-shared": publish_shared,
     "bulk": publish,
     "consume": consume,
+    "move": move,
     "latency": latency,
     "request": request,
     "respond": respond,

@@ -20,13 +20,15 @@ class IncomingDeliveries:
     :param handle_next: has a worker handle the next delivery.
     """
 
-    __slots__ = ("_deliveries", "_group", "_handle_next", "_in_line")
+    __slots__ = ("_deliveries", "_group", "_handle_next", "_in_line", "acknowledging")
 
     def __init__(self, group: WorkerGroup, handle_next: Work) -> None:
         self._group = group
         self._handle_next = handle_next
         self._deliveries: deque[Delivery | None] = deque()
         self._in_line = False
+        #: A worker acknowledges several deliveries now: the transport need not send each acknowledgement alone.
+        self.acknowledging = False
 
     def put(self, delivery: Delivery | None) -> None:
         """Append a delivery. The transport calls this."""
@@ -66,5 +68,5 @@ class IncomingDeliveries:
             raise Empty from None
 
     def empty(self) -> bool:
-        """Whether there is none."""
-        return not self._deliveries
+        """Whether there is none, and no acknowledgement follows at once."""
+        return not (self._deliveries or self.acknowledging)

@@ -321,10 +321,15 @@ class QueueConsumer:
         if self.consumer is None:
             return
         worker.queue = self
+        incoming = self._incoming
+        incoming.acknowledging = True
         try:
             self._moves.advance()
             self._unprocessed.give_back(time.monotonic())
         finally:
+            incoming.acknowledging = False
+            if incoming.empty():
+                self.consumer.flush()
             worker.queue = None
             if self._stopping:
                 self._leave()

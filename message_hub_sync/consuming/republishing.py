@@ -261,7 +261,10 @@ class Republisher:
             republication.undeclared = False
         patience = WRITE_PATIENCE if self._waiting and not republication.own_channel else PATIENCE
         republication.tried_at = now = time.monotonic()
-        return self._transport.publish(republication.outgoing, now + patience, own_channel=republication.own_channel)
+        own_channel = republication.own_channel
+        return self._transport.publish(
+            republication.outgoing, now + patience, own_channel=own_channel, together=not own_channel
+        )
 
     def _declare(self, queue: QueueSpec) -> None:
         """Declare the queue. If that fails, nothing is published to it until its pause is over."""

@@ -345,11 +345,15 @@ class Transport(Protocol):
     def connect(self, deadline: float) -> None:
         """Open the publish connection. Returns at once if it is open."""
 
-    def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+    def publish(
+        self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False, together: bool = False
+    ) -> Receipt:
         """Write one message. Waits for the connection, not for the confirm.
 
         :param own_channel: publish on a channel without any other publish in flight, so that a channel error has one
             possible cause.
+        :param together: for a caller that does not wait for the confirm: the message may be written a few milliseconds
+            later, together with others.
         :returns: a receipt, which is resolved when the broker answers or the connection ends.
         :raises MessageValidationError: AMQP cannot carry a value of the message.
         :raises MessageHubConnectionError: nothing was written before the deadline.

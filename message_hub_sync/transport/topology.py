@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -169,6 +170,7 @@ def reply_topology(service: str, client_id: str) -> Topology:
     return Topology(QueueSpec(name, durable=False, exclusive=True, auto_delete=True, random_suffix=True))
 
 
+@functools.lru_cache(maxsize=256)  # asked for with each message that fails
 def retry_queue(queue: str, delay_ms: int) -> QueueSpec:
     """The queue in which a message waits ``delay_ms`` milliseconds; then the broker dead-letters it to ``queue``."""
     # A quorum queue with at-least-once dead-lettering: classic queues lost confirmed messages if the broker was
@@ -186,6 +188,7 @@ def retry_queue(queue: str, delay_ms: int) -> QueueSpec:
     )
 
 
+@functools.lru_cache(maxsize=256)
 def dead_letter_queue(queue: str, queue_type: QueueType = "classic") -> QueueSpec:
     """The dead-letter queue of ``queue``: durable, and of the same queue type."""
     arguments = _quorum_arguments() if queue_type == "quorum" else {}

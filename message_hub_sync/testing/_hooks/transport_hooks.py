@@ -132,9 +132,11 @@ class TransportHooks:
 
         vars(consumer)["ack"] = on_ack
 
-    def _on_publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+    def _on_publish(
+        self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False, together: bool = False
+    ) -> Receipt:
         def publish(outgoing: Outgoing, deadline: float) -> Receipt:
-            return self._publish(outgoing, deadline, own_channel=own_channel)
+            return self._publish(outgoing, deadline, own_channel=own_channel, together=together)
 
         interference = self._interference
         if interference is None:

@@ -167,7 +167,9 @@ class MemoryTransport:
 
     # --- publishing ------------------------------------------------------------------------------
 
-    def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+    def publish(
+        self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False, together: bool = False
+    ) -> Receipt:
         message = checked_copy(outgoing)
         hub = self._publishing or self._open("publish")
         receipt = Receipt()
@@ -233,9 +235,10 @@ class MemoryTransport:
 
     # --- consuming -------------------------------------------------------------------------------
 
-    def consume(
-        self, topology: Topology, *, prefetch: int, deadline: float, sink: DeliverySink | None = None
-    ) -> MemoryConsumer:
+    def consume(self, topology: Topology, *, prefetch: int, deadline: float) -> MemoryConsumer:
+        return self._consume(topology, prefetch, deadline, None)
+
+    def _consume(self, topology: Topology, prefetch: int, deadline: float, sink: DeliverySink | None) -> MemoryConsumer:
         consumer = MemoryConsumer(self, topology, prefetch, sink)
         consumer._start()
         if not self._add(consumer):
@@ -255,7 +258,7 @@ class MemoryTransport:
         with ExitStack() as undo:
             consumers = []
             for (topology, prefetch), sink in zip(wanted, sinks or repeat(None), strict=False):
-                consumers.append(self.consume(topology, prefetch=prefetch, deadline=deadline, sink=sink))
+                consumers.append(self._consume(topology, prefetch, deadline, sink))
                 undo.callback(consumers[-1].close, deadline)
             undo.pop_all()
         return consumers

@@ -36,6 +36,8 @@ _BACK_WITHIN = 0.001
 _BACK_EACH = 0.00012
 #: This number of messages is enough for one write: the broker works on them while other callers prepare theirs.
 _TOGETHER = 4
+#: Seconds until a message that is not urgent is written, with all that come meanwhile.
+_SOON = 0.002
 #: How many writes one caller does if other threads keep adding messages; then the I/O thread takes over.
 _ROUNDS = 8
 
@@ -57,6 +59,7 @@ class ConfirmChannel:
         self._outstanding = OutstandingConfirms()  # guarded by the connection's lock
         self._closed = False  # guarded by the connection's lock, also read without it
         self._draining = False  # guarded by the connection's lock, also read without it
+        self._writes_soon = False  # whether a timer will write what is pending; single operations only
         # How many confirmed callers have probably not published again yet. No lock: if two threads update it at once,
         # one update is lost, which costs one caller one short wait.
         self._returning = 0
@@ -150,6 +153,29 @@ class ConfirmChannel:
         except BaseException:
             self._drain()  # interrupted by a signal handler: other threads may have left their messages to this one
             raise
+
+    def submit_soon(self, receipt: Receipt, outgoing: Outgoing, data: bytes) -> None:
+        """Have the I/O thread write one message within 2 ms, with all that come meanwhile.
+
+        A thread that publishes one message after the other, and waits for none, would else make a write for each.
+
+        :param receipt: see :meth:`submit`.
+        """
+        self._pending.append((receipt, outgoing, data))
+        # After the append: the timer that runs writes this message too, and so does the end of the channel.
+        if not self._writes_soon or not self.usable:
+            self._writes_soon = True
+            self.connection.lock.run(self._start_writing_soon)
+
+    def _start_writing_soon(self) -> None:
+        if self.usable:
+            self.connection.call_later(_SOON, self._write_what_came)
+        else:
+            self._write_pending()
+
+    def _write_what_came(self) -> None:
+        self._writes_soon = False  # first: what comes from here on starts the timer again
+        self._write_pending()
 
     def submit_many(self, entries: list[tuple[Receipt, Outgoing, bytes]]) -> None:
         """Write several messages, in order and with one write. Each receipt is resolved as ``NOT_WRITTEN`` if the

@@ -49,7 +49,7 @@ class PublishConnection:
             awaited_at_close=self._awaited,
         )
 
-    def publish(self, outgoing: Outgoing, deadline: float) -> Receipt:
+    def publish(self, outgoing: Outgoing, deadline: float, *, together: bool = False) -> Receipt:
         """See :meth:`Transport.publish`, without ``own_channel``."""
         while True:
             channel = self._channel(deadline)
@@ -59,7 +59,10 @@ class PublishConnection:
             if not channel.connection.wait_for_room(deadline):
                 raise MessageHubConnectionError(f"nothing was written in time: {_NO_ROOM}")
             receipt = Receipt()
-            channel.submit(receipt, outgoing, data)
+            if together:
+                channel.submit_soon(receipt, outgoing, data)
+            else:
+                channel.submit(receipt, outgoing, data)
             if receipt.result is not PublishResult.NOT_WRITTEN:
                 return receipt
 

@@ -47,9 +47,13 @@ class RabbitMQTransport:
     def connect(self, deadline: float) -> None:
         self._publish_connection.recovering.wait_open(deadline)
 
-    def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+    def publish(
+        self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False, together: bool = False
+    ) -> Receipt:
         if own_channel:
             return self._publish_connection.publish_on_own_channel(outgoing, deadline)
+        if together:
+            return self._publish_connection.publish(outgoing, deadline, together=True)
         return self._publish_connection.publish(outgoing, deadline)
 
     def publish_many(self, batch: Sequence[Outgoing], deadline: float) -> list[Receipt]:

@@ -68,7 +68,9 @@ class OneConsumer(ScriptedTransport):
         self.consumers = Collector()
         self.written = Collector()
 
-    def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+    def publish(
+        self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False, together: bool = False
+    ) -> Receipt:
         receipt = super().publish(outgoing, deadline, own_channel=own_channel)
         self.written(outgoing)
         return receipt

@@ -24,7 +24,7 @@ from message_hub_sync.transport.rabbitmq.frames.decoding import decode, frame_st
 from message_hub_sync.transport.rabbitmq.frames.encoding import encode_publish, properties_from_pika
 
 NOW = 1_800_000_000.25
-NOW_ISO = datetime.fromtimestamp(NOW, timezone.utc).isoformat()
+NOW_ISO = datetime.fromtimestamp(int(NOW), timezone.utc).isoformat()
 
 
 @dataclass

@@ -195,7 +195,9 @@ class Undeclarable(Bench):
             raise MessageHubAuthorizationError(f"declaring the queue {queue.name!r}: 403")
         self.there.add(queue.name)
 
-    def _publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+    def _publish(
+        self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False, together: bool = False
+    ) -> Receipt:
         receipt = Receipt()
         receipt.resolve(PublishResult.CONFIRMED if outgoing.routing_key in self.there else PublishResult.RETURNED)
         return receipt
@@ -240,7 +242,7 @@ def test_others_are_handled_while_moves_are_stuck_and_the_log_names_each_once(
     bench = Bench()
     handled, up, publish = Collector(), threading.Event(), bench.transport.publish
 
-    def not_yet(outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+    def not_yet(outgoing: Outgoing, deadline: float, *, own_channel: bool = False, together: bool = False) -> Receipt:
         if not up.is_set():
             raise MessageHubConnectionError("down")
         return publish(outgoing, deadline, own_channel=own_channel)

@@ -228,7 +228,7 @@ def test_a_message_that_the_transport_logs_into_the_hub_passes_all_middleware() 
     bench = Bench(middleware=[Noting("a", notes), Noting("b", notes)])
     publish = bench.transport.publish
 
-    def logging(outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+    def logging(outgoing: Outgoing, deadline: float, *, own_channel: bool = False, together: bool = False) -> Receipt:
         if not bench.transport.published:
             receipt = publish(outgoing, deadline)
             bench.send()  # what a logging handler does that publishes each record

@@ -49,7 +49,9 @@ class Asked(ScriptedTransport):
         self.consumed += 1
         return self.consumer
 
-    def publish(self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+    def publish(
+        self, outgoing: Outgoing, deadline: float, *, own_channel: bool = False, together: bool = False
+    ) -> Receipt:
         receipt = super().publish(outgoing, deadline, own_channel=own_channel)
         self.requests(outgoing)
         return receipt
@@ -397,7 +399,9 @@ def test_a_reply_that_comes_while_the_connection_is_lost_ends_the_request(bench:
     bench.transport.steps = [(PublishResult.LOST, "the connection was lost", 0)]
     publish = bench.transport.publish
 
-    def answered_meanwhile(outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+    def answered_meanwhile(
+        outgoing: Outgoing, deadline: float, *, own_channel: bool = False, together: bool = False
+    ) -> Receipt:
         receipt = publish(outgoing, deadline, own_channel=own_channel)
         assert bench.requests.claim_reply(reply(outgoing))
         return receipt
@@ -459,7 +463,9 @@ def test_a_request_that_ends_leaves_a_later_one_with_its_id_alone(bench: Bench) 
     identity = UUID("4fa0c3ad-5f9c-4e2e-a0fc-6b6bd8e20009")
     publish = bench.transport.publish
 
-    def repeated_at_once(outgoing: Outgoing, deadline: float, *, own_channel: bool = False) -> Receipt:
+    def repeated_at_once(
+        outgoing: Outgoing, deadline: float, *, own_channel: bool = False, together: bool = False
+    ) -> Receipt:
         bench.transport.publish = publish  # type: ignore[method-assign]
         receipt = publish(outgoing, deadline, own_channel=own_channel)
         # Its reply comes, and the same request begins again, before the first caller has run on.

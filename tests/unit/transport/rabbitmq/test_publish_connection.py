@@ -15,9 +15,10 @@ from message_hub_sync import MessageHubClient, MessageHubDeliveryError, MessageH
 from message_hub_sync.config import ClientConfig, parse_addresses
 from message_hub_sync.envelope.values import Properties
 from message_hub_sync.publishing.publisher import BULK_SLICE, SLICES_UNDER_WAY
-from message_hub_sync.transport.base import Outgoing, PublishResult
-from message_hub_sync.transport.rabbitmq import RabbitMQTransport
+from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt
+from message_hub_sync.transport.rabbitmq import RabbitMQTransport, confirm_channel
 from message_hub_sync.transport.rabbitmq.confirm_channel import ConfirmChannel
+from message_hub_sync.transport.rabbitmq.connection import ThreadedConnection
 
 
 def soon(seconds: float = 60) -> float:
@@ -139,3 +140,63 @@ def test_closing_during_a_bulk_call_confirms_what_was_written_and_has_nothing_mo
         (index, "rejected") for index in range(written, count)
     ]
     assert broker.taken == written
+
+
+def test_messages_that_nobody_waits_for_are_written_together_and_within_milliseconds(
+    broker: Silent, transport: RabbitMQTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport.connect(soon())
+    writes: list[int] = []
+    write = ThreadedConnection.write
+
+    def counted(self: ThreadedConnection, data: bytes) -> None:
+        writes.append(len(data))
+        write(self, data)
+
+    monkeypatch.setattr(ThreadedConnection, "write", counted)
+    receipts = []
+
+    def publish() -> None:
+        # With the lock held, no write comes between: so the test does not depend on the speed of the machine.
+        receipts.extend(transport.publish(message(), soon(), together=True) for _ in range(50))
+
+    channel = transport._publish_connection._channel(soon())
+    assert channel is not None
+    transport.publish(message(), soon(), together=True)  # starts the timer
+    channel.connection.lock.run(publish)
+
+    assert broker.wait_for(lambda: broker.taken == 51)
+    broker.confirm_all()
+    assert {receipt.wait(soon()) for receipt in receipts} == {PublishResult.CONFIRMED}
+    assert len(writes) <= 2
+
+
+def test_a_message_that_nobody_waits_for_is_written_with_the_next_one_that_somebody_waits_for(
+    broker: Silent, transport: RabbitMQTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confirm_channel, "_SOON", 600.0)
+    transport.publish(message(), soon(), together=True)
+
+    transport.publish(message(), soon())
+
+    assert broker.wait_for(lambda: broker.taken == 2)
+
+
+@pytest.mark.parametrize("timer", ["runs", "has not started"])
+def test_a_message_that_is_not_written_when_its_connection_ends_is_resolved(
+    broker: Silent, transport: RabbitMQTransport, monkeypatch: pytest.MonkeyPatch, timer: str
+) -> None:
+    monkeypatch.setattr(confirm_channel, "_SOON", 600.0)
+    channel = transport._publish_connection._channel(soon())
+    assert channel is not None
+    before = transport.publish(message(), soon(), together=True) if timer == "runs" else None
+
+    broker.cut()
+    assert broker.wait_for(lambda: broker.connections == 2, 60)
+    after = Receipt()
+    channel.submit_soon(after, message(), b"")  # of a caller that took the channel before it was lost
+
+    assert after.wait(soon()) is PublishResult.NOT_WRITTEN
+    if before is not None:
+        assert before.wait(soon()) is PublishResult.NOT_WRITTEN
+    assert broker.taken == 0
