@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from queue import Empty, SimpleQueue
-
-from message_hub_sync.runtime.deadlines import take
+import _thread
 
 __all__ = ["FinalEvent"]
 
@@ -13,12 +11,14 @@ class FinalEvent:
     """Like :class:`threading.Event`, but it cannot be cleared. Any thread may use it.
 
     A ``threading.Event`` has a lock that all its waiters share. If a signal handler raises while one of them waits,
-    Python 3.14 may leave that lock held: then nobody can set the event. Here each waiter has a queue of its own.
+    Python 3.14 may leave that lock held: then nobody can set the event. Here each waiter has a lock of its own.
     """
 
     def __init__(self, *, is_set: bool = False) -> None:
         self._set = is_set  # any thread sets it to True, and it stays so
-        self._waiting: list[SimpleQueue[None]] = []  # each waiter adds and removes its own
+        # Each waiter adds and removes its own, which is held until set(). Not a SimpleQueue: before Python 3.13 a
+        # signal handler that takes longer than the rest of the timeout makes its get() wait for ever.
+        self._waiting: list[_thread.LockType] = []
 
     def is_set(self) -> bool:
         """Whether it is set."""
@@ -28,7 +28,10 @@ class FinalEvent:
         """Set it, and wake all who wait."""
         self._set = True
         for waiting in list(self._waiting):
-            waiting.put(None)
+            try:  # noqa: SIM105
+                waiting.release()
+            except RuntimeError:
+                pass  # another set() has released it
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is set.
@@ -36,16 +39,12 @@ class FinalEvent:
         :param timeout: seconds; ``None`` waits without limit.
         :returns: whether it is set.
         """
-        mine: SimpleQueue[None] = SimpleQueue()
+        mine = _thread.allocate_lock()
+        mine.acquire()
         self._waiting.append(mine)
         try:
-            if not self._set:  # after mine was added: set() wakes it, or was called before
-                if timeout is None:
-                    mine.get()
-                else:
-                    take(mine, timeout)
-        except Empty:
-            pass
+            if not self._set:  # after mine was added: set() releases it, or was called before
+                mine.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
         finally:
             self._waiting.remove(mine)
         return self._set

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 
 from collector import Collector
@@ -45,3 +46,16 @@ def test_a_wait_that_is_interrupted_at_any_moment_keeps_no_other_one_waiting() -
     while _interrupted_wait(moment):
         moment += 1
     assert moment > 4
+
+
+def test_a_signal_handler_that_takes_longer_than_the_wait_does_not_make_it_wait_for_ever() -> None:
+    event = FinalEvent()
+    pause = threading.Event()
+    earlier = signal.signal(signal.SIGALRM, lambda *_: pause.wait(0.2))
+    try:
+        for seconds in (0.01, 0.06, 0.1):
+            signal.setitimer(signal.ITIMER_REAL, seconds / 2)
+            assert not event.wait(seconds)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
