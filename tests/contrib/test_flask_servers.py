@@ -24,9 +24,9 @@ APP = "contrib.flask_service:create_app()"
 TESTS = str(Path(__file__).parents[1])
 
 
-def environment(url: str, consume: str, *paths: str) -> dict[str, str]:
+def environment(url: str, consume: str, *paths: str, **more: str) -> dict[str, str]:
     path = ":".join([TESTS, str(Path(message_hub_sync.__file__).parents[1]), *paths])
-    return {"MESSAGE_HUB_URL": url, "MESSAGE_HUB_CONSUME": consume, "PYTHONPATH": path}
+    return {"MESSAGE_HUB_URL": url, "MESSAGE_HUB_CONSUME": consume, "PYTHONPATH": path, **more}
 
 
 def post(port: int, path: str) -> dict[str, Any]:
