@@ -162,3 +162,26 @@ def test_messages_come_in_order_also_after_the_connection_was_lost(hub: Hub, wor
     if workers == 1:
         first = list(dict.fromkeys(items))
         assert first == sorted(first)
+
+
+def test_what_waits_here_for_its_handler_goes_with_its_queue(hub: Hub) -> None:
+    """Whoever deletes a queue deletes its messages: those that were prefetched, too."""
+    began, go_on, handled = threading.Event(), threading.Event(), Collector()
+
+    def slow(message: Message) -> None:
+        began.set()
+        assert go_on.wait(60)
+        handled(message["payload"]["n"])
+
+    image, character = hub.client("image"), hub.client("character")
+    image.subscribe_messages(slow)
+    for number in range(5):
+        character.send_message(hub.name("image"), {"n": number})
+    assert began.wait(30)
+    queue = f"{hub.name('image')}.messages"
+    hub.raw().delete_many([queue], time.monotonic() + 20)
+    wait_until_consumed(hub, queue)
+    go_on.set()
+    character.send_message(hub.name("image"), {"n": 5})
+    assert handled.wait(2) == [0, 5]
+    assert handled.stays(2) == [0, 5]

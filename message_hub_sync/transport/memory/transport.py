@@ -152,9 +152,9 @@ class MemoryTransport:
         # The hub requeues the unacked messages and delivers them again. End all consumers before restarting the first
         # one. Otherwise its requeued messages are delivered to a consumer that is ended next.
         for consumer in consumers:
-            consumer._interrupt()
+            consumer._lose()
         for consumer in consumers:
-            consumer._resume()
+            consumer._consume_again()
         for listener in listeners:
             listener()
 
@@ -394,7 +394,7 @@ class MemoryConsumer:
             return False
         self._channel_generation += 1
         self._subscription = self._transport._subscribe(
-            self._topology, self._prefetch, self._put, self._channel_generation, self._restart
+            self._topology, self._prefetch, self._put, self._channel_generation, self._queue_deleted
         )
         self._queue = self._subscription[1].queue.name
         return True
@@ -405,32 +405,27 @@ class MemoryConsumer:
             delivery.body = b""
         self._sink.put(delivery)
 
-    def _restart(self) -> None:
-        """The queue was deleted: declare and consume it again, on the thread that deleted it."""
-        deleted = self._queue
-        try:
-            if self._start():
-                logger.warning("the queue %r was deleted; it is declared and consumed again", deleted)
-        except MessageHubError as error:
-            logger.error(
-                "the queue %r was deleted and cannot be consumed again: %s; no more deliveries until a reconnect",
-                deleted,
-                error,
-            )
+    def _queue_deleted(self) -> None:
+        """Declare and consume the queue again, on the thread that deleted it."""
+        self._lose()
+        if self._consume_again():
+            logger.warning("the queue %r was deleted; it is declared and consumed again", self._topology.queue.name)
 
-    def _interrupt(self) -> None:
-        """The connection ends: requeue the unacked messages. Their deliveries are stale from now on."""
+    def _lose(self) -> None:
+        """The connection or the queue ends: requeue the unacked messages. Their deliveries are stale from now on."""
         self._end()
-        # Drop the queued deliveries: they are redelivered, and the handler would run twice.
+        # Drop the queued deliveries: they are redelivered, and the handler would run twice, or gone with their queue.
         take_untaken(self._sink)
 
-    def _resume(self) -> None:
+    def _consume_again(self) -> bool:
+        """Declare and consume the queue after :meth:`_lose`; false if it was cancelled, or cannot be consumed."""
         try:
-            self._start()
+            return self._start()
         except MessageHubError as error:
             logger.error(
                 "the queue %r cannot be consumed again: %s; no more deliveries until a reconnect", self._queue, error
             )
+            return False
 
     def _after_fork_in_child(self) -> None:
         self._lock = Lock(CONSUMER)

@@ -201,7 +201,7 @@ def test_a_consumer_that_cannot_be_restored_says_so(connect: Any, caplog: pytest
     consumer = client.consume("inbox")
     # The other client is quicker: it takes the name for itself while the consumer is being told.
     hub = client.transport._hub
-    restart = consumer._restart
+    restart = consumer._queue_deleted
     hub._queues["inbox"].subscribers[0].lost = lambda: (other.declare("inbox", **EXCLUSIVE), restart())
     with caplog.at_level(logging.WARNING):
         client.delete("inbox")
