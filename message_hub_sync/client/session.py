@@ -138,15 +138,16 @@ class Session:
         if self.closed.is_set():
             return
         refuse_where_it_cannot_wait()
+        began = time.monotonic()
         caller = self.subscriptions.worker()
         if caller is not None:
-            self._close(deadline, caller)
+            self._close(began, deadline, caller)
         else:
             name = f"message-hub-{self.config.service_name}-close"
-            start_uninterrupted(lambda: self._close(deadline, None), name).wait(remaining(deadline) + STOP_GRACE)
+            start_uninterrupted(lambda: self._close(began, deadline, None), name).wait(remaining(deadline) + STOP_GRACE)
             self.closed.wait(remaining(deadline))  # another caller closes it
 
-    def _close(self, deadline: float, caller: WorkerThread | None) -> None:
+    def _close(self, began: float, deadline: float, caller: WorkerThread | None) -> None:
         listeners = self._lock.run(self._begin_closing)
         if listeners is None:
             return
@@ -157,7 +158,7 @@ class Session:
             else:
                 # A handler called close(): its own message can be acknowledged only after the handler has returned.
                 caller.afterwards.append(lambda: self._finish(max(deadline, time.monotonic() + 1.0)))
-            steps.callback(self.subscriptions.stop, deadline)
+            steps.callback(self.subscriptions.stop, deadline, began)
             steps.callback(self.subscriptions.stop_accepting)
             for listener in listeners:
                 steps.callback(listener)

@@ -35,7 +35,6 @@ class Stop:
         self._suspects = suspects
         self._deadline = deadline
         self._caller = caller
-        self._began = time.monotonic()
 
     def run(self) -> None:
         """Stop them, and wait for that until the deadline."""
@@ -63,9 +62,12 @@ class Stop:
         for consumer in idle:
             consumer.group.join(max(self._deadline, time.monotonic() + CLOSE_TIMEOUT))
 
-    def log_unfinished(self) -> bool:
-        """Log the messages whose handlers still run, except the handler that stops them. Returns whether any does."""
-        seconds = time.monotonic() - self._began
+    def log_unfinished(self, began: float) -> bool:
+        """Log the messages whose handlers still run, except the handler that stops them. Returns whether any does.
+
+        :param began: since when they were waited for, in monotonic seconds.
+        """
+        seconds = time.monotonic() - began
         found = False
         for consumer in self._consumers:
             running = [

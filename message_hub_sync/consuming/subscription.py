@@ -383,18 +383,20 @@ class SubscriptionRegistry:
         """From now on, :meth:`start` raises :class:`MessageHubConnectionError`."""
         self._closed = True
 
-    def stop(self, deadline: float) -> None:
+    def stop(self, deadline: float, began: float | None = None) -> None:
         """Stop all consumers, and wait for running handlers, except the one that calls this.
 
         :param deadline: monotonic seconds.
+        :param began: when closing began, in monotonic seconds; by default now.
         """
+        began = time.monotonic() if began is None else began
         consumers, ends = self._lock.run(
             lambda: ([*self._consumers.values(), *self._leaving], list(self._ended.values()))
         )
         stop = Stop(consumers, self._context.suspects, deadline, self.worker())
         try:
             stop.run()
-            self.drained = not stop.log_unfinished()
+            self.drained = not stop.log_unfinished(began)
         finally:
             for ended in ends:
                 ended.set()
