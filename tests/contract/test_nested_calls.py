@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from programs import run
 
-from message_hub_sync import MessageHubReentryError, Middleware, Received
+from message_hub_sync import (
+    MessageHubConnectionError,
+    MessageHubDeliveryError,
+    MessageHubReentryError,
+    MessageHubTimeoutError,
+    Middleware,
+    Received,
+)
 
 
 @pytest.fixture
@@ -73,16 +81,51 @@ def test_a_call_on_a_thread_that_holds_a_lock_is_refused_and_counted_by_no_circu
 # --- every place where user code may run ------------------------------------------------------------
 
 PROGRAM = str(Path(__file__).parent / "nested_calls.py")
+CALLS = ["publish", "bulk", "send", "request", "subscribe", "health", "stats", "close"]
 HOW = ["signal", "signal in signal", "gc", "weakref", "logging", "audit", "timer"]
 
 
 @pytest.mark.parametrize("how", HOW)
 def test_calls_in_code_that_interrupts_calls_work_or_are_refused_at_once(hub_url: str, how: str) -> None:
-    program = run([PROGRAM, hub_url, how, "publish,bulk,send,request", "60"], timeout=180)
+    program = run([PROGRAM, hub_url, how, ",".join(CALLS), "64"], timeout=180)
     assert program.returncode == 0, program.stdout + program.stderr
     outcomes = program.stdout.splitlines()
-    assert sum(int(line.split()[0]) for line in outcomes) >= 60
+    assert sum(int(line.split()[0]) for line in outcomes) >= 64
     assert [line for line in outcomes if line.split()[2:] not in (["done"], ["refused"])] == []
+
+
+@pytest.mark.parametrize("what", ["publish", "bulk", "request", "subscribe", "wait", "close"])
+def test_close_in_a_signal_handler_does_not_wait_for_the_call_that_it_interrupts(
+    hub: Any, alarm: Any, responder: str, what: str
+) -> None:
+    client = hub.client("campaign-service", connect_timeout=60, delivery_timeout=60, close_timeout=60)
+    subscription = client.subscribe(["campaign.started"], lambda event: None)
+    calls: dict[str, Callable[[], Any]] = {
+        "publish": lambda: client.publish_event("campaign.started", {}),
+        "bulk": lambda: client.publish_events([("campaign.started", {})] * 100),
+        "request": lambda: client.request(responder, {"n": 1}, timeout=60),
+        "subscribe": lambda: client.subscribe(["campaign.ended"], lambda event: None, durable=False).cancel(),
+        "wait": lambda: subscription.wait(50),
+        "close": client.close,
+    }
+    client.publish_event("campaign.started", {})
+    closings: list[float] = []
+
+    def close() -> None:
+        began = time.monotonic()
+        with contextlib.suppress(MessageHubReentryError):  # refused at once: a later signal closes it
+            client.close()
+        closings.append(time.monotonic() - began)
+
+    alarm(close)
+    ends = time.monotonic() + 60
+    with contextlib.suppress(MessageHubConnectionError, MessageHubDeliveryError, MessageHubTimeoutError):
+        while repr(client) != "<MessageHubClient " + client.service_name + " (closed)>" and time.monotonic() < ends:
+            calls[what]()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    client.close()
+    assert max(closings, default=0.0) < 30, "it must not wait for the call that it interrupted"
+    assert "closed" in repr(client)
 
 
 # --- requests -------------------------------------------------------------------------------------
