@@ -204,3 +204,14 @@ def test_a_delivery_without_its_content_ends_the_connection(order: str) -> None:
         taking.take(last, 0)
     assert taking.consumer.sink.get_nowait() is not None
     assert taking.consumer.sink.empty(), "it has the id of the message before"
+
+
+def test_what_comes_after_a_cancel_goes_to_no_handler() -> None:
+    taking, late = consumer_channel(), []
+    owner: Any = taking.consumer
+    owner.cancelled = True
+    owner.arrived_late = lambda channel, tag: late.append((channel, tag))
+    stream = b"".join(delivery(7, b"{}"))
+    assert taking.take(stream, 0) == len(stream)
+    assert owner.sink.empty()
+    assert late == [(taking, 7)]
