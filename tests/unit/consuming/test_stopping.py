@@ -13,7 +13,10 @@ from collector import Collector
 from consuming_bench import Bench
 from interrupting import interrupted
 
+from message_hub_sync.consuming.consumed_queue import ConsumeOptions
+from message_hub_sync.consuming.retry_policy import RetryPolicy
 from message_hub_sync.consuming.subscription import Subscription
+from message_hub_sync.consuming.suspects import TURN_TIMEOUT
 
 DEADLINE = 60.0
 
@@ -199,3 +202,28 @@ def test_a_handler_that_outlives_two_stops_settles_its_message_and_ends_its_cons
     assert bench.transport.settled.wait(1, DEADLINE) == [tag]
     _eventually(lambda: not _threads())
     assert consumer.closed
+
+
+def test_a_redelivered_message_that_waits_for_its_turn_does_not_hold_up_a_stop() -> None:
+    bench = Bench(retry=RetryPolicy(attempts=2))
+    inside, go_on = Collector(), threading.Event()
+
+    def handle(event: str) -> None:
+        inside(event)
+        go_on.wait(DEADLINE)
+
+    subscription = bench.subscribe(handle, options=ConsumeOptions(workers=2))
+    (consumer,) = bench.subscriptions.consumers()
+    for _ in range(2):
+        bench.deliver(redelivered=True)
+    inside.wait(1, DEADLINE)
+    _eventually(lambda: len(consumer.workers) == 2)
+
+    subscription.cancel(0.1)
+
+    deadline = time.monotonic() + TURN_TIMEOUT / 2
+    while len(consumer.workers) == 2:
+        assert time.monotonic() < deadline, "it waits for its turn, although it will not be handled"
+        time.sleep(0.01)
+    assert len(inside.items) == 1
+    go_on.set()
