@@ -109,14 +109,17 @@ class Declarations:
         else:
             raise entity_error(closed, what)
 
-    def exchange(self, connection: ThreadedConnection, spec: ExchangeSpec) -> Steps[bool]:
+    def exchange(self, connection: ThreadedConnection, spec: ExchangeSpec, *, again: bool = False) -> Steps[bool]:
         """Declare one exchange, unless this connection has done it.
 
         One that exists with other arguments is used as it is, unless its type differs.
 
+        :param again: declare it also if this connection has done it: it was deleted since.
         :returns: whether this connection had declared it before.
         """
         known = self._exchanges.setdefault(connection, {})
+        if again:
+            known.pop(spec, None)
         while (other := known.get(spec)) is not None:
             error = yield from other.wait()
             if error is None:
@@ -127,7 +130,8 @@ class Declarations:
         try:
             yield from self._declare_exchange(connection, spec)
         except Exception as failed:
-            del known[spec]
+            if known.get(spec) is declared:
+                del known[spec]
             connection.lock.run(declared.set, failed)
             raise
         connection.lock.run(declared.set, None)

@@ -66,7 +66,9 @@ class RabbitMQTransport:
         )
 
     def declare_exchange(self, exchange: ExchangeSpec, deadline: float) -> None:
-        self._rpc_connection().call(lambda connection: self._declarations.exchange(connection, exchange), deadline)
+        self._rpc_connection().call(
+            lambda connection: self._declarations.exchange(connection, exchange, again=True), deadline
+        )
 
     def declare_queue(self, queue: QueueSpec, deadline: float) -> None:
         name = declared_name(queue)
