@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+import waiting
+
 import message_hub_sync
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,10 +120,4 @@ def running(arguments: Sequence[str], interpreter: str = sys.executable, **env: 
 
 def eventually(condition: Callable[[], bool], timeout: float = 20) -> bool:
     """Wait for a condition in another process, by polling. Returns whether it became true."""
-    deadline = time.monotonic() + timeout
-    pause = threading.Event()
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        pause.wait(0.05)
-    return True
+    return waiting.eventually(condition, timeout)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
 from datetime import datetime
 
 import pytest
 from collector import Collector
 from contract.conftest import Hub
+from programs import eventually
 
 from message_hub_sync import Event, Message, MessageHubRejectError, MessageHubRetryError, RetryPolicy
 from message_hub_sync.transport.topology import QueueSpec, Topology
@@ -212,14 +212,6 @@ def test_sys_exit_in_a_handler_is_a_failure_like_any_other(hub: Hub, collected: 
     assert collected.wait()[0].headers["x-error-type"] == "SystemExit"
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline
-        pause.wait(0.01)
-
-
 def test_a_message_given_back_unhandled_is_redelivered_to_another_process_and_not_counted(hub: Hub) -> None:
     started, go_on = Collector(), threading.Event()
 
@@ -233,7 +225,7 @@ def test_a_message_given_back_unhandled_is_redelivered_to_another_process_and_no
     started.wait()
     closing = threading.Thread(target=first.close)
     closing.start()
-    eventually(lambda: not subscription.active)
+    assert eventually(lambda: not subscription.active)
     go_on.set()
     closing.join(30)
     handled = Collector()

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import waiting
+
 __all__ = ["TOLERANCE", "eventually", "in_thread", "within"]
 
 #: Seconds to add to any limit, because a busy machine must not change a verdict. The limits find calls that hang.
@@ -26,11 +28,7 @@ def within(seconds: float) -> Iterator[None]:
 
 def eventually(condition: Callable[[], bool], timeout: float) -> None:
     """Wait for a condition by polling, for example for the broker's list of queues."""
-    deadline = time.monotonic() + timeout + TOLERANCE
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"not so within {timeout:g} s"
-        pause.wait(0.02)
+    assert waiting.eventually(condition, timeout + TOLERANCE), f"not so within {timeout:g} s"
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 import pika
 import pytest
+from waiting import eventually
 
 from message_hub_sync.config import ClientConfig, parse_addresses
 from message_hub_sync.envelope.encode import encode_payload, message_properties
@@ -102,17 +103,6 @@ def bench(node: RabbitMQNode, request: pytest.FixtureRequest) -> Iterator[Bench]
     yield bench
     bench.close()
     node.start()  # where a test failed between killing it and starting it
-
-
-def eventually(condition: Callable[[], bool], timeout: float = 30) -> bool:
-    """Wait for something that nothing announces, such as what the broker counts."""
-    deadline = time.monotonic() + timeout
-    pause = threading.Event()
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        pause.wait(0.02)
-    return True
 
 
 @pytest.fixture(name="eventually")

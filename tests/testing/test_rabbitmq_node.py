@@ -9,13 +9,12 @@ import socket
 import subprocess
 import sys
 import textwrap
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pika
 import pytest
+from waiting import eventually
 
 from message_hub_sync.testing._node import rabbitmq_install
 from message_hub_sync.testing.rabbitmq_node import (
@@ -58,17 +57,6 @@ def processes_of(directory: Path) -> dict[int, str]:
                 found[int(process.name)] = command.replace(b"\0", b" ").decode(errors="replace")[:100]
     found.pop(os.getpid(), None)
     return found
-
-
-def eventually(condition: Callable[[], bool], timeout: float) -> bool:
-    """Wait for something that nothing announces, such as the end of a stranger's process."""
-    deadline = time.monotonic() + timeout
-    pause = threading.Event()
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        pause.wait(0.02)
-    return True
 
 
 def listeners_of(pids: set[int]) -> set[tuple[str, int]]:

@@ -12,6 +12,7 @@ import pytest
 from collector import Collector
 from consuming_bench import ID, Bench
 from scripted_transport import Step
+from waiting import eventually
 
 from message_hub_sync.consuming import republishing
 from message_hub_sync.consuming.consumed_queue import ConsumeOptions
@@ -27,14 +28,6 @@ def fail(event: str) -> None:
 
 def reject(event: str) -> None:
     raise MessageHubRejectError("not for us")
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline
-        pause.wait(0.01)
 
 
 def connected(bench: Bench) -> None:
@@ -79,7 +72,7 @@ def test_a_stop_awaits_the_confirms_of_what_was_moved_and_acknowledges_it(how: s
     bench = Bench(*[None] * 3)
     subscription = bench.subscribe(fail)
     tags = [bench.deliver() for _ in range(3)]
-    eventually(lambda: len(bench.transport.published) == 3)
+    assert eventually(lambda: len(bench.transport.published) == 3)
 
     stopping = Stopping(
         bench,
@@ -105,7 +98,7 @@ def test_a_stop_publishes_nothing_again_whatever_the_broker_answers(answer: Publ
     bench = Bench(None, None)
     subscription = bench.subscribe(fail)
     _, confirmed = bench.deliver(), bench.deliver()
-    eventually(lambda: len(bench.transport.published) == 2)
+    assert eventually(lambda: len(bench.transport.published) == 2)
 
     stopping = Stopping(bench, lambda: subscription.cancel(DEADLINE))
     bench.transport.receipts[0].resolve(answer)
@@ -121,11 +114,11 @@ def test_a_stop_does_not_await_a_confirm_beyond_its_deadline() -> None:
     bench = Bench(None)
     subscription = bench.subscribe(fail)
     bench.deliver()
-    eventually(lambda: len(bench.transport.published) == 1)
+    assert eventually(lambda: len(bench.transport.published) == 1)
 
     subscription.cancel(0.2)
 
-    eventually(lambda: bench.transport.consumers[-1].closed)
+    assert eventually(lambda: bench.transport.consumers[-1].closed)
     assert bench.transport.settled.items == []
 
 
@@ -133,7 +126,7 @@ def test_what_waits_for_its_next_attempt_does_not_hold_up_a_stop(patient: None) 
     bench = Bench(MessageHubConnectionError("down"))
     subscription = bench.subscribe(fail)
     bench.deliver()
-    eventually(lambda: len(bench.transport.published) == 1)
+    assert eventually(lambda: len(bench.transport.published) == 1)
 
     Stopping(bench, lambda: subscription.cancel(600)).wait()
 
@@ -156,7 +149,7 @@ def test_a_second_worker_that_ends_later_awaits_the_confirm() -> None:
     subscription = bench.subscribe(handle, options=ConsumeOptions(workers=2))
     slow, moved = bench.deliver(headers={"slow": 1}), bench.deliver()
     assert inside.wait(DEADLINE)
-    eventually(lambda: len(bench.transport.published) == 1)
+    assert eventually(lambda: len(bench.transport.published) == 1)
 
     stopping = Stopping(bench, lambda: subscription.cancel(DEADLINE))
     go_on.set()
@@ -194,7 +187,7 @@ def test_each_confirm_acknowledges_its_message_at_once_in_any_order(patient: Non
     bench = Bench(*[None] * 5)
     bench.subscribe(fail)
     tags = [bench.deliver() for _ in range(5)]
-    eventually(lambda: len(bench.transport.published) == 5)
+    assert eventually(lambda: len(bench.transport.published) == 5)
     assert bench.transport.settled.items == []
 
     for number, receipt in enumerate(reversed(bench.transport.receipts), 1):
@@ -218,7 +211,7 @@ def test_an_idle_worker_acknowledges_what_a_busy_one_has_moved() -> None:
 
     bench.subscribe(handle, options=ConsumeOptions(workers=2))
     moved = bench.deliver()
-    eventually(lambda: len(bench.transport.published) == 1)
+    assert eventually(lambda: len(bench.transport.published) == 1)
     slow = bench.deliver(headers={"slow": 1})
     assert inside.wait(DEADLINE)
 
@@ -233,7 +226,7 @@ def test_a_burst_into_a_missing_queue_declares_it_once() -> None:
     bench = Bench(*[None] * 4)
     bench.subscribe(fail)
     tags = [bench.deliver() for _ in range(4)]
-    eventually(lambda: len(bench.transport.published) == 4)
+    assert eventually(lambda: len(bench.transport.published) == 4)
 
     for receipt in list(bench.transport.receipts):
         receipt.resolve(PublishResult.RETURNED)
@@ -250,9 +243,9 @@ def test_all_that_waits_is_tried_at_once_when_the_broker_accepts_again(patient: 
     bench = Bench(*[step] * 3)
     bench.subscribe(fail)
     tags = [bench.deliver() for _ in range(3)]
-    eventually(lambda: len(bench.transport.published) == 3)
+    assert eventually(lambda: len(bench.transport.published) == 3)
     (consumer,) = bench.subscriptions.consumers()
-    eventually(lambda: len(consumer._moves._waiting) == 3)
+    assert eventually(lambda: len(consumer._moves._waiting) == 3)
 
     connected(bench)
 
@@ -275,12 +268,12 @@ def test_a_queue_that_could_not_be_declared_is_tried_at_once_after_a_reconnect(p
     tag = bench.deliver()
     assert refused.wait(DEADLINE)
     (consumer,) = bench.subscriptions.consumers()
-    eventually(lambda: consumer.error is not None)
+    assert eventually(lambda: consumer.error is not None)
 
     connected(bench)
 
     assert bench.transport.settled.wait(1, DEADLINE) == [tag]
-    eventually(lambda: consumer.error is None)
+    assert eventually(lambda: consumer.error is None)
 
 
 def test_a_message_without_a_confirm_for_long_is_told_of_once_and_in_health(
@@ -292,14 +285,14 @@ def test_a_message_without_a_confirm_for_long_is_told_of_once_and_in_health(
     tag = bench.deliver()
     (consumer,) = bench.subscriptions.consumers()
 
-    eventually(lambda: consumer.error is not None)
+    assert eventually(lambda: consumer.error is not None)
 
     warnings = [record for record in caplog.records if "could not be moved" in record.getMessage()]
     assert [record.levelno for record in warnings if record.levelno >= logging.WARNING] == [logging.WARNING]
     assert len(bench.transport.published) == 1, "it may be in the queue already"
     bench.transport.receipts[0].resolve(PublishResult.CONFIRMED)
     assert bench.transport.settled.wait(1, DEADLINE) == [tag]
-    eventually(lambda: consumer.error is None)
+    assert eventually(lambda: consumer.error is None)
 
 
 # --- the log ---------------------------------------------------------------------------------------
@@ -309,7 +302,7 @@ def test_the_log_says_moved_only_when_the_broker_has_it(caplog: pytest.LogCaptur
     bench = Bench(None)
     bench.subscribe(reject)
     bench.deliver(correlation_id="the-correlation")
-    eventually(lambda: len(bench.transport.published) == 1)
+    assert eventually(lambda: len(bench.transport.published) == 1)
     assert "moved to" not in caplog.text
 
     bench.transport.receipts[0].resolve(PublishResult.CONFIRMED)
@@ -330,10 +323,10 @@ def test_a_failure_is_logged_although_its_message_cannot_be_moved(
     bench = Bench(MessageHubConnectionError("down") if end == "confirmed" else None)
     subscription = bench.subscribe(reject)
     bench.deliver()
-    eventually(lambda: len(bench.transport.published) == 1)
+    assert eventually(lambda: len(bench.transport.published) == 1)
     if end == "stopped":
         subscription.cancel(0.1)
-    eventually(lambda: "not moved to image-service.quest.started.dead yet, not for us" in caplog.text)
+    assert eventually(lambda: "not moved to image-service.quest.started.dead yet, not for us" in caplog.text)
 
     if end == "confirmed":
         connected(bench)

@@ -12,6 +12,7 @@ import pytest
 from collector import Collector
 from consuming_bench import Bench
 from interrupting import interrupted
+from waiting import eventually
 
 from message_hub_sync.consuming.consumed_queue import ConsumeOptions
 from message_hub_sync.consuming.retry_policy import RetryPolicy
@@ -19,14 +20,6 @@ from message_hub_sync.consuming.subscription import Subscription
 from message_hub_sync.consuming.suspects import TURN_TIMEOUT
 
 DEADLINE = 60.0
-
-
-def _eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline
-        pause.wait(0.005)
 
 
 def _threads() -> list[str]:
@@ -60,7 +53,7 @@ def test_a_cancel_that_is_interrupted_at_any_moment_is_completed_by_itself_or_by
         assert waiting.ended.wait(1, DEADLINE) == [True]
         assert bench.transport.consumers[-1].closed
         assert bench.subscriptions.consumers() == []
-        _eventually(lambda: not _threads())
+        assert eventually(lambda: not _threads(), DEADLINE)
         moment += 1
     assert moment > 20
 
@@ -95,7 +88,7 @@ def test_a_signal_in_a_cancel_leaves_nothing_halfway(alarm: Callable[[float], ob
         assert bench.transport.consumers[-1].closed
     assert interruptions > 20
     _forget_threads_that_never_ran()
-    _eventually(lambda: not _threads())
+    assert eventually(lambda: not _threads(), DEADLINE)
 
 
 def _forget_threads_that_never_ran() -> None:
@@ -129,7 +122,7 @@ def test_an_interrupted_cancel_needs_no_other_call_once_its_thread_runs() -> Non
 
     assert waiting.ended.wait(1, DEADLINE) == [True]
     assert bench.transport.settled.wait(1, DEADLINE) == [tag]
-    _eventually(lambda: not _threads())
+    assert eventually(lambda: not _threads(), DEADLINE)
 
 
 def test_the_channels_of_all_queues_are_closed_before_the_answer_of_one_is_awaited() -> None:
@@ -186,7 +179,7 @@ def test_a_cancel_while_the_queue_is_being_opened_leaves_no_consumer_open(monkey
     assert "cancelled meanwhile" in error
     assert bench.transport.consumers[-1].closed
     assert not subscription.active
-    _eventually(lambda: not _threads())
+    assert eventually(lambda: not _threads(), DEADLINE)
 
 
 def test_a_handler_that_outlives_two_stops_settles_its_message_and_ends_its_consumer() -> None:
@@ -209,7 +202,7 @@ def test_a_handler_that_outlives_two_stops_settles_its_message_and_ends_its_cons
     go_on.set()
 
     assert bench.transport.settled.wait(1, DEADLINE) == [tag]
-    _eventually(lambda: not _threads())
+    assert eventually(lambda: not _threads(), DEADLINE)
     assert consumer.closed
 
 
@@ -226,13 +219,11 @@ def test_a_redelivered_message_that_waits_for_its_turn_does_not_hold_up_a_stop()
     for _ in range(2):
         bench.deliver(redelivered=True)
     inside.wait(1, DEADLINE)
-    _eventually(lambda: len(consumer.workers) == 2)
+    assert eventually(lambda: len(consumer.workers) == 2, DEADLINE)
 
     subscription.cancel(0.1)
 
-    deadline = time.monotonic() + TURN_TIMEOUT / 2
-    while len(consumer.workers) == 2:
-        assert time.monotonic() < deadline, "it waits for its turn, although it will not be handled"
-        time.sleep(0.01)
+    left = eventually(lambda: len(consumer.workers) != 2, TURN_TIMEOUT / 2)
+    assert left, "it waits for its turn, although it will not be handled"
     assert len(inside.items) == 1
     go_on.set()

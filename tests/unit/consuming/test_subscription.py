@@ -15,6 +15,7 @@ from collector import Collector
 from consuming_bench import ID, Bench
 from mailing import mailing
 from scripted_transport import ScriptedConsumer, Step
+from waiting import eventually
 
 from message_hub_sync.client.health import health_status
 from message_hub_sync.config import CircuitBreakerConfig
@@ -75,7 +76,7 @@ def test_a_failed_message_is_settled_only_when_the_broker_has_its_retry() -> Non
     bench = Bench(None)
     bench.subscribe(fail)
     tag = bench.deliver()
-    eventually(lambda: moved_to(bench) == ["image-service.quest.started.retry.1000"])
+    assert eventually(lambda: moved_to(bench) == ["image-service.quest.started.retry.1000"])
     assert bench.transport.settled.stays(0) == []
 
     bench.transport.receipts[0].resolve(PublishResult.CONFIRMED)
@@ -170,7 +171,7 @@ def test_a_move_whose_channel_has_gone_is_not_repeated_for_its_message_comes_aga
     bench = Bench(PublishResult.NACKED, PublishResult.NACKED)
     bench.subscribe(fail)
     gone, stays = bench.deliver(), bench.deliver()
-    eventually(lambda: len(bench.transport.published) == 2)
+    assert eventually(lambda: len(bench.transport.published) == 2)
 
     bench.transport.consumers[-1].lost.add(gone)
 
@@ -207,7 +208,7 @@ def test_a_queue_that_cannot_be_declared_is_tried_ever_more_rarely_however_many_
     bench = Undeclarable()
     subscription = bench.subscribe(fail)
     tags = [bench.deliver(message_id=str(uuid4())) for _ in range(20)]
-    eventually(lambda: len(bench.declared) == 3)
+    assert eventually(lambda: len(bench.declared) == 3)
     assert bench.declared[1] - bench.declared[0] >= FIRST_PAUSE
     assert bench.declared[2] - bench.declared[1] >= 2 * FIRST_PAUSE
 
@@ -227,13 +228,6 @@ def test_a_queue_that_cannot_be_declared_is_tried_ever_more_rarely_however_many_
 
 def _breakers() -> CircuitBreakers:
     return CircuitBreakers(CircuitBreakerConfig(), "me")
-
-
-def eventually(condition: Callable[[], bool], timeout: float = 30) -> None:
-    deadline, pause = time.monotonic() + timeout, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline
-        pause.wait(0.01)
 
 
 def test_others_are_handled_while_moves_are_stuck_and_the_log_names_each_once(
@@ -850,7 +844,7 @@ def test_a_delivery_that_cannot_be_processed_is_given_back_and_health_shows_it(
 
     tag = bench.deliver(headers={"fails": 1} if name == "moving" else {})
 
-    eventually(lambda: "could not be processed" in caplog.text, 60)
+    assert eventually(lambda: "could not be processed" in caplog.text, 60)
     health = health_status("me", bench.transport, _breakers(), bench.subscriptions, closed=False)
     assert "cannot be processed (OSError)" in health["queues"][queue]["error"]
     assert health["status"] == "degraded"
@@ -859,7 +853,7 @@ def test_a_delivery_that_cannot_be_processed_is_given_back_and_health_shows_it(
     last = bench.deliver()
     assert last in bench.transport.settled.wait(1, 60)
     (consumer,) = bench.subscriptions.consumers()
-    eventually(lambda: consumer.error is None, 60)
+    assert eventually(lambda: consumer.error is None, 60)
 
 
 def test_what_never_can_be_processed_is_given_back_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -880,7 +874,7 @@ def test_what_waits_to_be_given_back_does_not_hold_up_a_stop(monkeypatch: pytest
     subscription = bench.begin()
     bench.deliver()
     (consumer,) = bench.subscriptions.consumers()
-    eventually(lambda: consumer.error is not None, 60)
+    assert eventually(lambda: consumer.error is not None, 60)
 
     subscription.cancel(600)
 

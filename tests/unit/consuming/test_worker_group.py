@@ -1,4 +1,4 @@
-"""The threads of one subscription: how many there are, whose turn it is, and how they end."""
+"""The threads of one subscription: how many there are, in which order they serve the queues, and how they end."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import pika
 import pytest
 from locking import held
 from pika import frame, spec
+from waiting import eventually
 
 from message_hub_sync.transport.base import Outgoing, PublishResult, Receipt
 from message_hub_sync.transport.rabbitmq import confirm_channel as module
@@ -109,16 +110,6 @@ class Line:
 
 def soon(seconds: float = 30) -> float:
     return time.monotonic() + seconds
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 30) -> bool:
-    """Wait for what nothing announces: the state of another thread."""
-    deadline, pause = soon(seconds), threading.Event()
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        pause.wait(0.002)
-    return True
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from pika import frame, spec
 from scripted_broker import USUAL, ScriptedBroker
+from waiting import eventually
 
 from message_hub_sync.config import ClientConfig, parse_addresses
 from message_hub_sync.errors import MessageHubConfigurationError, MessageHubError
@@ -42,16 +42,6 @@ class Broker:
 
 def topology(service: str) -> tuple[Any, int]:
     return inbox_subscription(service), 5
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """Wait for something that nothing announces."""
-    deadline, pause = within(), threading.Event()
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        pause.wait(0.02)
-    return True
 
 
 def within(seconds: float = 30) -> float:
