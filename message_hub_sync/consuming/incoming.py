@@ -42,7 +42,7 @@ class IncomingDeliveries:
         self._group.put(self._handle_next)
 
     def take(self) -> Delivery | None:
-        """The next delivery; ``None`` if there is none. For the worker whose turn it is."""
+        """The next delivery; ``None`` if there is none. Only a worker calls this, as the next work in line."""
         deliveries = self._deliveries
         delivery: Delivery | None = None
         try:  # noqa: SIM105  # contextlib.suppress would cost more, at every delivery
