@@ -1,7 +1,4 @@
-"""The session:
-
-everything of one client in one process that has threads, locks or sockets. A forked child creates its own.
-"""
+"""The session: what one client has of threads, locks and sockets in one process. A forked child creates its own."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Callable, Sequence
 from message_hub_sync.config import ClientConfig, MemoryAddress
 from message_hub_sync.consuming.consumed_queue import ConsumerContext
 from message_hub_sync.consuming.retry_policy import RetryPolicy
-from message_hub_sync.consuming.subscription import STOP_GRACE, Subscription, SubscriptionRegistry
+from message_hub_sync.consuming.subscription import Subscription, SubscriptionRegistry
 from message_hub_sync.consuming.suspects import Suspects
 from message_hub_sync.consuming.worker_group import WorkerThread
 from message_hub_sync.errors import MessageHubConnectionError
@@ -25,10 +22,9 @@ from message_hub_sync.requests.reply_sender import ReplySender
 from message_hub_sync.requests.request_caller import RequestCaller
 from message_hub_sync.runtime.deadlines import remaining
 from message_hub_sync.runtime.final_event import FinalEvent
-from message_hub_sync.runtime.locks import Lock, refuse_where_it_cannot_wait
+from message_hub_sync.runtime.locks import Lock
 from message_hub_sync.runtime.log import SafeLogger
 from message_hub_sync.runtime.real_time import time
-from message_hub_sync.runtime.uninterrupted import start_uninterrupted
 from message_hub_sync.transport.base import Transport
 
 __all__ = ["Session", "around_hub", "prepare"]
@@ -137,14 +133,9 @@ class Session:
         """
         if self.closed.is_set():
             return
-        refuse_where_it_cannot_wait()
         began = time.monotonic()
-        caller = self.subscriptions.worker()
-        if caller is not None:
-            self._close(began, deadline, caller)
-        else:
-            name = f"message-hub-{self.config.service_name}-close"
-            start_uninterrupted(lambda: self._close(began, deadline, None), name).wait(remaining(deadline) + STOP_GRACE)
+        self.subscriptions.uninterrupted(lambda caller: self._close(began, deadline, caller), deadline, "close")
+        if self.subscriptions.worker() is None:  # else it is closed after the handler
             self.closed.wait(remaining(deadline))  # another caller closes it
 
     def _close(self, began: float, deadline: float, caller: WorkerThread | None) -> None:

@@ -33,7 +33,7 @@ __all__ = ["Subscription", "SubscriptionRegistry"]
 logger = SafeLogger("message_hub_sync.subscription")
 
 #: Seconds beyond the deadline that the last steps of stopping may take.
-STOP_GRACE = 5.0
+_STOP_GRACE = 5.0
 
 
 class Subscription:
@@ -268,7 +268,7 @@ class SubscriptionRegistry:
 
         :param deadline: how long to wait for running handlers, in monotonic seconds.
         """
-        self._uninterrupted(lambda caller: self._cancel(subscription, deadline, caller), deadline)
+        self.uninterrupted(lambda caller: self._cancel(subscription, deadline, caller), deadline, "stop")
 
     def _cancel(self, subscription: Subscription, deadline: float, caller: WorkerThread | None) -> None:
         ended, stopping = self._detach(subscription)
@@ -297,15 +297,20 @@ class SubscriptionRegistry:
         self._leaving = tuple(consumer for consumer in self._leaving if not consumer.ended)
         self._groups = {one: group for one, group in self._groups.items() if not group.ended}
 
-    def _uninterrupted(self, work: Callable[[WorkerThread | None], None], deadline: float) -> None:
-        """Run ``work`` where no signal handler interrupts it. Waits until the deadline, or until ``work`` has ended."""
+    def uninterrupted(self, work: Callable[[WorkerThread | None], None], deadline: float, what: str) -> None:
+        """Run ``work`` where no signal handler interrupts it. Waits until the deadline, or until ``work`` has ended.
+
+        :param work: called with the calling thread if that is a consumer thread, and on that thread then.
+        :param deadline: monotonic seconds.
+        :param what: what it does, for the name of its thread.
+        """
         refuse_where_it_cannot_wait()
         caller = self.worker()
         if caller is not None:
             work(caller)
         else:
-            name = f"message-hub-{self._context.config.service_name}-stop"
-            start_uninterrupted(lambda: work(None), name).wait(remaining(deadline) + STOP_GRACE)
+            name = f"message-hub-{self._context.config.service_name}-{what}"
+            start_uninterrupted(lambda: work(None), name).wait(remaining(deadline) + _STOP_GRACE)
 
     def delete(self, subscription: Subscription, deadline: float) -> None:
         """Cancel a subscription, and delete its durable queues and their retry queues."""
