@@ -41,8 +41,11 @@ def give_up(framework: MessageHubTestFramework, *numbers: int) -> list[str]:
 
     with MessageHubClient("campaign-service", framework.url, retry=RetryPolicy.none()) as client:
         client.subscribe_messages(handle)
-        ids = [str(client.send_message("campaign-service", {"number": number}, ttl=60)) for number in numbers]
-        framework.export_dead_letter(QUEUE, message_id=ids[-1])
+        ids = []
+        for number in numbers:
+            ids.append(str(client.send_message("campaign-service", {"number": number}, ttl=60)))
+            # One after the other: the first one may be returned, because there is no dead-letter queue yet.
+            framework.export_dead_letter(QUEUE, message_id=ids[-1])
     return ids
 
 

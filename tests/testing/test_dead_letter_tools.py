@@ -237,8 +237,9 @@ def test_a_lost_connection_does_not_end_the_work_and_what_may_be_double_is_named
     assert doubled <= {one.message_id for one in result.doubtful}, "each that is there twice is named"
 
 
-def test_letters_without_an_id_are_not_lost_with_a_connection(transport: Transport) -> None:
-    put(transport, [letter(7, message_id=None) for _ in range(1_500)])
+@pytest.mark.parametrize("alike", [False, True], ids=["different letters", "letters that are alike"])
+def test_letters_without_an_id_are_not_lost_with_a_connection(transport: Transport, alike: bool) -> None:
+    put(transport, [letter(7 if alike else number, message_id=None) for number in range(1_500)])
     done = 0
 
     def count(found: DeadLetter) -> None:
@@ -254,7 +255,10 @@ def test_letters_without_an_id_are_not_lost_with_a_connection(transport: Transpo
     assert dead is not None
     assert dead.depth == 0
     assert 1_500 <= back.depth <= 1_500 + len(result.doubtful) + 1_000
-    assert (result.count, done) == (1_500, 1_500), "one that is put back twice counts once"
+    if alike:  # nobody can tell those that came again from others, so those of a page may not be counted
+        assert 500 <= result.count == done <= 1_500
+    else:
+        assert (result.count, done) == (1_500, 1_500), "one that is put back twice counts once"
 
 
 @pytest.mark.parametrize("with_id", [True, False], ids=["with ids", "without ids"])
