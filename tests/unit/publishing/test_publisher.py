@@ -329,10 +329,12 @@ def test_an_interrupted_call_leaves_its_circuit_as_it_was_and_shifts_nothing() -
 
 
 def test_each_call_is_counted_once() -> None:
-    bench = Bench(PublishResult.LOST, PublishResult.CONFIRMED, PublishResult.RETURNED, service="counting-service")
+    bench = Bench(
+        PublishResult.LOST, PublishResult.CONFIRMED, PublishResult.RETURNED, service="calls-counted-once-service"
+    )
 
     def counted(kind: str, status: str) -> float:
-        labels = {"service": "counting-service", "type": kind, "status": status}
+        labels = {"service": "calls-counted-once-service", "type": kind, "status": status}
         return REGISTRY.get_sample_value("message_hub_messages_total", labels) or 0.0
 
     bench.send()
